@@ -1,0 +1,425 @@
+"""Every message, event, state and outcome, with its wire name: the code's single source of protocol 1 to 5.
+
+`docs/protocol.md`, the JSON Schemas and the TypeScript types are generated from here. Everything is immutable.
+Nothing here does input or output, reads a clock or knows an adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import msgspec
+
+from daemon.errors import Code, Rejected
+
+CONTRACT_VERSION: Final = 1
+BODY_BYTES_MAX: Final = 1024 * 1024  # QStash's free tier carries 1 MB; the whole body counts
+INLINE_BASE64_BYTES_MAX: Final = 800 * 1024  # all inline images of a task together, as base64
+IMAGES_MAX: Final = 8
+REFS_MAX: Final = 16
+ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
+SERVICE_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+QUEUE_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+RESULT_INLINE_BYTES_MAX: Final = 4096
+DELTA_BYTES_MAX: Final = 1024
+DELTA_INTERVAL_MS: Final = 50
+
+TASK_ID: Final = re.compile(ID_PATTERN)
+
+
+class Tier(StrEnum):
+    """Who pays; decides limits and models."""
+
+    PAID = "paid"
+    FREE = "free"
+
+
+class Mode(StrEnum):
+    """`stream`: the user watches tokens. `batch`: only the result is delivered."""
+
+    STREAM = "stream"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """One queue: its tier and mode decide what may be sent to it; `parallelism` is for one process."""
+
+    name: str
+    tier: Tier
+    mode: Mode
+    parallelism: int
+    max_size: int | None = None  #: None: QUEUE_MAX_SIZE applies
+    vision: bool = False
+
+
+DEFAULT_QUEUES: Final[Mapping[str, QueueSpec]] = MappingProxyType(
+    {
+        q.name: q
+        for q in (
+            QueueSpec("q_paid_stream", Tier.PAID, Mode.STREAM, 20),
+            QueueSpec("q_free_stream", Tier.FREE, Mode.STREAM, 5),
+            QueueSpec("q_paid_batch", Tier.PAID, Mode.BATCH, 10),
+            QueueSpec("q_free_batch", Tier.FREE, Mode.BATCH, 5),
+            QueueSpec("q_paid_vision", Tier.PAID, Mode.BATCH, 5, vision=True),
+            QueueSpec("q_free_vision", Tier.FREE, Mode.BATCH, 2, vision=True),
+        )
+    }
+)
+
+
+# --- the task message (protocol 2) ------------------------------------------------------------------------------
+
+
+class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+    """One image: exactly one of `data` (inline base64), `file_id` (uploaded), `file_key` (object storage).
+
+    `blob` is ours: where the relay laid the bytes of an inline image; a producer that sends it is refused.
+    """
+
+    data: str | None = None
+    mime_type: str | None = None
+    file_id: str | None = None
+    file_key: str | None = None
+    blob: str | None = None
+
+
+class TaskMessage(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True
+):
+    """The JSON body of a delivery after the route filled in `queueId`, `serviceId`, `v` and, for schedules, `taskId`."""
+
+    v: int = CONTRACT_VERSION
+    task_id: str
+    queue_id: str
+    service_id: str
+    user_id: str
+    job_id: str | None = None
+    refs: dict[str, str] | None = None
+    model_id: str | None = None
+    tier: Tier | None = None
+    template_id: str | None = None
+    variables: dict[str, Any] | None = None
+    images: list[ImageRef] | None = None
+    request_id: str | None = None
+    trace_id: str | None = None
+    expires_at: float | None = None
+    counted: bool = False
+    max_attempts: int | None = None
+
+    @property
+    def id_first(self) -> bool:
+        """True when the input must be loaded from `qstreamd.task_context`."""
+        return self.variables is None and not self.images
+
+
+class WorkEntry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """What one work-stream entry carries, as JSON in its single field `task`; the same JSON lies in `:held`.
+
+    Unknown fields are kept out of the way of older daemons (not refused), so a newer release may add some.
+    """
+
+    message: TaskMessage
+    sha256: str  #: of the canonical message as accepted, inline images included
+    accepted_at: int  #: unix ms, the relay's clock; the age that waiting orders by
+    parked: str = ""  #: the `Reason` of the last parking; "" if never parked
+    hops: int = 0  #: times this task moved between streams (hand-backs, retries); for operators
+
+
+def canonical_sha256(body: Mapping[str, Any]) -> str:
+    """The identity of an accepted body: hex SHA-256 of its canonical JSON without `requestId` and `traceId`.
+
+    `body` is the decoded JSON object after the route filled in queue, service and `v` (protocol 4, `seen`).
+    """
+    kept = {k: v for k, v in body.items() if k not in ("requestId", "traceId")}
+    return hashlib.sha256(msgspec.json.encode(kept, order="sorted")).hexdigest()
+
+
+def content_sha256(text: str) -> str:
+    """`contentSha256` of protocol 5: lower-case hex over the UTF-8 of the raw answer text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_TEXT_LIMITS: Final = {"userId": 128, "jobId": 128, "requestId": 128, "traceId": 128, "modelId": 128, "templateId": 128}
+
+
+def parse_message(body: Mapping[str, Any]) -> TaskMessage:
+    """The typed message, or `Rejected` naming the field, the value and what was allowed.
+
+    `body` is a decoded JSON object in which the route already filled in `queueId` and `serviceId`. Called by the relay
+    and again by the daemon, which trusts nothing it reads. The version must have been judged before: a newer `v` is
+    not an error but a 503.
+    """
+    try:
+        message = msgspec.convert(body, TaskMessage)
+    except msgspec.ValidationError as error:
+        raise Rejected(f"message: {error}") from error
+    _check_ids(message)
+    _check_texts(message)
+    _check_numbers(message)
+    for at, image in enumerate(message.images or ()):
+        _check_image_form(at, image)
+    return message
+
+
+def _refuse(name: str, value: object, allowed: str) -> Rejected:
+    return Rejected(f"{name}: {str(value)[:80]!r} is not allowed; allowed: {allowed}")
+
+
+def _check_ids(m: TaskMessage) -> None:
+    if not TASK_ID.match(m.task_id):
+        raise _refuse("taskId", m.task_id, ID_PATTERN)
+    if not re.match(SERVICE_PATTERN, m.service_id):
+        raise _refuse("serviceId", m.service_id, SERVICE_PATTERN)
+    if not m.user_id:
+        raise _refuse("userId", m.user_id, "1 to 128 characters")
+
+
+def _check_texts(m: TaskMessage) -> None:
+    values = {
+        "userId": m.user_id, "jobId": m.job_id, "requestId": m.request_id, "traceId": m.trace_id,
+        "modelId": m.model_id, "templateId": m.template_id,
+    }
+    for name, value in values.items():
+        if value is not None and len(value) > _TEXT_LIMITS[name]:
+            raise _refuse(name, value, f"at most {_TEXT_LIMITS[name]} characters")
+        if value is not None and "\x00" in value:
+            raise _refuse(name, value, "no NUL character")  # Postgres text can't hold it
+    refs = m.refs or {}
+    if len(refs) > REFS_MAX:
+        raise _refuse("refs", f"{len(refs)} entries", f"at most {REFS_MAX} entries")
+    for key, ref in refs.items():
+        if len(key) > 128 or len(ref) > 128 or "\x00" in key + ref:
+            raise _refuse(f"refs.{key[:40]}", ref, "keys and values of at most 128 characters, no NUL")
+
+
+def _check_numbers(m: TaskMessage) -> None:
+    if m.v < 1:
+        raise _refuse("v", m.v, f"1 to {CONTRACT_VERSION}")
+    if m.max_attempts is not None and not 1 <= m.max_attempts <= 10:
+        raise _refuse("maxAttempts", m.max_attempts, "1 to 10")
+    if m.expires_at is not None and not 0 <= m.expires_at < 1e11:
+        raise _refuse("expiresAt", m.expires_at, "unix seconds")
+    if len(m.images or ()) > IMAGES_MAX:
+        raise _refuse("images", f"{len(m.images or ())} images", f"at most {IMAGES_MAX}")
+
+
+def _check_image_form(at: int, image: ImageRef) -> None:
+    given = [n for n in ("data", "file_id", "file_key", "blob") if getattr(image, n) is not None]
+    if len(given) != 1:
+        raise Rejected(
+            f"images[{at}]: has {' and '.join(given) or 'none'} of data, fileId, fileKey; exactly one is allowed"
+        )
+
+
+# --- states (protocol 9) ----------------------------------------------------------------------------------------
+
+
+class State(StrEnum):
+    """Where a task stands in Postgres."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+TERMINAL: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED})
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+        State.RUNNING: frozenset({State.RETRYING, State.QUEUED, State.RUNNING, *TERMINAL}),
+        State.RETRYING: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+        State.DONE: frozenset(),
+        State.FAILED: frozenset({State.QUEUED}),  # only `dlq replay`
+        State.CANCELLED: frozenset(),
+        State.EXPIRED: frozenset({State.QUEUED}),  # only `dlq replay`
+    }
+)
+
+
+# --- events (protocol 5) ----------------------------------------------------------------------------------------
+
+
+class EventType(StrEnum):
+    """The six kinds of event."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    PROGRESS = "progress"
+    TOKEN_BATCH = "token_batch"
+    DONE = "done"
+    ERROR = "error"
+
+
+class Stage(StrEnum):
+    """Where in the pipeline an event was born."""
+
+    DELIVER = "deliver"
+    QUEUE = "queue"
+    GUARDS = "guards"
+    LOAD = "load"
+    EXECUTE = "execute"
+    WRITE = "write"
+
+
+class Reason(StrEnum):
+    """Why a task waits."""
+
+    QUEUE_PAUSED = "QUEUE_PAUSED"
+    GUARD_USER = "GUARD_USER"
+    GUARD_MODEL = "GUARD_MODEL"
+    RATE_LIMITED = "RATE_LIMITED"
+    BREAKER_OPEN = "BREAKER_OPEN"
+    RETRY_AT = "RETRY_AT"
+
+
+class Channel(StrEnum):
+    """What a delta is: the answer, or the model thinking aloud."""
+
+    TEXT = "text"
+    REASONING = "reasoning"
+
+
+class Usage(msgspec.Struct, frozen=True, rename="camel"):
+    """Tokens of one attempt and their price. `cost_usd` is None when the model has no price in the services file."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: float | None = None
+
+
+#: attempt of an `EventDraft` that takes whatever attempt the stream has seen last
+CURRENT_ATTEMPT: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class EventDraft:
+    """An event before the append script gives it `seq` (and, for `CURRENT_ATTEMPT`, its `attempt`).
+
+    `fields` holds only what its type adds (wire names); identity and time are added by `stream.events`.
+    `terminal` ends the stream: the script refuses everything after it.
+    """
+
+    type: EventType
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    terminal: bool = False
+
+
+def started(model_id: str) -> EventDraft:
+    """An attempt begins; readers drop the text of lower attempts."""
+    return EventDraft(EventType.STARTED, {"stage": Stage.EXECUTE, "modelId": model_id})
+
+
+def progress(stage: Stage, message: str, *, reason: Reason | None = None, percent: float | None = None) -> EventDraft:
+    """A stage changed, or why the task waits."""
+    fields: dict[str, Any] = {"stage": stage, "message": message}
+    if reason is not None:
+        fields["reason"] = reason
+    if percent is not None:
+        fields["percent"] = percent
+    return EventDraft(EventType.PROGRESS, fields)
+
+
+def token_batch(delta: str, channel: Channel) -> EventDraft:
+    """Coalesced text."""
+    return EventDraft(EventType.TOKEN_BATCH, {"delta": delta, "channel": channel})
+
+
+def error(stage: Stage, code: Code, message: str, *, retryable: bool, retry_at: float | None = None) -> EventDraft:
+    """`retryable`: another attempt follows, at `retry_at` (unix s) if known. Otherwise this is the terminal event."""
+    fields: dict[str, Any] = {"stage": stage, "code": code, "message": message, "retryable": retryable}
+    if retry_at is not None:
+        fields["retryAt"] = round(retry_at, 3)
+    return EventDraft(EventType.ERROR, fields, terminal=not retryable)
+
+
+def done(
+    result_id: int, *, usage: Usage, model_id: str, content_sha256: str, result: Any | None
+) -> EventDraft:
+    """Terminal, after the row is committed. `result` only when its JSON is at most 4 KiB."""
+    fields: dict[str, Any] = {
+        "stage": Stage.WRITE, "resultRef": f"db:result:{result_id}", "usage": usage, "modelId": model_id,
+        "contentSha256": content_sha256,
+    }
+    if result is not None and len(msgspec.json.encode(result)) <= RESULT_INLINE_BYTES_MAX:
+        fields["result"] = result
+    return EventDraft(EventType.DONE, fields, terminal=True)
+
+
+class Event(msgspec.Struct, frozen=True, rename="camel"):
+    """A stored event as a reader sees it; `data` has the wire names, `id` is the cursor."""
+
+    id: str
+    type: EventType
+    data: dict[str, Any]
+
+    @property
+    def terminal(self) -> bool:
+        """No event follows this one."""
+        return self.type is EventType.DONE or (self.type is EventType.ERROR and not self.data.get("retryable", False))
+
+
+# --- model calls ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Image bytes ready for a model: type already judged by magic bytes."""
+
+    mime_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call of one model: what an adapter needs and nothing of the task around it."""
+
+    provider: str  #: deepseek | openai | gemini
+    model_name: str  #: what the provider calls it
+    system: str
+    prompt: str
+    pictures: tuple[Picture, ...] = ()
+    stream: bool = True
+    json_output: bool = False
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text as it arrives."""
+
+    channel: Channel
+    text: str
+
+
+FinishReason = Literal["stop", "length", "refused", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The provider's last word. A stream that ends without one is an error (`LLM_ERROR`), raised by the adapter.
+
+    `usage.cost_usd` is always None here: prices belong to the services file.
+    """
+
+    reason: FinishReason
+    usage: Usage
+    model_name: str = ""  #: as the provider reports it
+    request_id: str = ""  #: the provider's id, for support
+
+
+Piece = Delta | Finished

@@ -1,0 +1,73 @@
+"""The register of every Redis key (protocol 4). No other module spells one.
+
+All braces are literal hash tags: what one script changes shares a slot on Redis Cluster. Everything of queue Q lives in
+the slot of the bare counter `bp:queue:Q`; all guards share `{guard}`; a task's events have a slot of their own.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+GROUP: Final = "daemon"  #: the consumer group on every work stream
+ENVIRONMENT: Final = "qstreamd:environment"
+
+#: zset `Q/consumer` -> expiry (server ms): who reads which queue. A lapsed record stays until nothing of it is pending.
+CONSUMERS: Final = "{guard}:consumers"
+
+
+class QueueKeys(NamedTuple):
+    """The keys of one queue."""
+
+    counter: str  #: integer: tasks promised or accepted that have not started yet
+    waiting: str  #: zset: their ids; score = place taken at (ms)
+    tasks: str  #: stream: accepted work
+    ready: str  #: stream: woken, retried and handed-back work, served first
+    retry: str  #: zset: taskId, score due (ms)
+    held: str  #: hash: taskId -> its entry while in `retry`
+    dead: str  #: stream: dead letters
+    control: str  #: hash: paused, parallelism, maxSize, who, why
+    sweep: str  #: string with a short life: somebody is sweeping this queue
+
+
+@lru_cache(maxsize=1024)
+def queue_keys(queue: str) -> QueueKeys:
+    """All keys of `queue`; cached, since every command needs them."""
+    tag = f"{{bp:queue:{queue}}}"
+    names = ("waiting", "tasks", "ready", "retry", "held", "dead", "control", "sweep")
+    return QueueKeys(f"bp:queue:{queue}", *(f"{tag}:{n}" for n in names))
+
+
+def seen(queue: str, task_id: str) -> str:
+    """String `entryId:sha256`, 7 days: the accepted message of this id, for duplicates."""
+    return f"{{bp:queue:{queue}}}:seen:{task_id}"
+
+
+def blob(queue: str, task_id: str, index: int) -> str:
+    """String: the bytes of one inline image, with an end of life; gone when the task is over."""
+    return f"{{bp:queue:{queue}}}:blob:{task_id}:{index}"
+
+
+def events(task_id: str) -> str:
+    """Stream: the task's events."""
+    return f"task:{task_id}:events"
+
+
+def events_state(task_id: str) -> str:
+    """Hash beside the events: attempt, seq, op, ended, cancel."""
+    return f"{{task:{task_id}:events}}:state"
+
+
+def guard_model(model_id: str, tier: str) -> str:
+    """Zset of leases: attempts of this model and tier that run now."""
+    return f"{{guard}}:model:{model_id}:{tier}"
+
+
+def guard_user(user_id: str) -> str:
+    """Zset of leases: attempts of this user that run now."""
+    return f"{{guard}}:user:{user_id}"
+
+
+def guard_wait(guard: str) -> str:
+    """Zset of waiters of a guard, oldest acceptance first."""
+    return "{guard}:wait:" + guard.removeprefix("{guard}:")

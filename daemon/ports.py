@@ -1,0 +1,251 @@
+"""What the pipeline needs of the world, as Protocols. Adapters implement them; `app.py` picks the adapters.
+
+Every method raises only errors of `daemon.errors`: `RedisAway`, `RedisFull` or `StoreAway` when its server does not
+answer, and what its docstring names. Every method may be cancelled: nothing is known then of its last command, and every
+one may be repeated with the same arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from daemon.contracts import EventDraft, ModelRequest, Picture, Piece, State, Usage, WorkEntry
+from daemon.errors import Code
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One pending entry that is ours. `stream` is `tasks` or `ready`; `entry` is None when it can't be read (poison)."""
+
+    queue: str
+    stream: str
+    id: str
+    entry: WorkEntry | None
+    poison: str = ""  #: why `entry` is None; free of content
+    redelivered: bool = False  #: it was pending before: reclaimed, or found again after a lost reply
+
+    @property
+    def entry_id(self) -> str:
+        """As Postgres names it: `tasks/{id}` or `ready/{id}`."""
+        return f"{self.stream}/{self.id}"
+
+
+# --- the ledger (Postgres) --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The attempt is ours. `context` is the row of `task_context` when the message is ID-first, else None."""
+
+    attempt: int
+    failures: int
+    crashes: int
+    context: TaskContext | None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """One row of the view `qstreamd.task_context`."""
+
+    template_id: str | None
+    variables: dict[str, Any]
+    images: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Another entry of this task is running it: ack this one, say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """The id belongs to another queue or another body: dead letter, no event."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyEnded:
+    """The task is terminal: repeat the tail (event, release, ack) without a model call."""
+
+    state: State
+    attempt: int
+    error_code: Code | None
+    result: StoredResult | None
+
+
+ClaimAnswer = Claimed | Duplicate | Foreign | AlreadyEnded
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A committed row of `results`."""
+
+    id: int
+    content_sha256: str
+    data: Any  #: parsed JSON for json services, else None
+    content: str
+    model_id: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDraft:
+    """What an attempt wants to commit."""
+
+    content: str
+    data: Any
+    content_sha256: str
+    model_id: str
+    usage: Usage
+    first_token_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt that did not finish leaves `running`: the new state, and what to count."""
+
+    state: State  #: retrying, queued, failed, cancelled or expired
+    code: Code | None
+    outcome: str  #: for attempts.outcome: failed | deferred | handed_back | interrupted | cancelled | expired
+    count_failure: bool = False
+    usage: Usage | None = None
+    model_id: str | None = None
+    first_token_at: float | None = None
+
+
+class Ledger(Protocol):
+    """Postgres: hands out attempt numbers (the fence) and holds results."""
+
+    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimAnswer:
+        """Make or take the row in one statement; `attempt` rises by one when the answer is `Claimed`."""
+
+    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
+        """Commit `done` and the result by compare-and-set on (`task_id`, `attempt`, `running`), in one statement.
+
+        Reads back when no row matched: our own earlier commit is returned as success. Raises `LeaseLost` when a higher
+        attempt exists or the task ended otherwise.
+        """
+
+    async def leave(self, task_id: str, attempt: int, ending: Ending) -> bool:
+        """Leave `running` by compare-and-set on `attempt`. False: somebody else owns the task now. Repeatable."""
+
+    async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
+        """Make the row of a task that ends without a claim (expired, rejected) terminal. False: it is running or ended."""
+
+    async def let_go(self, task_id: str, entry_id: str, lease_s: float) -> None:
+        """Before parking a redelivered entry: a row that still says `running` by it becomes `queued`, crash counted."""
+
+    async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:
+        """Renew `heartbeat_at` of all in one statement; the task ids whose attempt is no longer ours come back."""
+
+
+# --- guards (Redis) ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPlace:
+    """One guard a task needs a place in: its key and how many places there are."""
+
+    key: str
+    limit: int
+
+
+class Guards(Protocol):
+    """Leased places on server time, all or none."""
+
+    async def acquire(self, member: str, places: Sequence[GuardPlace], lease_ms: int) -> int | None:
+        """None: all places are ours for `lease_ms`. Otherwise the index of the first full guard; nothing was taken."""
+
+    async def renew(self, held: Sequence[tuple[str, Sequence[GuardPlace]]], lease_ms: int) -> set[str]:
+        """Renew many members' places in one script; the members that lost one come back."""
+
+    async def release(self, member: str, places: Sequence[GuardPlace]) -> None:
+        """Give the places back; repeatable."""
+
+
+# --- events and work (Redis) ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIdentity:
+    """What every event of a task carries."""
+
+    task_id: str
+    queue_id: str
+    request_id: str
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What the append script answered. `accepted` False: a higher attempt or the end came before; `ended` says which."""
+
+    accepted: bool
+    ended: bool
+    cancel: bool  #: a cancel was asked for
+
+
+class Tail(Protocol):
+    """The end of a task, in the order of the law; each is one flush, owner-checked and repeatable."""
+
+    async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
+        """Give the place back and append `started`; the bool says whether the entry is still pending to us."""
+
+    async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
+        """Append events of one attempt in order, under one nonce."""
+
+    async def conclude(
+        self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], member: str, places: Sequence[GuardPlace]
+    ) -> Appended:
+        """The last events and the release of the guards in one flush."""
+
+    async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
+        """XACK + XDEL if the entry is ours; `whole_task` also gives back the place and drops its blobs."""
+
+    async def park(self, d: Delivery, due_in_ms: int, *, reason: str, started: bool) -> bool:
+        """Move the entry to `:retry`/`:held`, due in so many ms of server time. `started`: its place was given back."""
+
+    async def hand_back(self, d: Delivery) -> bool:
+        """Move the entry to `:ready` now."""
+
+    async def dead_letter(self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool = True) -> bool:
+        """Ack the entry and leave a dead letter without content; `whole_task` as in `ack`."""
+
+
+# --- models and images ------------------------------------------------------------------------------------------
+
+
+class Provider(Protocol):
+    """One vendor's API."""
+
+    def generate(self, request: ModelRequest) -> AsyncIterator[Piece]:
+        """Deltas, then exactly one `Finished`. An async generator: close it (`aclosing`) and the socket is closed at once.
+
+        Raises `ModelClosed`, `ProviderError` (LLM_ERROR, LLM_REFUSED, LLM_TIMEOUT, LLM_BAD_OUTPUT) and nothing else. Has
+        no clock but a connect limit: the caller's three clocks cancel it. Keep-alives and role chunks yield nothing.
+        With `stream=False` it makes one plain call and yields the text as one Delta. Never retries.
+        """
+
+    async def aclose(self) -> None:
+        """Close the connection pool; may be called twice."""
+
+
+class Blobs(Protocol):
+    """Where image bytes lie."""
+
+    async def read(self, reference: str) -> Picture:
+        """The bytes, type judged again. Raises `Rejected` with IMAGE_NOT_FOUND or IMAGE_REJECTED."""
+
+
+class Clock(Protocol):
+    """Time, injected so that tests own it."""
+
+    def time(self) -> float:
+        """Unix seconds, to store."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, to subtract. Counts suspended time where the system can."""
