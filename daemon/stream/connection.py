@@ -1,0 +1,162 @@
+"""Redis clients with every limit set by us, scripts called by hash, and Redis errors translated once.
+
+redis-py's defaults double entries (hidden retries) and break blocking reads (5 s socket timeout), so nothing is left to
+them. Called by every other module of `stream` and by `app`; never by the pipeline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from redis import exceptions as rx
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+
+from daemon.config import RedisSettings
+from daemon.errors import RedisAway, RedisFull
+
+Argument = str | bytes | int | float
+
+#: answers that mean "this server can't serve us now"; a new connection may reach one that can
+_AWAY_WORDS: Final = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "UNBLOCKED", "max number of clients")
+
+
+class NoGroup(Exception):
+    """The stream or its consumer group is gone (FLUSHALL, XGROUP DESTROY): make it again at 0 and go on."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn redis-py's errors into ours; wrap every command in it exactly once."""
+    try:
+        yield
+    except rx.RedisError as error:
+        raise translate(error) from error
+    except OSError as error:
+        raise RedisAway(f"Redis: {type(error).__name__}") from error
+
+
+def translate(error: rx.RedisError) -> Exception:
+    """The error of ours for one of redis-py; script errors carry the server's word inside their text."""
+    text = str(error)
+    if "OOM command not allowed" in text:
+        return RedisFull("Redis is out of memory and refuses writes")
+    if "NOGROUP" in text or "no longer exists" in text:
+        return NoGroup(text)
+    if isinstance(error, rx.ConnectionError | rx.TimeoutError) or any(word in text for word in _AWAY_WORDS):
+        return RedisAway(f"Redis: {type(error).__name__}: {text[:200]}")
+    return error
+
+
+def redis_url(settings: RedisSettings) -> str:
+    """`upstash://` is read as `rediss://`."""
+    url = settings.url.get_secret_value()
+    return "rediss://" + url.removeprefix("upstash://") if url.startswith("upstash://") else url
+
+
+def connect(settings: RedisSettings, *, size: int | None = None, name: str | None = None) -> Redis:
+    """A client for ordinary commands: bounded pool that waits for a connection instead of failing, short timeouts.
+
+    Two quick retries heal a socket that a restart left stale; they are safe because every script of ours may be repeated.
+    """
+    pool = BlockingConnectionPool.from_url(
+        redis_url(settings),
+        max_connections=size or settings.pool_size,
+        timeout=settings.pool_wait_s,
+        socket_timeout=settings.command_timeout_s,
+        socket_connect_timeout=settings.connect_timeout_s,
+        socket_keepalive=True,
+        health_check_interval=0,
+        client_name=name,
+        protocol=3,
+        legacy_responses=False,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, supported_errors=(rx.ConnectionError,)),
+    )
+    return Redis.from_pool(pool)
+
+
+def connect_blocking(settings: RedisSettings, *, name: str | None = None) -> Redis:
+    """A client with one connection for one blocked reader: its socket outlives BLOCK, and nothing is retried behind us."""
+    pool = BlockingConnectionPool.from_url(
+        redis_url(settings),
+        max_connections=1,
+        timeout=settings.pool_wait_s,
+        socket_timeout=settings.block_s * 1.5 + 5,  # BLOCK may run over by half: redis#12998
+        socket_connect_timeout=settings.connect_timeout_s,
+        socket_keepalive=True,
+        health_check_interval=0,
+        client_name=name,
+        protocol=3,
+        legacy_responses=False,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(pool)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua file, by its hash."""
+
+    name: str
+    source: str
+    sha: str
+
+
+def load_script(name: str) -> Script:
+    """The script `scripts/{name}.lua`; read once at start, never on the task path."""
+    source = (files("daemon.stream") / "scripts" / f"{name}.lua").read_text("utf-8")
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One script call, to be sent alone or in a batch."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Argument]
+
+
+class Scripts:
+    """Sends script calls; one `run` is one flush. Knows a server that lost its scripts and loads them again."""
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self.flushes = 0  #: round trips so far; a test holds a task to its budget
+
+    async def one(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """The reply of one script; may be repeated, as all of ours may."""
+        return (await self.run([Call(script, keys, args)]))[0]
+
+    async def run(self, calls: Sequence[Call]) -> list[Any]:
+        """The replies in order, in one flush. The first error is raised translated; later calls have still run."""
+        replies = await self._send(calls)
+        missing = [i for i, reply in enumerate(replies) if isinstance(reply, rx.NoScriptError)]
+        if missing:
+            await self._load({calls[i].script for i in missing})
+            for i, reply in zip(missing, await self._send([calls[i] for i in missing]), strict=True):
+                replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, rx.RedisError):
+                raise translate(reply) from reply
+        return replies
+
+    async def _send(self, calls: Sequence[Call]) -> list[Any]:
+        self.flushes += 1
+        with translated():
+            pipe = self.client.pipeline(transaction=False)
+            for call in calls:
+                pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]  # stub says str only
+            return cast("list[Any]", await pipe.execute(raise_on_error=False))
+
+    async def _load(self, scripts: set[Script]) -> None:
+        self.flushes += 1
+        with translated():
+            for script in scripts:
+                await cast("Awaitable[str]", self.client.script_load(script.source))
