@@ -1,0 +1,93 @@
+"""A task's event stream: append under a fence, read from a cursor.
+
+The append script owns the order: it adds `queued` when it comes first, numbers events within their attempt, refuses lower
+attempts and everything after the terminal event. Called by the relay (`queued`) and by the pipeline; one append is one flush.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from daemon import keys
+from daemon.config import EventSettings
+from daemon.contracts import CONTRACT_VERSION, Event, EventDraft, EventType
+from daemon.ports import Appended, Clock, TaskIdentity
+from daemon.stream.connection import Argument, Call, Scripts, load_script, translated
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Events:
+    """Writes and reads per-task streams."""
+
+    def __init__(self, scripts: Scripts, settings: EventSettings, clock: Clock) -> None:
+        self._scripts = scripts
+        self._clock = clock
+        self._ttls = (int(settings.ttl_s), int(settings.ttl_after_end_s))
+        self._append = load_script("append")
+
+    async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
+        """What became of the drafts, appended in order under one nonce; one flush.
+
+        A reply that was lost is repeated here under the same nonce, so a delta is never doubled.
+        """
+        return self.appended((await self._scripts.run([self.call(task, attempt, drafts)]))[0])
+
+    async def queued(self, task: TaskIdentity, position: int | None = None) -> None:
+        """Append `queued` if the stream is empty; otherwise nothing changes."""
+        await self._scripts.run([self.call(task, -1, (), position=position)])
+
+    def call(
+        self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], *, position: int | None = None
+    ) -> Call:
+        """The script call of one append, to be sent in a batch with others; its nonce is made here."""
+        now = round(self._clock.time(), 3)
+        common = _encode(task.task_id), _common(task, now)
+        args: list[Argument] = [uuid.uuid4().hex, attempt, *self._ttls, _queued(task, position, common)]
+        for draft in drafts:
+            args += (draft.type.value, int(draft.terminal), *_pieces(draft, *common))
+        return Call(self._append, (keys.events(task.task_id), keys.events_state(task.task_id)), args)
+
+    @staticmethod
+    def appended(reply: Any) -> Appended:
+        """The reply of one append, typed."""
+        status, _attempt, _seq, cancel = reply
+        return Appended(accepted=status > 0, ended=status == -1, cancel=bool(cancel))
+
+    async def read(self, task_id: str, after: str = "0-0", count: int = 500) -> list[Event]:
+        """At most `count` events after the stream id `after`; empty when there are none (yet). One command."""
+        with translated():
+            entries = await self._scripts.client.xrange(keys.events(task_id), min=f"({after}", max="+", count=count)
+        return [decode(entry_id, fields) for entry_id, fields in entries]
+
+
+def decode(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
+    """A stored entry as an `Event`."""
+    return Event(entry_id.decode(), EventType(fields[b"type"].decode()), _decode(fields[b"data"]))
+
+
+def _common(task: TaskIdentity, now: float) -> bytes:
+    tail = {"requestId": task.request_id, "traceId": task.trace_id, "timestamp": now}
+    return b"," + _encode(tail)[1:-1]
+
+
+def _head(kind: str, task_id: bytes) -> bytes:
+    return b'{"v":%d,"type":"%s","taskId":%s,"attempt":' % (CONTRACT_VERSION, kind.encode(), task_id)
+
+
+def _pieces(draft: EventDraft, task_id: bytes, common: bytes) -> tuple[bytes, bytes]:
+    """The JSON before and after `attempt` and `seq`, which only the script knows."""
+    own = _encode(draft.fields)[1:-1]
+    return _head(draft.type.value, task_id), common + (b"," + own if own else b"") + b"}"
+
+
+def _queued(task: TaskIdentity, position: int | None, common: tuple[bytes, bytes]) -> bytes:
+    own: dict[str, Any] = {"queueId": task.queue_id}
+    if position is not None:
+        own["position"] = position
+    return _head("queued", common[0]) + b'0,"seq":0' + common[1] + b"," + _encode(own)[1:-1] + b"}"

@@ -1,0 +1,31 @@
+-- Appends events of one attempt to a task's stream; the single owner of their order (protocol 5).
+-- KEYS: stream, state.  ARGV: nonce, attempt (-1: whatever the stream saw last), ttl_s, ttl_after_end_s, queued JSON ('': none),
+-- then for each event: type, terminal (1|0), head, tail. An event's JSON is head .. attempt .. ',"seq":' .. seq .. tail.
+-- Reply: {status, attempt, seq, cancel}; status 1 appended, 2 this nonce was applied before, 0 a higher attempt exists, -1 ended.
+-- Every read comes before the first XADD, so a full Redis refuses all of it and a lost reply may be repeated.
+local state = redis.call('HMGET', KEYS[2], 'attempt', 'seq', 'op', 'ended', 'cancel')
+local seen, seq = tonumber(state[1] or 0), tonumber(state[2] or 0)
+local cancel = state[5] and 1 or 0
+if state[3] == ARGV[1] then return {2, seen, seq, cancel} end
+if state[4] then return {-1, seen, seq, cancel} end
+local attempt = tonumber(ARGV[2])
+if attempt == -1 then attempt = seen end
+if attempt < seen then return {0, seen, seq, cancel} end
+if attempt > seen then seq = 0 end
+
+-- Whoever comes first writes `queued`; one that a producer wrote before us is kept.
+if ARGV[5] ~= '' and redis.call('XLEN', KEYS[1]) == 0 then
+  redis.call('XADD', KEYS[1], '*', 'type', 'queued', 'data', ARGV[5])
+end
+local ended = false
+for i = 6, #ARGV, 4 do
+  seq = seq + 1
+  redis.call('XADD', KEYS[1], '*', 'type', ARGV[i], 'data', ARGV[i + 2] .. attempt .. ',"seq":' .. seq .. ARGV[i + 3])
+  ended = ended or ARGV[i + 1] == '1'
+end
+redis.call('HSET', KEYS[2], 'attempt', attempt, 'seq', seq, 'op', ARGV[1])
+if ended then redis.call('HSET', KEYS[2], 'ended', 1) end
+local ttl = ended and ARGV[4] or ARGV[3]
+redis.call('EXPIRE', KEYS[1], ttl)
+redis.call('EXPIRE', KEYS[2], ttl)
+return {1, attempt, seq, cancel}
