@@ -129,7 +129,6 @@ class WorkEntry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
     sha256: str  #: of the canonical message as accepted, inline images included
     accepted_at: int  #: unix ms, the relay's clock; the age that waiting orders by
     parked: str = ""  #: the `Reason` of the last parking; "" if never parked
-    hops: int = 0  #: times this task moved between streams (hand-backs, retries); for operators
 
 
 def canonical_sha256(body: Mapping[str, Any]) -> str:

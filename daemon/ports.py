@@ -206,8 +206,8 @@ class Tail(Protocol):
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; `whole_task` also gives back the place and drops its blobs."""
 
-    async def park(self, d: Delivery, due_in_ms: int, *, reason: str, started: bool) -> bool:
-        """Move the entry to `:retry`/`:held`, due in so many ms of server time. `started`: its place was given back."""
+    async def park(self, d: Delivery, due_in_ms: int, *, reason: str) -> bool:
+        """Move the entry to `:retry` and `:held`, due in so many ms of server time."""
 
     async def hand_back(self, d: Delivery) -> bool:
         """Move the entry to `:ready` now."""

@@ -1,0 +1,99 @@
+"""The end of a task in Redis: events, guards and entry, each step one flush, in the order that the pipeline asks for.
+
+Puts `Events`, `RedisGuards` and `Work` behind the one port `Tail`, because what the law keeps apart may still share a round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from daemon.contracts import EventDraft
+from daemon.errors import Code
+from daemon.metrics import Metrics
+from daemon.ports import Appended, Delivery, GuardPlace, TaskIdentity
+from daemon.stream.connection import Scripts
+from daemon.stream.events import Events
+from daemon.stream.guards import RedisGuards
+from daemon.stream.work import Work
+
+
+class RedisTail:
+    """The `Tail` port. `parked` is told the queue and the delay of every parked task, so that the mover wakes in time."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        work: Work,
+        events: Events,
+        guards: RedisGuards,
+        metrics: Metrics,
+        parked: Callable[[str, float], None],
+    ) -> None:
+        self._scripts = scripts
+        self._work = work
+        self._events = events
+        self._guards = guards
+        self._metrics = metrics
+        self._parked = parked
+
+    async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
+        """Give the place back and append `started`, in one flush; the bool: is the entry still pending to us?"""
+        (owned, clamped), appended = await self._scripts.run(
+            [self._work.begin_call(d, task.task_id), self._events.call(task, attempt, [draft])]
+        )
+        self._count_clamp(d.queue, clamped)
+        return bool(owned), Events.appended(appended)
+
+    async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
+        """Append events of one attempt in order, under one nonce."""
+        self._metrics.event_flushes.inc()
+        return await self._events.append(task, attempt, drafts)
+
+    async def conclude(
+        self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], member: str, places: Sequence[GuardPlace]
+    ) -> Appended:
+        """The last events, then the release of the guards, in one flush."""
+        calls = [self._events.call(task, attempt, drafts)]
+        if places:
+            calls.append(self._guards.release_call(member, places))
+        return Events.appended((await self._scripts.run(calls))[0])
+
+    async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
+        """XACK + XDEL if the entry is ours; with `whole_task` the place and the blobs go too."""
+        owned, clamped = (await self._scripts.run([self._work.ack_call(d, whole_task=whole_task)]))[0]
+        self._count_clamp(d.queue, clamped)
+        return bool(owned)
+
+    async def park(self, d: Delivery, due_in_ms: int, *, reason: str) -> bool:
+        """Into `:retry`, due in so many ms of server time; False when the entry is no longer ours."""
+        if d.entry is None:
+            raise ValueError("an entry that can't be read is dead-lettered, not parked")
+        entry = msgspec.structs.replace(d.entry, parked=reason)
+        owned, _due = (await self._scripts.run([self._work.park_call(d, entry, due_in_ms)]))[0]
+        if owned:
+            self._parked(d.queue, due_in_ms / 1000)
+        return bool(owned)
+
+    async def hand_back(self, d: Delivery) -> bool:
+        """Into `:ready`, where any daemon may take it at once; False when the entry is no longer ours."""
+        moved = bool((await self._scripts.run([self._work.hand_back_call(d)]))[0])
+        if moved:
+            self._metrics.handed_back.labels(d.queue).inc()
+        return moved
+
+    async def dead_letter(
+        self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool = True
+    ) -> bool:
+        """Settle the entry and leave a dead letter without content."""
+        call = self._work.dead_letter_call(d, code=code, reason=reason, attempts=attempts, whole_task=whole_task)
+        owned, clamped = (await self._scripts.run([call]))[0]
+        self._count_clamp(d.queue, clamped)
+        if owned:
+            self._metrics.dead_letters.labels(d.queue, code.value).inc()
+        return bool(owned)
+
+    def _count_clamp(self, queue: str, clamped: int) -> None:
+        if clamped:
+            self._metrics.counter_clamps.labels(queue).inc()
