@@ -34,6 +34,8 @@ class RuntimeSettings(_Group):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", alias="QSTREAMD_LOG_LEVEL")
     log_format: Literal["auto", "json", "pretty"] = Field(
         "auto", alias="QSTREAMD_LOG_FORMAT", description="auto: pretty on a terminal, else JSON")
+    no_color: str | None = Field(None, alias="NO_COLOR", description="set to anything: no colours, as everywhere")
+    journal_stream: str | None = Field(None, alias="JOURNAL_STREAM", description="set by systemd: stderr is the journal")
 
     @property
     def development(self) -> bool:
