@@ -216,6 +216,25 @@ class Tail(Protocol):
         """Ack the entry and leave a dead letter without content; `whole_task` as in `ack`."""
 
 
+# --- templates (Postgres) ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One row of `prompt_templates`: Jinja sources. `system` None: the service's own system text stands."""
+
+    ref: str  #: name@version, as found; for logs and the attempt's record
+    prompt: str
+    system: str | None = None
+
+
+class Templates(Protocol):
+    """Prompt templates kept in Postgres; cached by the adapter for a short time."""
+
+    async def get(self, ref: str) -> Template:
+        """`name@version`, or the newest version of `name`. Raises `Rejected` with INVALID_PAYLOAD when there is none."""
+
+
 # --- models and images ------------------------------------------------------------------------------------------
 
 
