@@ -23,6 +23,9 @@ BODY_BYTES_MAX: Final = 1024 * 1024  # QStash's free tier carries 1 MB; the whol
 INLINE_BASE64_BYTES_MAX: Final = 800 * 1024  # all inline images of a task together, as base64
 IMAGES_MAX: Final = 8
 REFS_MAX: Final = 16
+REF_LENGTH_MAX: Final = 128  # characters, of a key and of a value
+ATTEMPTS_MAX: Final = 10
+UNIX_SECONDS_MAX: Final = 100_000_000_000  # beyond it somebody sent milliseconds
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 SERVICE_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 QUEUE_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
@@ -129,6 +132,25 @@ class WorkEntry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
     sha256: str  #: of the canonical message as accepted, inline images included
     accepted_at: int  #: unix ms, the relay's clock; the age that waiting orders by
     parked: str = ""  #: the `Reason` of the last parking; "" if never parked
+    parked_at: int = 0  #: unix ms when the present wait began; 0: it does not wait
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIdentity:
+    """What every event and log line of a task carries."""
+
+    task_id: str
+    queue_id: str
+    request_id: str
+    trace_id: str
+
+
+def identity_of(message: TaskMessage) -> TaskIdentity:
+    """The identity of a task. Ids that the producer left out are made from the task id, so relay and daemon agree."""
+    made_up = hashlib.sha256(message.task_id.encode()).hexdigest()[:32]
+    return TaskIdentity(
+        message.task_id, message.queue_id, message.request_id or f"r_{made_up[:16]}", message.trace_id or made_up
+    )
 
 
 def canonical_sha256(body: Mapping[str, Any]) -> str:
@@ -145,7 +167,8 @@ def content_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_TEXT_LIMITS: Final = {"userId": 128, "jobId": 128, "requestId": 128, "traceId": 128, "modelId": 128, "templateId": 128}
+#: characters of each text field of a message
+TEXT_LIMITS: Final = {"userId": 128, "jobId": 128, "requestId": 128, "traceId": 128, "modelId": 128, "templateId": 128}
 
 
 def parse_message(body: Mapping[str, Any]) -> TaskMessage:
@@ -172,9 +195,9 @@ def _refuse(name: str, value: object, allowed: str) -> Rejected:
 
 
 def _check_ids(m: TaskMessage) -> None:
-    if not TASK_ID.match(m.task_id):
+    if not TASK_ID.fullmatch(m.task_id):  # `$` alone would let a final newline through
         raise _refuse("taskId", m.task_id, ID_PATTERN)
-    if not re.match(SERVICE_PATTERN, m.service_id):
+    if not re.fullmatch(SERVICE_PATTERN, m.service_id):
         raise _refuse("serviceId", m.service_id, SERVICE_PATTERN)
     if not m.user_id:
         raise _refuse("userId", m.user_id, "1 to 128 characters")
@@ -186,24 +209,24 @@ def _check_texts(m: TaskMessage) -> None:
         "modelId": m.model_id, "templateId": m.template_id,
     }
     for name, value in values.items():
-        if value is not None and len(value) > _TEXT_LIMITS[name]:
-            raise _refuse(name, value, f"at most {_TEXT_LIMITS[name]} characters")
+        if value is not None and len(value) > TEXT_LIMITS[name]:
+            raise _refuse(name, value, f"at most {TEXT_LIMITS[name]} characters")
         if value is not None and "\x00" in value:
             raise _refuse(name, value, "no NUL character")  # Postgres text can't hold it
     refs = m.refs or {}
     if len(refs) > REFS_MAX:
         raise _refuse("refs", f"{len(refs)} entries", f"at most {REFS_MAX} entries")
     for key, ref in refs.items():
-        if len(key) > 128 or len(ref) > 128 or "\x00" in key + ref:
-            raise _refuse(f"refs.{key[:40]}", ref, "keys and values of at most 128 characters, no NUL")
+        if len(key) > REF_LENGTH_MAX or len(ref) > REF_LENGTH_MAX or "\x00" in key + ref:
+            raise _refuse(f"refs.{key[:40]}", ref, f"keys and values of at most {REF_LENGTH_MAX} characters, no NUL")
 
 
 def _check_numbers(m: TaskMessage) -> None:
     if m.v < 1:
         raise _refuse("v", m.v, f"1 to {CONTRACT_VERSION}")
-    if m.max_attempts is not None and not 1 <= m.max_attempts <= 10:
-        raise _refuse("maxAttempts", m.max_attempts, "1 to 10")
-    if m.expires_at is not None and not 0 <= m.expires_at < 1e11:
+    if m.max_attempts is not None and not 1 <= m.max_attempts <= ATTEMPTS_MAX:
+        raise _refuse("maxAttempts", m.max_attempts, f"1 to {ATTEMPTS_MAX}")
+    if m.expires_at is not None and not 0 <= m.expires_at < UNIX_SECONDS_MAX:
         raise _refuse("expiresAt", m.expires_at, "unix seconds")
     if len(m.images or ()) > IMAGES_MAX:
         raise _refuse("images", f"{len(m.images or ())} images", f"at most {IMAGES_MAX}")

@@ -7,11 +7,12 @@ one may be repeated with the same arguments.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from daemon.contracts import EventDraft, ModelRequest, Picture, Piece, State, Usage, WorkEntry
+from daemon.contracts import Channel, EventDraft, ModelRequest, Picture, Piece, State, Usage, WorkEntry
+from daemon.contracts import TaskIdentity as TaskIdentity
 from daemon.errors import Code
 
 
@@ -171,16 +172,6 @@ class Guards(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskIdentity:
-    """What every event of a task carries."""
-
-    task_id: str
-    queue_id: str
-    request_id: str
-    trace_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Appended:
     """What the append script answered. `accepted` False: a higher attempt or the end came before; `ended` says which."""
 
@@ -233,6 +224,23 @@ class Templates(Protocol):
 
     async def get(self, ref: str) -> Template:
         """`name@version`, or the newest version of `name`. Raises `Rejected` with INVALID_PAYLOAD when there is none."""
+
+
+class DeltaWriter(Protocol):
+    """The deltas of one attempt on their way to the viewer: coalesced, in order, never more than 20 batches a second."""
+
+    def push(self, channel: Channel, text: str) -> None:
+        """Take a delta; never waits. What the writer learns (refused, cancelled) reaches the attempt by its callback."""
+
+    async def close(self) -> list[EventDraft]:
+        """Wait for the batch under way, and hand over what was not sent, to be appended with the last event."""
+
+
+class DeltaSink(Protocol):
+    """Opens delta writers; those of all attempts of a process share their flushes."""
+
+    def open(self, task: TaskIdentity, attempt: int, on_answer: Callable[[Appended], None]) -> DeltaWriter:
+        """A writer for one attempt; `on_answer` gets an answer that refuses the attempt or asks to cancel it."""
 
 
 # --- models and images ------------------------------------------------------------------------------------------

@@ -1,0 +1,75 @@
+"""How one delivery can end: a closed set of values, each with what was already made durable.
+
+`run` returns one of them and never raises (but for cancellation). The worker counts and logs them; nobody else decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from daemon.contracts import Reason, Usage
+from daemon.errors import Code
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Result committed, `done` appended, guards released, entry acked."""
+
+    model_id: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The attempt failed and another one is due in `delay_s`; `error` with `retryable: true` was appended."""
+
+    code: Code
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The task waits for a place or for a model; no failure was counted."""
+
+    reason: Reason
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal: the row says so, `error` was appended, a dead letter lies there (not for a cancelled task)."""
+
+    code: Code
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """Shutdown or self-fencing: the entry is in `:ready`; no failure was counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The task had ended before: only its tail was repeated, without a model call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The entry was settled without running: a duplicate, a foreign body, or poison."""
+
+    why: Literal["duplicate", "foreign", "poison"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Another attempt or consumer owns the task: nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A dependency stayed away: the entry is still pending and will be found again after a lease."""
+
+    why: str
+
+
+Outcome = Done | Retrying | Deferred | Failed | HandedBack | Repeated | Dropped | Fenced | Abandoned
