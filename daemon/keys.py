@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 GROUP: Final = "daemon"  #: the consumer group on every work stream
+#: string: the `NODE_ENV` that owns this Redis; a process of another one refuses to start
 ENVIRONMENT: Final = "qstreamd:environment"
 
 #: zset `Q/consumer` -> expiry (server ms): who reads which queue. A lapsed record stays until nothing of it is pending.
