@@ -41,24 +41,26 @@ class _Event(
     seq: Annotated[int, Meta(ge=0, description="counts from 1 in each attempt; 0 only for `queued`")]
     request_id: Annotated[str, Meta(description="as sent with the task, or made up when it was accepted")]
     trace_id: Annotated[str, Meta(description="as sent with the task, or made up when it was accepted")]
-    timestamp: Annotated[float, Meta(ge=0, description="unix seconds at the writer; the stream id is the order, not this")]
+    timestamp: Annotated[
+        float, Meta(ge=0, description="unix seconds at the writer; the stream id is the order, not this")
+    ]
 
 
-class QueuedEvent(_Event, tag="queued"):
+class QueuedEvent(_Event, frozen=True, tag="queued"):
     """The task is accepted. Always first, exactly once, with attempt 0 and seq 0."""
 
     queue_id: Annotated[str, Meta(description="the queue it waits in")]
     position: Annotated[int | None, Meta(description="its place in the queue, if known")] = None
 
 
-class StartedEvent(_Event, tag="started"):
+class StartedEvent(_Event, frozen=True, tag="started"):
     """An attempt begins. Drop the text of lower attempts: this attempt writes the answer from its first word."""
 
     stage: Literal["execute"]
     model_id: Annotated[str, Meta(description="the model that answers, as the services file names it")]
 
 
-class ProgressEvent(_Event, tag="progress"):
+class ProgressEvent(_Event, frozen=True, tag="progress"):
     """The stage changed, or this is why the task waits."""
 
     stage: Stage
@@ -67,7 +69,7 @@ class ProgressEvent(_Event, tag="progress"):
     percent: Annotated[float | None, Meta(description="0 to 100, if known")] = None
 
 
-class TokenBatchEvent(_Event, tag="token_batch"):
+class TokenBatchEvent(_Event, frozen=True, tag="token_batch"):
     """Text as the model writes it, in stream queues only. Append `delta` to the text of its channel."""
 
     delta: Annotated[
@@ -76,7 +78,7 @@ class TokenBatchEvent(_Event, tag="token_batch"):
     channel: Annotated[Channel, Meta(description="`text` is the answer; `reasoning` is the model thinking aloud")]
 
 
-class DoneEvent(_Event, tag="done"):
+class DoneEvent(_Event, frozen=True, tag="done"):
     """Terminal. The result is committed before this is written, so reading it by `resultRef` succeeds."""
 
     stage: Literal["write"]
@@ -92,7 +94,7 @@ class DoneEvent(_Event, tag="done"):
     ] = None
 
 
-class ErrorEvent(_Event, tag="error"):
+class ErrorEvent(_Event, frozen=True, tag="error"):
     """`retryable: true`: another attempt follows. `false`: terminal."""
 
     stage: Annotated[Stage, Meta(description="where it happened")]

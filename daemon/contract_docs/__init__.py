@@ -1,0 +1,23 @@
+"""The published contract as files: the protocol page, JSON Schemas and TypeScript types, all derived from the code.
+
+`python -m daemon contracts --write docs/` writes them and a test compares them with what is committed, so a name that
+changes in the code cannot stay unchanged in the documents. Only the command line and tests call this package; it does no
+network input or output and reads no setting's value.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from daemon.contract_docs import page, schemas, typescript
+
+
+def render() -> dict[PurePosixPath, str]:
+    """Every generated file by its path below `docs/`; the same code always gives the same text."""
+    body, event = schemas.worker_body(), schemas.worker_event()
+    return {
+        PurePosixPath("protocol.md"): page.protocol(),
+        PurePosixPath("schemas/WorkerBody.schema.json"): schemas.text(body),
+        PurePosixPath("schemas/WorkerEvent.schema.json"): schemas.text(event),
+        PurePosixPath("types/qstreamd.d.ts"): typescript.declarations([body, event]),
+    }
