@@ -136,16 +136,21 @@ class Scripts:
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """The replies in order, in one flush. The first error is raised translated; later calls have still run."""
+        replies = await self.run_each(calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def run_each(self, calls: Sequence[Call]) -> list[Any]:
+        """The same, with the translated error of a call in its place: one task's trouble is not its neighbours'."""
         replies = await self._send(calls)
         missing = [i for i, reply in enumerate(replies) if isinstance(reply, rx.NoScriptError)]
         if missing:
             await self._load({calls[i].script for i in missing})
             for i, reply in zip(missing, await self._send([calls[i] for i in missing]), strict=True):
                 replies[i] = reply
-        for reply in replies:
-            if isinstance(reply, rx.RedisError):
-                raise translate(reply) from reply
-        return replies
+        return [translate(reply) if isinstance(reply, rx.RedisError) else reply for reply in replies]
 
     async def _send(self, calls: Sequence[Call]) -> list[Any]:
         self.flushes += 1

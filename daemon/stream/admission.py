@@ -1,0 +1,131 @@
+"""The door of a queue: accepts a task message once, keeps the count, and takes a place back from a message that never comes.
+
+Each call is one script and one flush, may be repeated, and touches one slot. Called by the relay, and by whatever else puts
+work into a queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from daemon import keys
+from daemon.config import QueueSettings
+from daemon.contracts import ImageRef, Picture, TaskMessage, WorkEntry
+from daemon.ports import Clock
+from daemon.stream.connection import Scripts, load_script
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """It is in the stream. `position`: its place among the waiting, from 1. In a dry run `entry_id` is empty."""
+
+    entry_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The same message was accepted before, as `entry_id`."""
+
+    entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Another message with this task id was accepted before, as `entry_id`."""
+
+    entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The queue has no place left."""
+
+    waiting: int
+    limit: int
+
+
+Verdict = Accepted | Duplicate | Conflict | Full
+
+
+def blob_reference(queue: str, task_id: str, index: int) -> str:
+    """What `ImageRef.blob` says of an inline image whose bytes lie in Redis: `redis:` and the key."""
+    return f"redis:{keys.blob(queue, task_id, index)}"
+
+
+class Admission:
+    """Judges and accepts on behalf of one process."""
+
+    def __init__(self, scripts: Scripts, settings: QueueSettings, clock: Clock) -> None:
+        self._scripts = scripts
+        self._settings = settings
+        self._clock = clock
+        self._accept = load_script("accept")
+        self._refund = load_script("refund")
+
+    async def accept(
+        self, message: TaskMessage, sha256: str, max_size: int, pictures: Mapping[int, Picture], *, dry: bool = False
+    ) -> Verdict:
+        """The verdict, carried out; one flush. With `dry` it is only the verdict.
+
+        `sha256` identifies the body as it came; `pictures` are the bytes of its inline images by their index, which are laid
+        beside the stream. `max_size` holds unless the queue's control hash names another. Raises `RedisAway` (it may have
+        been accepted: repeat, and the answer is `Duplicate`) and `RedisFull` (it was not).
+        """
+        names = keys.queue_keys(message.queue_id)
+        task_id = message.task_id
+        pictures = {} if dry else pictures
+        entry = WorkEntry(
+            message=_lightened(message, pictures), sha256=sha256, accepted_at=int(self._clock.time() * 1000)
+        )
+        reply = await self._scripts.one(
+            self._accept,
+            (
+                *(names.tasks, keys.seen(message.queue_id, task_id), names.waiting, names.counter, names.control),
+                *(keys.blob(message.queue_id, task_id, index) for index in pictures),
+            ),
+            (
+                *(task_id, sha256, _encode(entry), max_size, int(message.counted), int(dry)),
+                *(int(self._settings.seen_ttl_s), int(self._settings.blob_ttl_s)),
+                *(picture.data for picture in pictures.values()),
+            ),
+        )
+        return _verdict(reply)
+
+    async def refund(self, queue: str, task_id: str) -> bool:
+        """Give the producer's place back, once; False when the message was accepted after all, and nothing changed."""
+        names = keys.queue_keys(queue)
+        accepted, _clamped = await self._scripts.one(
+            self._refund, (keys.seen(queue, task_id), names.waiting, names.counter), (task_id,)
+        )
+        return not accepted
+
+
+def _lightened(message: TaskMessage, pictures: Mapping[int, Picture]) -> TaskMessage:
+    """The message with a reference in place of each inline image: large bytes never travel through the work stream."""
+    if not pictures:
+        return message
+    images = list(message.images or ())
+    for index, picture in pictures.items():
+        reference = blob_reference(message.queue_id, message.task_id, index)
+        images[index] = ImageRef(mime_type=picture.mime_type, blob=reference)
+    return msgspec.structs.replace(message, images=images)
+
+
+def _verdict(reply: Any) -> Verdict:
+    match reply:
+        case [b"queued", entry_id, position]:
+            return Accepted(entry_id.decode(), position)
+        case [b"duplicate", entry_id]:
+            return Duplicate(entry_id.decode())
+        case [b"conflict", entry_id]:
+            return Conflict(entry_id.decode())
+        case [b"full", waiting, limit]:
+            return Full(waiting, limit)
+    raise AssertionError(f"the accept script answered {reply!r}")

@@ -1,0 +1,25 @@
+"""Whose Redis this is: the `NODE_ENV` that wrote here first owns it, and a process of another one refuses to start."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from daemon import keys
+from daemon.errors import ConfigError
+from daemon.stream.connection import translated
+
+
+async def claim_environment(client: Redis, environment: str) -> None:
+    """Stamp the server, or find our stamp there; raises `ConfigError` when it is somebody else's. Repeatable.
+
+    Reads first: a full Redis refuses SET even when there is nothing to set.
+    """
+    with translated():
+        owner = await client.get(keys.ENVIRONMENT)
+        if owner is None:
+            await client.set(keys.ENVIRONMENT, environment, nx=True)
+            owner = await client.get(keys.ENVIRONMENT)
+    if owner is not None and owner.decode() != environment:
+        raise ConfigError(
+            [f"NODE_ENV: this is {environment!r}, but the Redis of REDIS_URL belongs to {owner.decode()[:32]!r}"]
+        )
