@@ -1,0 +1,219 @@
+"""Real servers for every test that asks for one, started by the suite itself, gone with it.
+
+    redis_url, redis_settings         an empty database of a real server
+    postgres_url, postgres_settings   a database of its own, cloned from a migrated template
+    redis_server, postgres_server     a server of its own that the test may kill, pause and restart
+    no_key_left                       after the test: nothing pending, no key without an end of life
+    wait_until                        waits for a fact
+
+`pytestmark = pytest.mark.postgres_versions` (or `redis_versions`) runs a test on each server this machine has.
+TEST_REDIS_URL and TEST_DATABASE_URL name servers to use instead; the Redis database must be empty, on Postgres only
+databases named `qstreamd_test_…` are made and dropped. REDIS_URL and DATABASE_URL are never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import secrets
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import redis
+import uvloop
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+import daemon.config
+from daemon.config import PostgresSettings, RedisSettings
+from daemon.dev.embedded_postgres import EmbeddedPostgres, postgres_installations
+from daemon.dev.embedded_redis import EmbeddedRedis, redis_installations
+from tests import waiting
+from tests.leaks import Leaks
+
+REDIS = redis_installations()
+POSTGRES = postgres_installations()
+
+
+def pytest_configure() -> None:
+    """A developer's own settings must not reach the tests or the processes they start."""
+    groups = [g for g in vars(daemon.config).values() if isinstance(g, type) and issubclass(g, BaseSettings)]
+    names = {field.alias for group in groups for field in group.model_fields.values()}
+    for name in list(os.environ):
+        if name in names or name.removesuffix("_FILE") in names or name.startswith("QSTREAMD_"):
+            del os.environ[name]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on the loop that production runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each installed server where the marker asks for it."""
+    for mark, fixture, installed in (
+        ("redis_versions", "redis_version", REDIS),
+        ("postgres_versions", "postgres_version", POSTGRES),
+    ):
+        if metafunc.definition.get_closest_marker(mark) and fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, list(installed), indirect=True)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> waiting.WaitUntil:
+    """`await wait_until(predicate, description=…, within_s=5)`: the first true answer, or a failure that says what was seen."""
+    return waiting.wait_until
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis_version(request: pytest.FixtureRequest) -> str:
+    """Which server: the default one, or each (marker `redis_versions`)."""
+    return str(getattr(request, "param", next(iter(REDIS))))
+
+
+@pytest.fixture(scope="session")
+def _redis_server_of() -> Iterator[Callable[[str], str]]:
+    """URL by version; servers start when first asked for and live as long as the session."""
+    urls: dict[str, str] = {}
+    with ExitStack() as servers:
+
+        def url_of(version: str) -> str:
+            given = os.environ.get("TEST_REDIS_URL")
+            if version not in urls and given:
+                urls[version] = _empty_redis(given)
+            if version not in urls:
+                server = servers.enter_context(EmbeddedRedis(persist=False, binary=REDIS[version]))
+                urls[version] = server.url
+            return urls[version]
+
+        yield url_of
+
+
+def _empty_redis(url: str) -> str:
+    with redis.Redis.from_url(url) as client:
+        size = int(client.dbsize())
+    if size:
+        pytest.exit(f"TEST_REDIS_URL holds {size} keys; the tests flush that database, so give them an empty one", 4)
+    return url
+
+
+@pytest.fixture
+def redis_url(redis_version: str, _redis_server_of: Callable[[str], str]) -> str:
+    """An empty database of a real server, shared by all tests, one after another."""
+    url = _redis_server_of(redis_version)
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def redis_settings(redis_url: str) -> RedisSettings:
+    """Settings for `redis_url`, all else as shipped."""
+    return RedisSettings(url=SecretStr(redis_url))
+
+
+@pytest.fixture
+def redis_server(redis_version: str) -> Iterator[EmbeddedRedis]:
+    """A durable server of the test's own: kill, pause, restart."""
+    with EmbeddedRedis(persist=True, binary=REDIS[redis_version]) as server:
+        yield server
+
+
+@pytest.fixture
+def no_key_left(redis_url: str) -> Iterator[Leaks]:
+    """After the test nothing is pending and every key has an end of life; `no_key_left.allow("pattern")` for exceptions."""
+    leaks = Leaks(redis_url)
+    yield leaks
+    found = leaks.find()
+    assert not found, "left behind in Redis:\n" + "\n".join(found)
+
+
+# --- Postgres ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def postgres_version(request: pytest.FixtureRequest) -> str:
+    """Which major version: the default one, or each (marker `postgres_versions`)."""
+    return str(getattr(request, "param", next(iter(POSTGRES))))
+
+
+@pytest.fixture(scope="session")
+def _postgres_server_of() -> Iterator[Callable[[str], tuple[str, str]]]:
+    """URL of the server and name of its migrated template by version; made when first asked for."""
+    made: dict[str, tuple[str, str]] = {}
+    given = os.environ.get("TEST_DATABASE_URL")
+    with ExitStack() as servers:
+
+        def of(version: str) -> tuple[str, str]:
+            if version not in made:
+                url = given or servers.enter_context(EmbeddedPostgres(binaries=POSTGRES[version])).url
+                template = f"qstreamd_test_{secrets.token_hex(4)}"
+                in_thread(_execute(url, f"CREATE DATABASE {template}"))
+                in_thread(_migrate(url_of(url, template)))
+                made[version] = url, template
+            return made[version]
+
+        yield of
+        if given:
+            for url, template in made.values():
+                in_thread(_execute(url, f"DROP DATABASE {template}"))
+
+
+@pytest.fixture
+def postgres_url(postgres_version: str, _postgres_server_of: Callable[[str], tuple[str, str]]) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    url, template = _postgres_server_of(postgres_version)
+    name = f"qstreamd_test_{secrets.token_hex(4)}"
+    in_thread(_execute(url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield url_of(url, name)
+    in_thread(_execute(url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def postgres_settings(postgres_url: str) -> PostgresSettings:
+    """Settings for `postgres_url`, all else as shipped."""
+    return PostgresSettings(url=SecretStr(postgres_url))
+
+
+@pytest.fixture
+def postgres_server(postgres_version: str) -> Iterator[EmbeddedPostgres]:
+    """A server of the test's own, migrated: kill, pause, restart."""
+    with EmbeddedPostgres(binaries=POSTGRES[postgres_version]) as server:
+        in_thread(_migrate(server.url))
+        yield server
+
+
+def url_of(url: str, database: str) -> str:
+    """`url` with another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+def in_thread(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end on a loop of its own, beside whatever loop the test will use."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result(60)
+
+
+async def _execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        await connection.execute(sql, timeout=30)
+    finally:
+        await connection.close(timeout=5)
+
+
+async def _migrate(url: str) -> None:
+    if importlib.util.find_spec("daemon.store.migrate") is None:
+        return
+    from daemon.store.migrate import migrate
+
+    await migrate(url)

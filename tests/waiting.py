@@ -1,0 +1,38 @@
+"""Waiting for facts: the only way a test lets time pass."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class WaitUntil(Protocol):
+    """The type of the fixture `wait_until`."""
+
+    async def __call__(
+        self, predicate: Callable[[], T | Awaitable[T]], *, description: str, within_s: float = 5
+    ) -> T: ...
+
+
+async def wait_until(predicate: Callable[[], T | Awaitable[T]], *, description: str, within_s: float = 5) -> T:
+    """The first true answer of `predicate` (plain or async); an AssertionError with the last one when time is up.
+
+    What `predicate` raises goes to the caller at once. It is asked every few milliseconds, more rarely as time passes.
+    """
+    deadline = time.monotonic() + within_s
+    pause_s = 0.002
+    while True:
+        answer = predicate()
+        seen = await answer if inspect.isawaitable(answer) else answer
+        if seen:
+            return seen
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise AssertionError(f"not within {within_s:g} s: {description}; last seen: {seen!r}")
+        await asyncio.sleep(min(pause_s, left))
+        pause_s = min(pause_s * 1.5, 0.05)
