@@ -10,6 +10,7 @@ translated into this tree once, at their adapter's edge, with the cause kept.
     │   └── StoreAway
     ├── RedisFull                Redis refuses writes (maxmemory); the entry stays where it is
     ├── LeaseLost                another attempt owns the task now: stop, write nothing
+    ├── Stopping                 this process stops: hand the task back
     └── TaskError                ends or delays one attempt; carries a `Code`
         ├── Rejected             can never succeed as sent
         └── ProviderError        the model's answer, translated
@@ -137,6 +138,10 @@ class RedisFull(QstreamdError):
 
 class LeaseLost(QstreamdError):
     """A higher attempt exists, or our entry belongs to another consumer: nothing may be written any more."""
+
+
+class Stopping(QstreamdError):
+    """This process stops and gives the task back; no failure."""
 
 
 class TaskError(QstreamdError):

@@ -138,14 +138,8 @@ class Deltas:
         dues = [(w.due(self._interval_s, self._bytes_max) if w.call is None else 0.0, w) for w in self._dirty]
         ripe = [w for due, w in dues if due <= now][:_TASKS_A_FLUSH]
         if not ripe:
-            pause = min(due for due, _ in dues) - now
-            self._wake.clear()
-            # A new delta may be due sooner than all others; a size that was reached, too.
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            # A delta that comes meanwhile is due later than this, so nobody needs to wake us: a wake a token would cost a scan each.
+            await asyncio.sleep(min(due for due, _ in dues) - now)
             return
         if not await self._flush(ripe, now):
             await asyncio.sleep(_PAUSE_S)

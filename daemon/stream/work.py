@@ -158,6 +158,10 @@ class Work:
         """Back into `:ready`: reply 1, or 0 when it is no longer ours."""
         return Call(self._script["hand_back"], (_stream(d), keys.queue_keys(d.queue).ready), self._ours(d))
 
+    async def hand_back(self, d: Delivery) -> bool:
+        """Back into `:ready` at once; False when it is no longer ours."""
+        return bool((await self._scripts.run([self.hand_back_call(d)]))[0])
+
     async def promote(self, queue: str, batch: int) -> tuple[int, float | None, list[str]]:
         """How many due tasks moved to `:ready`, seconds until the next is due (None: none waits), ids without a message."""
         names = keys.queue_keys(queue)

@@ -1,0 +1,59 @@
+"""The model call: pieces in, deltas out, three clocks running. The only step that may be interrupted from outside."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from daemon.contracts import Channel, Finished, ModelRequest
+from daemon.errors import Code, ProviderError
+from daemon.pipeline.clocks import Clocks, Limits
+from daemon.pipeline.scope import CallScope
+from daemon.ports import Clock, DeltaWriter, Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: its raw text, the provider's last word, and when it began (unix s; None for batch)."""
+
+    text: str
+    finished: Finished
+    first_token_at: float | None
+
+
+async def execute(
+    request: ModelRequest, provider: Provider, scope: CallScope, limits: Limits, writer: DeltaWriter | None, clock: Clock
+) -> Answer:
+    """The model's answer; deltas went to `writer` on the way.
+
+    Raises `ProviderError`, `ModelClosed`, or the error that the scope was interrupted with. The socket is closed before this
+    returns or raises, whichever way.
+    """
+    texts: list[str] = []
+    finished: Finished | None = None
+    first_token_at: float | None = None
+    async with scope, aclosing(provider.generate(request)) as pieces:  # type: ignore[type-var]  # the port promises a generator
+        with Clocks(scope, limits, streams=request.stream) as clocks:
+            async for piece in pieces:
+                if isinstance(piece, Finished):
+                    finished = piece
+                    continue
+                if clocks.token() and request.stream:
+                    first_token_at = clock.time()
+                if piece.channel is Channel.TEXT:
+                    texts.append(piece.text)
+                if writer is not None:
+                    writer.push(piece.channel, piece.text)
+    if finished is None:
+        raise ProviderError(detail="the answer ended without a finish reason")
+    return Answer(_usable("".join(texts), finished), finished, first_token_at)
+
+
+def _usable(text: str, finished: Finished) -> str:
+    if finished.reason == "refused":
+        raise ProviderError(code=Code.LLM_REFUSED)
+    if finished.reason == "error":
+        raise ProviderError(detail="the provider ended the answer with an error")
+    if not text.strip():
+        raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish reason {finished.reason}")
+    return text

@@ -1,0 +1,183 @@
+"""Reads one queue at the pace of its free slots and starts an attempt for each entry.
+
+Own connection for the blocked read. A blocked read is never cancelled (entries on their way would be stranded unseen): `stop` sets a
+flag and unblocks it. After any read error the reply may have been lost while we live, so our own pending entries are read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from redis.asyncio import Redis
+
+from daemon.config import LeaseSettings, RedisSettings
+from daemon.contracts import QueueSpec
+from daemon.errors import RedisAway, RedisFull
+from daemon.logs import logger
+from daemon.metrics import Metrics
+from daemon.pipeline.hold import Hold
+from daemon.ports import Delivery
+from daemon.stream.connection import NoGroup, connect_blocking, translated
+from daemon.stream.work import Work
+from daemon.worker.lease import Leases
+from daemon.worker.slots import Slots
+
+_log = logger(__name__)
+
+#: pause after a failed read; short, since accepted work waits
+_PAUSE_S = (0.1, 2.0)
+
+
+class QueueConsumer:
+    """One queue in this process. `attempt` runs one delivery to its end and never raises."""
+
+    def __init__(
+        self,
+        spec: QueueSpec,
+        work: Work,
+        client: Redis,
+        leases: Leases,
+        settings: RedisSettings,
+        lease: LeaseSettings,
+        metrics: Metrics,
+        attempt: Callable[[Hold], Awaitable[None]],
+    ) -> None:
+        self.queue = spec.name
+        self.slots = Slots(spec.parallelism)
+        self.reading = False  #: true while the loop reads or waits for entries; part of readiness
+        self._work = work
+        self._client = client
+        self._leases = leases
+        self._settings = settings
+        self._lease_s = lease.lease_s
+        self._metrics = metrics
+        self._attempt = attempt
+        self._blocking: Redis | None = None
+        self._client_id: int | None = None
+        self._stopping = False
+        self._suspicious_until = 0.0  # loop time until which own pending entries may lie unseen
+        self._looked_back = 0.0
+        self._attempts: asyncio.TaskGroup | None = None
+        metrics.slots.labels(self.queue).set(spec.parallelism)
+
+    async def run(self) -> None:
+        """Read until `stop`, then wait for the attempts under way. Cancelling cuts them off."""
+        try:
+            async with asyncio.TaskGroup() as self._attempts:
+                failures = 0
+                while not self._stopping:
+                    try:
+                        await self._read()
+                        failures = 0
+                    except NoGroup:
+                        _log.warning("group.gone", queue=self.queue)
+                        self.suspect()
+                        await self._remake_group()
+                    except (RedisAway, RedisFull) as error:
+                        failures += 1
+                        await self._read_failed(error, failures)
+                self.reading = False
+        finally:
+            await self._close_blocking()
+
+    async def stop(self) -> None:
+        """Read nothing more; wakes a blocked read. Repeatable."""
+        self._stopping = True
+        self.slots.wake()
+        if self._client_id is not None:
+            try:
+                with translated():
+                    await self._client.execute_command("CLIENT", "UNBLOCK", self._client_id)
+            except (RedisAway, RedisFull):
+                _log.warning("unblock.failed", queue=self.queue)  # then BLOCK runs out by itself
+
+    def suspect(self) -> None:
+        """Look through our own pending entries for the next three leases: a reply may have been lost."""
+        self._suspicious_until = asyncio.get_running_loop().time() + 3 * self._lease_s
+
+    async def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Start what fits into free slots and hand the rest back; skips what runs already."""
+        for d in deliveries:
+            if self._leases.runs(d.queue, d.stream, d.id):
+                continue
+            if self.slots.free and not self._stopping and self._attempts is not None:
+                self._start(d, self._attempts)
+            else:
+                await self._work_back(d)
+
+    def _start(self, d: Delivery, attempts: asyncio.TaskGroup) -> None:
+        self.slots.take()
+        hold = Hold(d)
+        self._leases.add(hold)
+        self._metrics.running.labels(self.queue).inc()
+        attempts.create_task(self._run_one(hold), name=f"attempt:{self.queue}:{d.id}")
+
+    async def _run_one(self, hold: Hold) -> None:
+        try:
+            await self._attempt(hold)
+        finally:
+            self._leases.remove(hold)
+            self.slots.give()
+            self._metrics.running.labels(self.queue).dec()
+
+    async def _work_back(self, d: Delivery) -> None:
+        await self._work.hand_back(d)
+        self._metrics.handed_back.labels(self.queue).inc()
+
+    async def _read(self) -> None:
+        if not self.slots.free:
+            await self.slots.changed()
+            return
+        self.reading = True
+        await self._look_back()
+        entries = await self._work.fetch(self.queue, self.slots.free)
+        while not entries and not self._stopping and self.slots.free:
+            # Both streams are empty: wait on both. No second look before the next wait, which keeps an idle queue at two commands a minute.
+            entries = await self._wait()
+            if not entries and self._suspicious():
+                break
+        await self.accept(entries)
+
+    async def _wait(self) -> list[Delivery]:
+        if self._blocking is None:
+            self._blocking = connect_blocking(self._settings, name=f"qstreamd-read-{self.queue}")
+            with translated():
+                self._client_id = int(await self._blocking.client_id())
+        if self._stopping:
+            return []
+        block_s = min(self._settings.block_s, self._lease_s / 2) if self._suspicious() else self._settings.block_s
+        return await self._work.wait(self._blocking, self.queue, self.slots.free, int(block_s * 1000))
+
+    def _suspicious(self) -> bool:
+        return asyncio.get_running_loop().time() < self._suspicious_until
+
+    async def _look_back(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._suspicious() and now - self._looked_back >= self._lease_s / 4:
+            self._looked_back = now
+            found = [d for d in await self._work.own_pending(self.queue) if not self._leases.runs(d.queue, d.stream, d.id)]
+            if found:
+                _log.warning("entries.found_unseen", queue=self.queue, entries=len(found))
+                self._metrics.reclaimed.labels(self.queue).inc(len(found))
+            await self.accept(found)
+
+    async def _remake_group(self) -> None:
+        try:
+            await self._work.make_groups([self.queue])
+        except (RedisAway, RedisFull) as error:
+            await self._read_failed(error, 1)
+
+    async def _read_failed(self, error: Exception, failures: int) -> None:
+        self.reading = False
+        self.suspect()
+        self._metrics.redis_errors.labels("full" if isinstance(error, RedisFull) else "away").inc()
+        _log.warning("read.failed", queue=self.queue, error=type(error).__name__, failures=failures)
+        await self._close_blocking()
+        await asyncio.sleep(random.uniform(0.5, 1) * min(_PAUSE_S[1], _PAUSE_S[0] * 2.0 ** min(failures, 10)))
+
+    async def _close_blocking(self) -> None:
+        client, self._blocking, self._client_id = self._blocking, None, None
+        if client is not None:
+            await client.aclose()

@@ -1,0 +1,136 @@
+"""Leases of everything this process runs: one beat renews entries, guards and Postgres heartbeats together.
+
+The beat has its own connection, so a busy pool never delays it. A refused beat, or none for the self-fence time, interrupts the model
+call: whoever took the task over must not run beside us. Beats go on through a drain, until the last attempt has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+
+from daemon.config import LeaseSettings
+from daemon.errors import LeaseLost, RedisAway, RedisFull, StoreAway
+from daemon.logs import logger
+from daemon.metrics import Metrics
+from daemon.pipeline.hold import Hold
+from daemon.ports import Clock, Ledger
+from daemon.stream.connection import NoGroup, Scripts
+from daemon.stream.guards import RedisGuards
+from daemon.stream.work import Work
+
+_log = logger(__name__)
+
+
+class Leases:
+    """The register of running deliveries and their beat."""
+
+    def __init__(
+        self,
+        beat_scripts: Scripts,
+        work: Work,
+        ledger: Ledger,
+        settings: LeaseSettings,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._scripts = beat_scripts
+        self._guards = RedisGuards(beat_scripts)
+        self._work = work
+        self._ledger = ledger
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._holds: dict[tuple[str, str, str], Hold] = {}
+        self._good: dict[Hold, float] = {}  # when each was known to be ours
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    def holds(self) -> list[Hold]:
+        """Everything that runs now."""
+        return list(self._holds.values())
+
+    def runs(self, queue: str, stream: str, entry_id: str) -> bool:
+        """Whether this process runs that entry now."""
+        return (queue, stream, entry_id) in self._holds
+
+    def add(self, hold: Hold) -> None:
+        """Beat for this delivery from now on."""
+        d = hold.delivery
+        self._holds[d.queue, d.stream, d.id] = hold
+        self._good[hold] = self._clock.monotonic()
+
+    def remove(self, hold: Hold) -> None:
+        """Its attempt has ended, one way or another."""
+        d = hold.delivery
+        self._holds.pop((d.queue, d.stream, d.id), None)
+        self._good.pop(hold, None)
+
+    async def run(self) -> None:
+        """Beat until cancelled. Jittered, so that the processes of a host do not beat in step."""
+        while True:
+            await asyncio.sleep(self._settings.beat_s * random.uniform(0.85, 1.0))
+            if self._holds:
+                async with asyncio.TaskGroup() as beats:
+                    beats.create_task(self._beat_redis(), name="beat-redis")
+                    beats.create_task(self._beat_ledger(), name="beat-ledger")
+            self._fence_overdue()
+
+    async def _beat_redis(self) -> None:
+        holds = [h for h in self._holds.values() if not h.settled]
+        by_stream: defaultdict[tuple[str, str], list[Hold]] = defaultdict(list)
+        for hold in holds:
+            by_stream[hold.delivery.queue, hold.delivery.stream].append(hold)
+        calls = [self._work.beat_call(q, s, [h.delivery.id for h in group]) for (q, s), group in by_stream.items()]
+        now = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.beat_s):
+                replies = await self._scripts.run_each(calls)
+                await self._renew_guards(holds)
+        except (RedisAway, RedisFull, TimeoutError) as error:
+            self._metrics.redis_errors.labels("away").inc()
+            _log.warning("beat.failed", error=type(error).__name__, holds=len(holds))
+            return
+        for group, reply in zip(by_stream.values(), replies, strict=True):
+            if isinstance(reply, NoGroup):  # the stream is gone: nobody can own it any more
+                self._lose(group, "the stream or its group is gone")
+            elif not isinstance(reply, Exception):
+                lost = {entry_id.decode() for entry_id in reply}
+                self._lose([h for h in group if h.delivery.id in lost], "the entry belongs to another consumer")
+                self._good.update({h: now for h in group if h.delivery.id not in lost and h in self._good})
+
+    async def _renew_guards(self, holds: Iterable[Hold]) -> None:
+        held = {h.member: h for h in holds if h.member and h.places}
+        lost = await self._guards.renew([(m, h.places) for m, h in held.items()], int(self._settings.lease_s * 1000))
+        # Looked up again: an attempt that has just released its places has not lost them.
+        self._lose([held[m] for m in lost if held[m].member == m], "a guard place ran out")
+
+    async def _beat_ledger(self) -> None:
+        claimed = {h.task_id: h for h in self._holds.values() if h.attempt is not None}
+        if not claimed:
+            return
+        try:
+            async with asyncio.timeout(self._settings.beat_s):
+                lost = await self._ledger.heartbeat([(t, h.attempt) for t, h in claimed.items() if h.attempt is not None])
+        except (StoreAway, TimeoutError) as error:
+            self._metrics.postgres_errors.labels("away").inc()
+            _log.warning("heartbeat.failed", error=type(error).__name__, holds=len(claimed))
+            return
+        self._lose([claimed[t] for t in lost if claimed[t].attempt is not None], "a higher attempt exists")
+
+    def _lose(self, holds: Iterable[Hold], why: str) -> None:
+        for hold in holds:
+            d = hold.delivery
+            if hold.settled or not self.runs(d.queue, d.stream, d.id):
+                continue  # it ended while the beat was under way
+            self._metrics.fenced.labels("beat").inc()
+            _log.warning("lease.lost", task_id=hold.task_id, attempt=hold.attempt, why=why)
+            hold.scope.interrupt(LeaseLost(why))
+
+    def _fence_overdue(self) -> None:
+        limit = self._clock.monotonic() - self._settings.self_fence_s
+        overdue = [h for h, good in self._good.items() if good < limit and h.scope.interrupted is None]
+        self._lose(overdue, f"no good beat for {self._settings.self_fence_s:g} s")

@@ -1,0 +1,52 @@
+"""Free slots of one queue in this process: what decides how much is read."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Slots:
+    """A bounded count with an awaitable "at least one is free". Not a semaphore: the reader takes many at once."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return self._total
+
+    @property
+    def used(self) -> int:
+        """How many are taken."""
+        return self._used
+
+    @property
+    def free(self) -> int:
+        """How many may be taken now; never negative, also when `resize` went below what runs."""
+        return max(0, self._total - self._used)
+
+    def take(self, count: int = 1) -> None:
+        """Take `count`; the caller looked at `free` in the same step of the loop."""
+        self._used += count
+
+    def give(self, count: int = 1) -> None:
+        """Give `count` back."""
+        self._used -= count
+        self._changed.set()
+
+    def resize(self, total: int) -> None:
+        """Change the number; what runs goes on."""
+        self._total = total
+        self._changed.set()
+
+    def wake(self) -> None:
+        """Let a waiter look again, for instance because the daemon is stopping."""
+        self._changed.set()
+
+    async def changed(self) -> None:
+        """Return after the next change."""
+        self._changed.clear()
+        await self._changed.wait()
