@@ -1,0 +1,187 @@
+"""The files an operator deploys are judged by the programs that will read them, and agree with the settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from daemon.config import RelaySettings, ShutdownSettings
+
+ROOT: Final = Path(__file__).parents[2]
+SERVICES: Final = ("qstreamd@.service", "qstreamd-relay.service", "qstreamd-migrate.service")
+CADDYFILE: Final = ROOT / "docs" / "deploy" / "Caddyfile"
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+needs_caddy = pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units as installed, an instance made of the template, with a program that exists on this machine."""
+    for unit in (ROOT / "systemd").iterdir():
+        name = unit.name.replace("@.", "@paid.")
+        (tmp_path / name).write_text(unit.read_text().replace("/opt/qstreamd/venv/bin/python", "/bin/true"))
+    return tmp_path
+
+
+def unit_values(name: str, key: str) -> list[str]:
+    text = (ROOT / "systemd" / name).read_text()
+    return re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
+
+
+@needs_systemd
+def test_systemd_finds_nothing_to_say_about_the_units(units: Path) -> None:
+    """`systemd-analyze verify` is silent for every unit."""
+    found = run("systemd-analyze", "verify", "--man=no", *sorted(units.iterdir()))
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_exposure_of_each_service_is_small(units: Path, name: str) -> None:
+    """systemd's own score is 1.5 or better, of 10."""
+    unit = units / name.replace("@.", "@paid.")
+    found = run("systemd-analyze", "security", "--offline=true", "--threshold=15", unit)
+    assert found.returncode == 0, found.stdout.splitlines()[-1:]
+
+
+def test_all_services_are_hardened_alike() -> None:
+    """A line that one unit gained can't be forgotten in another."""
+    blocks = {
+        (ROOT / "systemd" / n).read_text().split("User=qstreamd")[1].split("[Install]")[0].strip() for n in SERVICES
+    }
+    assert len(blocks) == 1
+
+
+def test_the_stop_times_agree_with_the_settings() -> None:
+    """systemd and Compose kill only after the daemon's own limit for stopping, which is longer than its drain."""
+    settings = {name: field.default for name, field in ShutdownSettings.model_fields.items()}
+    assert unit_values("qstreamd@.service", "TimeoutStopSec") == [f"{settings['stop_s']:.0f}"]
+    assert "stop_grace_period: 210s" in (ROOT / "docker-compose.yml").read_text()
+    assert settings["drain_s"] + 20 <= settings["stop_s"] == 210
+
+
+def test_a_bad_setting_is_not_restarted_for_ever() -> None:
+    """Exit code 78 stops systemd's retries; 75 (a dependency is away) does not."""
+    for name in SERVICES[:2]:
+        (codes,) = unit_values(name, "RestartPreventExitStatus")
+        assert "78" in codes.split() and "75" not in codes.split()
+
+
+def test_every_credential_is_optional_and_a_known_setting() -> None:
+    """A relative path is looked up in /etc/credstore and may be missing; the name is a setting in lower case."""
+    protocol = (ROOT / "docs" / "protocol.md").read_text()
+    for unit in SERVICES:
+        for credential in unit_values(unit, "LoadCredential"):
+            name, _, path = credential.partition(":")
+            assert path == f"qstreamd.{name}"
+            assert f"`{name.upper()}`" in protocol
+
+
+def compose(**env: str) -> dict[str, Any]:
+    program = Path(sys.executable).with_name("docker-compose")
+    if not program.exists():
+        pytest.skip("docker-compose is not installed in this environment")
+    quiet = run(program, "-f", ROOT / "docker-compose.yml", "config", "-q", env=env)
+    assert (quiet.returncode, quiet.stdout + quiet.stderr) == (0, "")
+    found = run(program, "-f", ROOT / "docker-compose.yml", "config", "--format", "json", env=env)
+    model: dict[str, Any] = json.loads(found.stdout)
+    return model
+
+
+@pytest.fixture(scope="module")
+def stack() -> dict[str, Any]:
+    return compose()
+
+
+def test_compose_accepts_the_file_and_finds_five_services(stack: dict[str, Any]) -> None:
+    """The real Compose reads the file without a word."""
+    assert set(stack["services"]) == {"redis", "postgres", "migrate", "relay", "daemon"}
+
+
+def test_no_container_runs_as_root_or_can_write_its_image(stack: dict[str, Any]) -> None:
+    """Each service is non-root, read-only, without capabilities, and bounded in memory and processes."""
+    for name, service in stack["services"].items():
+        assert int(service["user"].split(":")[0]) > 0, name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["pids_limit"] > 0, name
+
+
+def test_the_stack_fits_a_host_of_2_gb(stack: dict[str, Any]) -> None:
+    """All memory limits together leave 400 MB to the system and the proxy."""
+    limits = {name: int(service["mem_limit"]) for name, service in stack["services"].items()}
+    assert sum(limits.values()) <= (2048 - 400) * 1024 * 1024, limits
+
+
+def test_only_the_relay_has_a_port_and_only_for_the_proxy(stack: dict[str, Any]) -> None:
+    """Redis and Postgres can't be reached from outside, nor from a network with a way out."""
+    for name, service in stack["services"].items():
+        assert {port["host_ip"] for port in service.get("ports", ())} == ({"127.0.0.1"} if name == "relay" else set())
+    for name in ("redis", "postgres", "migrate"):
+        assert set(stack["services"][name]["networks"]) == {"back"}
+    assert stack["networks"]["back"]["internal"] is True
+
+
+def test_every_lasting_service_has_a_health_check(stack: dict[str, Any]) -> None:
+    """Whoever waits for a service waits until it answers; the one that ends is waited for by its exit code."""
+    for name, service in stack["services"].items():
+        assert service["healthcheck"].get("disable", False) is (name == "migrate")
+    assert stack["services"]["daemon"]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+
+
+def test_redis_keeps_what_it_acknowledged(stack: dict[str, Any]) -> None:
+    """The shipped Redis syncs every write and never evicts."""
+    command = " ".join(stack["services"]["redis"]["command"])
+    for option in ("--appendonly yes", "--appendfsync always", "--maxmemory-policy noeviction"):
+        assert option in command
+
+
+def test_the_queues_of_the_stack_can_be_chosen() -> None:
+    """`QSTREAMD_QUEUES` narrows what this host consumes."""
+    assert compose(QSTREAMD_QUEUES="q_paid_stream")["services"]["daemon"]["command"] == ["--queues", "q_paid_stream"]
+
+
+def test_the_image_installs_by_hash_and_runs_as_a_user() -> None:
+    """Nothing unlocked reaches the image, and its process is not root."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert "--require-hashes --only-binary :all: -r /build/run.lock" in text
+    assert re.findall(r"^USER (\d+):\d+$", text, re.MULTILINE) == ["10001"]
+    assert len(set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))) == 1, "both stages need the same Python path"
+
+
+@needs_caddy
+def test_caddy_accepts_its_file() -> None:
+    """The proxy's own check passes."""
+    found = run("caddy", "validate", "--adapter", "caddyfile", "--config", CADDYFILE)
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_proxy_forwards_every_signed_route_and_nothing_private() -> None:
+    """Health and metrics stay on the host; the port is the relay's default."""
+    text = CADDYFILE.read_text()
+    (matcher,) = re.findall(r"@signed path (.*)", text)
+    patterns = [re.escape(pattern).replace(r"\*", ".*") for pattern in matcher.split()]
+    routes = re.findall(r"`POST (/[^`]*)`", (ROOT / "docs" / "protocol.md").read_text())
+    assert len(routes) >= 8
+    for route in routes:
+        assert any(re.fullmatch(pattern, route) for pattern in patterns), route
+    assert not any(re.fullmatch(pattern, "/metrics") or re.fullmatch(pattern, "/healthz/ready") for pattern in patterns)
+    assert f"127.0.0.1:{RelaySettings.model_fields['port'].default}" in text
+    assert "flush_interval" not in re.sub(r"#.*", "", text), "it keeps aborted streams open"
