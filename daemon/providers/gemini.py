@@ -1,0 +1,295 @@
+"""Gemini: generateContent through the `google-genai` package, raw lines under it (docs/decisions/0001-google-genai.md).
+
+The SDK builds, signs and sends the request and judges its status; it has no public way to the lines of a stream, so the
+HTTP client that it is handed (a public option) keeps the open answer for us and shows the SDK an empty one. Reasons:
+its own reader raises on comments, ends silently when a stream is cut short, keeps the socket after `break`, and costs more
+than 100 µs a chunk (bench/parse_cost.py; numbers in openai_compatible.py). API version and HTTP client are pinned: both
+have changed between releases, and with them paths and error types. Never retries.
+
+Gemini says no with 200: a blocked prompt has no candidates, a blocked answer a finish reason. Both become LLM_REFUSED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from daemon.contracts import Channel, Delta, Finished, FinishReason, ModelRequest, Piece, Usage
+from daemon.errors import Code, ProviderError
+from daemon.logs import logger
+from daemon.providers.payloads import TooLarge, payloads
+from daemon.providers.translate import Refusal, duration_s, known_words, lost, retry_after_s, to_error
+
+if TYPE_CHECKING:
+    import httpx2
+    from google import genai
+    from google.genai import types
+
+API_VERSION: Final = "v1beta"
+
+_log = logger("providers.gemini")
+
+
+class Gemini:
+    """Google's models; see `ports.Provider`. The SDK is imported, in a thread, by the first call."""
+
+    def __init__(self, *, api_key: str, base_url: str, connections_max: int, connect_timeout_s: float) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._connections_max = connections_max
+        self._connect_timeout_s = connect_timeout_s
+        self._client: genai.Client | None = None
+        self._http: httpx2.AsyncClient | None = None
+        self._opening = asyncio.Lock()
+
+    async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
+        """See `ports.Provider.generate`."""
+        client = self._client or await self._opened()
+        sdk, http = importlib.import_module("google.genai.errors"), importlib.import_module("httpx2")
+        answer, refused = Answer(), None
+        try:
+            response = await _post(client, request)
+            try:
+                async with aclosing(payloads(response, stream=request.stream)) as found:
+                    async for data in found:
+                        for delta in answer.take(data):
+                            yield delta
+            finally:
+                await response.aclose()
+        except sdk.APIError as error:
+            refused = self._refused(error.code, error.details, error.response)
+        except http.HTTPError as error:
+            refused = answer.cut(error)
+        except (msgspec.DecodeError, TooLarge) as error:
+            refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
+        if refused is not None:
+            raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt
+        yield answer.finished()
+
+    async def aclose(self) -> None:
+        """See `ports.Provider.aclose`."""
+        http, self._http, self._client = self._http, None, None
+        if http is not None:
+            await http.aclose()
+
+    async def _opened(self) -> genai.Client:
+        async with self._opening:
+            if self._client is None:
+                # half a second of importing would stop every heartbeat of the process
+                self._client = await asyncio.to_thread(self._build)
+            return self._client
+
+    def _build(self) -> genai.Client:
+        from google import genai
+        from google.genai import types
+
+        from daemon.providers.transport import AiohttpTransport, TappedClient
+
+        transport = AiohttpTransport(connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s)
+        self._http = TappedClient(transport=transport, timeout=None, trust_env=False)
+        options = types.HttpOptions(base_url=self._base_url, api_version=API_VERSION, httpx_async_client=self._http)
+        return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
+
+    def _refused(self, status: int, body: object, response: Any) -> ProviderError:
+        fields = body if isinstance(body, dict) else {}
+        inner = fields.get("error", fields)
+        try:
+            error = msgspec.convert(inner, _Error)
+        except msgspec.ValidationError:
+            error = _Error()
+        refusal = error.refusal(status, retry_after_s(response.headers) if response is not None else None)
+        if refusal.key_problem:
+            _log.error("provider.key_refused", provider="gemini", detail=refusal.detail)
+        return to_error(refusal)
+
+
+async def _post(client: genai.Client, request: ModelRequest) -> httpx2.Response:
+    """The open answer to one call. Cancelled or failed, nothing stays open."""
+    from daemon.providers.transport import catching
+
+    contents, config = arguments(request)
+    with catching() as caught:
+        try:
+            if request.stream:
+                stream = await client.aio.models.generate_content_stream(
+                    model=request.model_name, contents=contents, config=config
+                )
+                async for _ in stream:  # sends; the SDK sees an empty answer
+                    pass
+            else:
+                await client.aio.models.generate_content(model=request.model_name, contents=contents, config=config)
+            return caught[0]
+        except BaseException:
+            for response in caught:
+                await response.aclose()
+            raise
+
+
+def arguments(request: ModelRequest) -> tuple[Any, types.GenerateContentConfig]:
+    """The call as the SDK's types. Pictures travel inline, before the text, as the vendor advises."""
+    from google.genai import types
+
+    parts = [types.Part.from_bytes(data=p.data, mime_type=p.mime_type) for p in request.pictures]
+    parts.append(types.Part.from_text(text=request.prompt))
+    config = types.GenerateContentConfig(
+        system_instruction=request.system or None,
+        max_output_tokens=request.max_output_tokens,
+        temperature=request.temperature,
+        response_mime_type="application/json" if request.json_output else None,
+        automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        automatic_continuation=False,
+    )
+    return [types.Content(role="user", parts=parts)], config
+
+
+# --- the shape of an answer -------------------------------------------------------------------------------------
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+    thought: bool | None = None
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str | None = None
+
+
+class _Feedback(msgspec.Struct, rename="camel"):
+    block_reason: str | None = None
+
+
+class _Usage(msgspec.Struct, rename="camel"):
+    prompt_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+
+
+class _Violation(msgspec.Struct, rename="camel"):
+    quota_id: str | None = None
+
+
+class _Detail(msgspec.Struct, rename="camel"):
+    """RetryInfo, QuotaFailure or ErrorInfo, told apart by what they hold."""
+
+    retry_delay: str | None = None
+    violations: list[_Violation] | None = None
+    reason: str | None = None
+
+
+class _Error(msgspec.Struct):
+    code: int | None = None
+    status: str | None = None
+    details: list[_Detail] | None = None
+
+    def refusal(self, status: int, named_s: float | None = None) -> Refusal:
+        """What it means: RetryInfo wins over headers; a quota counted by the day is no rate limit."""
+        words: list[object] = [self.status]
+        for detail in self.details or ():
+            delay = duration_s(detail.retry_delay)
+            named_s = named_s if delay is None else delay
+            words.append(detail.reason)
+            if any("PerDay" in (v.quota_id or "") for v in detail.violations or ()):
+                words.append("per_day")
+        return Refusal(status, known_words(words), named_s)
+
+
+class _Chunk(msgspec.Struct, rename="camel"):
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: _Usage | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+    error: _Error | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Chunk).decode
+_FINISHES: Final = MappingProxyType[str, FinishReason]({"STOP": "stop", "MAX_TOKENS": "length"})
+#: the same prompt ends the same way again
+_REFUSES: Final = frozenset(
+    {"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "ESCALATION",
+     "PUP_LIMITED_DISABLED", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_OTHER", "NO_IMAGE"}
+)  # fmt: skip
+#: a model's slip that another try may not repeat
+_SLIPS: Final = frozenset(
+    {"OTHER", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MISSING_THOUGHT_SIGNATURE",
+     "MALFORMED_RESPONSE", "CONTINUATION", "FINISH_REASON_UNSPECIFIED"}
+)  # fmt: skip
+
+
+class Answer:
+    """Folds the chunks of one answer. Pure: bytes in, pieces out; what is wrong with the answer is raised."""
+
+    __slots__ = ("_blocked", "_id", "_model", "_spoke", "_usage", "finish")
+
+    def __init__(self) -> None:
+        self.finish: str | None = None
+        self._blocked = False
+        self._spoke = False
+        self._usage: _Usage | None = None
+        self._model = self._id = ""
+
+    def take(self, data: bytes) -> list[Delta]:
+        """The deltas of one payload. Raises `ProviderError`, `DecodeError`."""
+        chunk = _decode(data)
+        if chunk.error is not None:
+            raise to_error(chunk.error.refusal(chunk.error.code or 0), spoke=self._spoke)
+        self._usage = chunk.usage_metadata or self._usage
+        self._model = chunk.model_version or self._model
+        self._id = chunk.response_id or self._id
+        if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason:
+            self._blocked = True
+        found: list[Delta] = []
+        for candidate in chunk.candidates or ():
+            self.finish = candidate.finish_reason or self.finish
+            for part in _parts(candidate):
+                if part.text:
+                    found.append(Delta(Channel.REASONING if part.thought else Channel.TEXT, part.text))
+                    self._spoke = self._spoke or not part.thought
+        return found
+
+    def cut(self, error: BaseException) -> ProviderError | None:
+        """The connection failed. None when the answer was complete: only usage may be missing."""
+        return None if self.finish or self._blocked else lost(error)
+
+    def finished(self) -> Finished:
+        """The last word, when the body has ended. Raises `ProviderError` for an answer that is not one."""
+        if self._blocked:
+            raise ProviderError(code=Code.LLM_REFUSED, detail="prompt blocked")
+        if self.finish is None:
+            raise ProviderError(detail="ended without a finish reason")
+        if self.finish in _REFUSES:
+            raise ProviderError(code=Code.LLM_REFUSED, detail=f"finish_reason={self.finish}")
+        reason = _FINISHES.get(self.finish)
+        if reason is None:
+            raise ProviderError(detail=f"finish_reason={self.finish if self.finish in _SLIPS else 'unknown'}")
+        if not self._spoke:
+            raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish_reason={self.finish}")
+        return Finished(reason, usage(self._usage or _Usage()), self._model, self._id)
+
+
+def _parts(candidate: _Candidate) -> Iterable[_Part]:
+    return (candidate.content.parts or ()) if candidate.content is not None else ()
+
+
+def usage(counted: _Usage) -> Usage:
+    """Tokens under our names: what tools read is input, and `output_tokens` includes the thoughts, as it is billed."""
+    thought = counted.thoughts_token_count or 0
+    return Usage(
+        (counted.prompt_token_count or 0) + (counted.tool_use_prompt_token_count or 0),
+        counted.cached_content_token_count or 0,
+        (counted.candidates_token_count or 0) + thought,
+        thought,
+    )

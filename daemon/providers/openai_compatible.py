@@ -1,0 +1,292 @@
+"""DeepSeek and OpenAI: chat completions through the `openai` package, raw lines under it.
+
+The SDK builds, signs and sends the request and judges its status; the answer's lines are read and decoded here. Reason:
+cost a chunk. Measured by `bench/parse_cost.py` (see there for how; one run, ratios hold, microseconds vary with the machine):
+NUMBERS
+
+Vendors' habits that this module answers: comments and blank lines while a request waits (DeepSeek), `reasoning_content`,
+a last chunk with `choices: []` that holds the usage, ends without a finish reason, errors inside a stream, refusals as
+200, empty answers to JSON mode. Never retries. No clock but the connect limit; the caller's clocks cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from daemon.contracts import Channel, Delta, Finished, FinishReason, ModelRequest, Piece, Usage
+from daemon.errors import Code, ProviderError
+from daemon.logs import logger
+from daemon.providers.payloads import TooLarge, payloads
+from daemon.providers.translate import Refusal, known_words, lost, retry_after_s, to_error
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+
+_log = logger("providers.openai")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where OpenAI-compatible vendors differ in what they want to be sent."""
+
+    name: str
+    max_tokens_field: str
+    user_field: str  #: where the opaque tag of the user goes
+
+
+DIALECTS: Final = MappingProxyType(
+    {
+        "deepseek": Dialect("deepseek", "max_tokens", "user"),
+        "openai": Dialect("openai", "max_completion_tokens", "safety_identifier"),
+    }
+)
+
+
+class OpenAICompatible:
+    """One vendor's chat completions; see `ports.Provider`. The SDK is imported, in a thread, by the first call."""
+
+    def __init__(
+        self, dialect: Dialect, *, api_key: str, base_url: str, connections_max: int, connect_timeout_s: float
+    ) -> None:
+        self._dialect = dialect
+        self._api_key = api_key
+        self._base_url = base_url
+        self._connections_max = connections_max
+        self._connect_timeout_s = connect_timeout_s
+        self._client: openai.AsyncOpenAI | None = None
+        self._opening = asyncio.Lock()
+
+    async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
+        """See `ports.Provider.generate`."""
+        client = self._client or await self._opened()
+        sdk, http = importlib.import_module("openai"), importlib.import_module("httpx2")
+        answer, refused = Answer(), None
+        try:
+            call = client.chat.completions.with_streaming_response.create(**arguments(self._dialect, request))
+            async with call as response, aclosing(payloads(response.http_response, stream=request.stream)) as found:
+                answer.request_id = response.http_response.headers.get("x-request-id", "")
+                async for data in found:
+                    for delta in answer.take(data):
+                        yield delta
+                    if answer.over:
+                        break
+        except sdk.APIStatusError as error:
+            refused = self._refused(error.response, error.body)
+        except (sdk.APIConnectionError, http.HTTPError) as error:
+            refused = answer.cut(error.__cause__ or error)
+        except (msgspec.DecodeError, TooLarge) as error:
+            refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
+        if refused is not None:
+            raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt
+        yield answer.finished()
+
+    async def aclose(self) -> None:
+        """See `ports.Provider.aclose`."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _opened(self) -> openai.AsyncOpenAI:
+        async with self._opening:
+            if self._client is None:
+                # half a second of importing would stop every heartbeat of the process
+                self._client = await asyncio.to_thread(self._build)
+            return self._client
+
+    def _build(self) -> openai.AsyncOpenAI:
+        import httpx2
+        import openai
+
+        from daemon.providers.transport import AiohttpTransport
+
+        transport = AiohttpTransport(connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s)
+        client = openai.AsyncOpenAI(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=None,
+            http_client=httpx2.AsyncClient(transport=transport, timeout=None, trust_env=False),
+        )
+        # the SDK reads these two from the environment; DeepSeek has no business with them, and settings have one reader
+        client.organization = client.project = None
+        return client
+
+    def _refused(self, response: httpx2.Response, body: object) -> ProviderError:
+        fields = body if isinstance(body, dict) else {}
+        refusal = Refusal(
+            response.status_code,
+            known_words([fields.get("code"), fields.get("type"), fields.get("message")]),
+            retry_after_s(response.headers),
+        )
+        if refusal.key_problem:
+            _log.error("provider.key_refused", provider=self._dialect.name, detail=refusal.detail)
+        return to_error(refusal)
+
+
+def arguments(dialect: Dialect, request: ModelRequest) -> dict[str, Any]:
+    """The call as keyword arguments of the SDK. Pictures travel inline, after the text."""
+    system = request.system
+    if request.json_output and "json" not in (system + request.prompt).lower():
+        system = f"{system}\nAnswer with one JSON object.".strip()  # both vendors refuse JSON mode without the word
+    content: Any = request.prompt
+    if request.pictures:
+        content = [{"type": "text", "text": request.prompt}] + [
+            {
+                "type": "image_url",
+                "image_url": {"url": f"data:{p.mime_type};base64,{base64.b64encode(p.data).decode()}"},
+            }
+            for p in request.pictures
+        ]
+    messages = [{"role": "system", "content": system}] if system else []
+    found: dict[str, Any] = {
+        "model": request.model_name,
+        "messages": [*messages, {"role": "user", "content": content}],
+        "stream": request.stream,
+    }
+    if request.stream:
+        found["stream_options"] = {"include_usage": True}
+    if request.json_output:
+        found["response_format"] = {"type": "json_object"}
+    if request.temperature is not None:
+        found["temperature"] = request.temperature
+    if request.max_output_tokens is not None:
+        found[dialect.max_tokens_field] = request.max_output_tokens
+    if request.user_tag:
+        found[dialect.user_field] = request.user_tag
+    return found
+
+
+# --- the shape of an answer -------------------------------------------------------------------------------------
+
+
+class _Said(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Said | None = None
+    message: _Said | None = None
+    finish_reason: str | None = None
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None  # DeepSeek
+    prompt_tokens_details: _InputDetails | None = None  # OpenAI
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class _Error(msgspec.Struct):
+    code: str | int | None = None
+    type: str | None = None
+    message: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Chunk).decode
+_FINISHES: Final = MappingProxyType[str, FinishReason]({"stop": "stop", "length": "length"})
+_DONE: Final = b"[DONE]"
+
+
+class Answer:
+    """Folds the chunks of one answer. Pure: bytes in, pieces out; what is wrong with the answer is raised."""
+
+    __slots__ = ("_model", "_refusal", "_spoke", "_usage", "finish", "over", "request_id")
+
+    def __init__(self) -> None:
+        self.finish: str | None = None
+        self.over = False  #: the vendor said that nothing follows; the body may stay open for longer
+        self.request_id = ""
+        self._model = ""
+        self._usage: _Usage | None = None
+        self._spoke = False
+        self._refusal = False
+
+    def take(self, data: bytes) -> list[Delta]:
+        """The deltas of one payload; none for a role, usage or keep-alive chunk. Raises `ProviderError`, `DecodeError`."""
+        if data == _DONE:
+            self.over = True
+            return []
+        chunk = _decode(data)
+        if chunk.error is not None:
+            raise to_error(self._in_stream(chunk.error), spoke=self._spoke)
+        self._usage = chunk.usage or self._usage
+        self._model = chunk.model or self._model
+        self.request_id = self.request_id or chunk.id or ""
+        found: list[Delta] = []
+        for choice in chunk.choices or ():
+            self.finish = choice.finish_reason or self.finish
+            said = choice.delta or choice.message
+            if said is None:
+                continue
+            if said.reasoning_content:
+                found.append(Delta(Channel.REASONING, said.reasoning_content))
+            if said.content:
+                found.append(Delta(Channel.TEXT, said.content))
+                self._spoke = True
+            self._refusal = self._refusal or bool(said.refusal)
+        return found
+
+    def cut(self, error: BaseException) -> ProviderError | None:
+        """The connection failed. None when the answer was complete: only usage may be missing."""
+        return None if self.finish else lost(error)
+
+    def finished(self) -> Finished:
+        """The last word, when the body has ended. Raises `ProviderError` for an answer that is not one.
+
+        `insufficient_system_resource` (DeepSeek) closes the model as overloaded if nothing was said, else is an error.
+        """
+        if self.finish is None:
+            raise ProviderError(detail="ended without a finish reason")
+        if self.finish == "content_filter" or (self._refusal and not self._spoke):
+            raise ProviderError(code=Code.LLM_REFUSED, detail="content_filter")
+        if self.finish == "insufficient_system_resource":
+            raise to_error(Refusal(0, frozenset({self.finish})), spoke=self._spoke)
+        reason = _FINISHES.get(self.finish)
+        if reason is None:
+            raise ProviderError(detail="finished for an unknown reason")
+        if not self._spoke:
+            raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish_reason={reason}")
+        return Finished(reason, usage(self._usage or _Usage()), self._model, self.request_id)
+
+    @staticmethod
+    def _in_stream(error: _Error) -> Refusal:
+        status = error.code if isinstance(error.code, int) and 400 <= error.code <= 599 else 0
+        return Refusal(status, known_words([error.code, error.type, error.message]))
+
+
+def usage(counted: _Usage) -> Usage:
+    """Tokens under one name for both vendors; `output_tokens` includes the reasoning, as it is billed."""
+    cached = counted.prompt_cache_hit_tokens
+    if cached is None and counted.prompt_tokens_details is not None:
+        cached = counted.prompt_tokens_details.cached_tokens
+    thought = counted.completion_tokens_details.reasoning_tokens if counted.completion_tokens_details else 0
+    return Usage(counted.prompt_tokens or 0, cached or 0, counted.completion_tokens or 0, thought or 0)

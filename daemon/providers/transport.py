@@ -1,0 +1,135 @@
+"""The one HTTP engine under both vendors' SDKs: aiohttp, dressed as an httpx2 transport. Imported with an SDK only.
+
+Why not the engines the SDKs bring: httpx2's own costs twice as much a chunk and its pool can lose slots when calls are
+cancelled while it is full; a vendor's aiohttp dress reports a server that hung up as a failed connect. Here the cap on
+connections is a number of ours, connecting (name, TCP, TLS and waiting for a place in the pool) has the only clock, and
+closing an answer that was not read to its end closes its socket at once, without awaiting anything.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import aiohttp
+import httpx2
+import yarl
+
+ERROR_BODY_BYTES_MAX: Final = 64 * 1024  #: of a refusal's body; a vendor's error is a few hundred bytes
+KEEPALIVE_S: Final = 15.0  #: an idle connection older than this is not used again: the far end may just have dropped it
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """Sends httpx2 requests through one aiohttp session, opened with the first request in the running loop.
+
+    Raises only `httpx2.TransportError`s. Proxies of the environment are not used: a base URL names the way out.
+    """
+
+    def __init__(self, *, connections_max: int, connect_timeout_s: float) -> None:
+        self._connections_max = connections_max
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The open answer: status and headers are here, the body is read as it comes."""
+        body = await request.aread()
+        with _translated():
+            answer = await self._opened().request(
+                request.method,
+                yarl.URL(str(request.url), encoded=True),
+                headers=[(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw],
+                data=io.BytesIO(body) if body else None,  # plain bytes over 1 MiB make aiohttp warn
+                allow_redirects=False,
+                timeout=self._timeout,
+            )
+        return httpx2.Response(answer.status, headers=answer.raw_headers, stream=_Body(answer), request=request)
+
+    async def aclose(self) -> None:
+        """Close every connection, used or idle."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections_max, keepalive_timeout=KEEPALIVE_S),
+                auto_decompress=False,  # httpx2 does it
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+class _Body(httpx2.AsyncByteStream):
+    """The bytes of one answer as they arrive; of a refusal, only the first 64 KiB."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+        self._left = ERROR_BODY_BYTES_MAX if answer.status >= 400 else None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _translated():
+            data = await self._answer.content.readany()
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def aclose(self) -> None:
+        self._answer.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """aiohttp's errors as httpx2's; their texts name hosts and byte counts, never content."""
+    try:
+        yield
+    except (aiohttp.ServerTimeoutError, TimeoutError) as error:
+        raise httpx2.ConnectTimeout(str(error) or "connecting took too long") from error
+    except aiohttp.ClientConnectorError as error:
+        raise httpx2.ConnectError(str(error)) from error
+    except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, OSError) as error:
+        raise httpx2.ReadError(str(error) or type(error).__name__) from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise httpx2.RemoteProtocolError(type(error).__name__) from error
+
+
+#: set while an SDK makes a call whose open answer is wanted: `TappedClient` puts it here
+_caught: ContextVar[list[httpx2.Response] | None] = ContextVar("qstreamd_caught", default=None)
+
+
+@contextmanager
+def catching() -> Iterator[list[httpx2.Response]]:
+    """Inside, successful answers to a `TappedClient` go, still open, into the list; the SDK sees an empty answer."""
+    caught: list[httpx2.Response] = []
+    token = _caught.set(caught)
+    try:
+        yield caught
+    finally:
+        _caught.reset(token)
+
+
+class TappedClient(httpx2.AsyncClient):
+    """Lets an SDK build, sign and send a request and judge its status, and hands us the body to read.
+
+    For an SDK without a public way to the raw lines. A refusal reaches the SDK unchanged.
+    """
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        """As httpx2 does it, but see `catching`."""
+        caught = _caught.get()
+        if caught is None:
+            return await super().send(request, stream=stream, **options)
+        answer = await super().send(request, stream=True, **options)
+        if answer.status_code != 200:
+            return answer  # the SDK reads and closes it
+        caught.append(answer)
+        return httpx2.Response(200, request=request, content=b"")
