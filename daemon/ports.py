@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from daemon.contracts import Channel, EventDraft, ModelRequest, Picture, Piece, State, Usage, WorkEntry
 from daemon.contracts import TaskIdentity as TaskIdentity
-from daemon.errors import Code
+from daemon.errors import Code, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Claimed:
     crashes: int
     context: TaskContext | None
     created_at: float
+    #: ID-first, but there is no `context`: CONTEXT_NOT_FOUND, or STORE_ERROR when the view itself failed. Raise it in `load`.
+    context_error: TaskError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +199,11 @@ class Tail(Protocol):
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; `whole_task` also gives back the place and drops its blobs."""
 
-    async def park(self, d: Delivery, due_in_ms: int, *, reason: str) -> bool:
-        """Move the entry to `:retry` and `:held`, due in so many ms of server time."""
+    async def park(self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0) -> bool:
+        """Move the entry to `:retry` and `:held`, due in so many ms of server time.
+
+        `waiting_since_ms` (unix) is kept with it while it waits for one and the same thing; 0 for a retry.
+        """
 
     async def hand_back(self, d: Delivery) -> bool:
         """Move the entry to `:ready` now."""

@@ -1,0 +1,256 @@
+-- Every statement of the ledger. `-- name:` begins a statement, `-- include:` puts another one's text in its place.
+-- Several rows travel as one jsonb array, so that a batch costs what a single row costs.
+
+-- name: claim_core
+-- $1 rows, $2 owner, $3 lease in seconds.
+-- ON CONFLICT locks and judges the newest version of the row, whatever the snapshot of this statement shows.
+WITH input AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS i (
+        ord int, task_id text, queue_id text, entry_id text, service_id text, user_id text, tier text, model_id text,
+        job_id text, refs jsonb, request_id text, trace_id text, message jsonb, body_sha256 text,
+        accepted_at float8, wants_context bool)
+), taken AS (
+    INSERT INTO qstreamd.tasks AS t (
+        task_id, queue_id, entry_id, service_id, user_id, tier, model_id, job_id, refs, request_id, trace_id,
+        state, attempt, owner, heartbeat_at, message, body_sha256, created_at, started_at)
+    SELECT task_id, queue_id, entry_id, service_id, user_id, tier, model_id, job_id, refs, request_id, trace_id,
+           'running', 1, $2::text, now(), message, body_sha256, least(to_timestamp(accepted_at), now()), now()
+    FROM input
+    ORDER BY task_id  -- one lock order for all batches
+    ON CONFLICT (task_id) DO UPDATE SET
+        state = 'running',
+        attempt = t.attempt + 1,
+        crashes = t.crashes
+            + (t.state = 'running' AND t.heartbeat_at < now() - make_interval(secs => $3::float8))::int,
+        owner = excluded.owner,
+        entry_id = excluded.entry_id,
+        model_id = excluded.model_id,
+        heartbeat_at = now(),
+        started_at = coalesce(t.started_at, now()),
+        error_code = NULL
+    WHERE t.queue_id = excluded.queue_id
+      AND t.body_sha256 = excluded.body_sha256
+      AND (t.state IN ('queued', 'retrying')
+           OR t.state = 'running' AND (t.entry_id = excluded.entry_id
+                                       OR t.heartbeat_at < now() - make_interval(secs => $3::float8)))
+    RETURNING t.task_id, t.attempt, t.failures, t.crashes, t.created_at, t.model_id
+), noted AS (
+    -- The new attempt, and the end of the one before if nobody ended it. An upsert, since a plain UPDATE would miss an
+    -- attempt that another claim of the same entry committed after our snapshot.
+    INSERT INTO qstreamd.attempts AS a (task_id, attempt, model_id, finished_at, outcome)
+    SELECT task_id, attempt, model_id, NULL, NULL FROM taken
+    UNION ALL
+    SELECT task_id, attempt - 1, NULL, now(), 'lost' FROM taken WHERE attempt > 1
+    ON CONFLICT (task_id, attempt) DO UPDATE SET finished_at = excluded.finished_at, outcome = excluded.outcome
+    WHERE a.finished_at IS NULL
+)
+
+-- name: claim_columns
+SELECT i.ord,
+       n.attempt, n.failures, n.crashes, extract(epoch FROM n.created_at)::float8 AS created_at,
+       e.queue_id AS old_queue, e.body_sha256 AS old_sha256, e.state AS old_state, e.attempt AS old_attempt,
+       e.error_code AS old_code, e.entry_id AS old_entry,
+       e.heartbeat_at < now() - make_interval(secs => $3::float8) AS old_lapsed,
+       r.id, r.content, r.data, r.content_sha256, r.model_id, r.usage
+
+-- name: claim_rows
+FROM input i
+LEFT JOIN taken n ON n.task_id = i.task_id
+LEFT JOIN qstreamd.tasks e ON e.task_id = i.task_id AND n.task_id IS NULL
+LEFT JOIN qstreamd.results r ON r.task_id = e.task_id AND e.state = 'done'
+
+-- name: claim
+-- include: claim_core
+-- include: claim_columns
+-- include: claim_rows
+ORDER BY i.ord
+
+-- name: claim_with_context
+-- The row of the task itself wins over one of its job, that over one known by refs alone; each is looked for only when
+-- the one before was not found, so that a missing index on refs costs nobody who does not use refs.
+-- include: claim_core
+-- include: claim_columns
+       , coalesce(by_task.found, by_job.found, by_refs.found, false) AS context_found
+       , CASE WHEN by_task.found THEN by_task.template_id WHEN by_job.found THEN by_job.template_id
+              ELSE by_refs.template_id END AS template_id
+       , CASE WHEN by_task.found THEN by_task.variables WHEN by_job.found THEN by_job.variables
+              ELSE by_refs.variables END AS variables
+       , CASE WHEN by_task.found THEN by_task.images WHEN by_job.found THEN by_job.images
+              ELSE by_refs.images END AS images
+-- include: claim_rows
+LEFT JOIN LATERAL (
+    SELECT true AS found, v.template_id, v.variables::text, v.images::text
+    FROM qstreamd.task_context v
+    WHERE i.wants_context AND n.task_id IS NOT NULL
+      AND v.task_id = i.task_id
+      AND v.user_id = i.user_id AND (v.service_id IS NULL OR v.service_id = i.service_id)
+    ORDER BY v.service_id NULLS LAST LIMIT 1
+) by_task ON true
+LEFT JOIN LATERAL (
+    SELECT true AS found, v.template_id, v.variables::text, v.images::text
+    FROM qstreamd.task_context v
+    WHERE i.wants_context AND n.task_id IS NOT NULL AND by_task.found IS NULL
+      AND v.task_id IS NULL AND v.job_id = i.job_id AND (v.refs IS NULL OR v.refs <@ coalesce(i.refs, '{}'))
+      AND v.user_id = i.user_id AND (v.service_id IS NULL OR v.service_id = i.service_id)
+    ORDER BY v.service_id NULLS LAST, v.refs NULLS LAST LIMIT 1
+) by_job ON true
+LEFT JOIN LATERAL (
+    SELECT true AS found, v.template_id, v.variables::text, v.images::text
+    FROM qstreamd.task_context v
+    WHERE i.wants_context AND n.task_id IS NOT NULL AND by_task.found IS NULL AND by_job.found IS NULL
+      AND v.task_id IS NULL AND v.job_id IS NULL AND v.refs <@ i.refs AND v.refs <> '{}'
+      AND v.user_id = i.user_id AND (v.service_id IS NULL OR v.service_id = i.service_id)
+    ORDER BY v.service_id NULLS LAST LIMIT 1
+) by_refs ON true
+ORDER BY i.ord
+
+-- name: finish
+-- $1 rows. The state, the result and the end of the attempt stand or fall together; a zombie matches no row.
+WITH input AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS i (
+        task_id text, attempt int, content text, data jsonb, content_sha256 text, model_id text, usage jsonb,
+        first_token_at float8)
+), won AS (
+    UPDATE qstreamd.tasks t
+    SET state = 'done', finished_at = now(), heartbeat_at = now(), model_id = i.model_id, error_code = NULL
+    FROM input i
+    WHERE t.task_id = i.task_id AND t.attempt = i.attempt AND t.state = 'running'
+    RETURNING t.task_id, t.attempt
+), closed AS (
+    UPDATE qstreamd.attempts a
+    SET finished_at = now(), outcome = 'done', code = NULL, usage = i.usage, model_id = i.model_id,
+        first_token_at = to_timestamp(i.first_token_at)
+    FROM won JOIN input i USING (task_id, attempt)
+    WHERE a.task_id = i.task_id AND a.attempt = i.attempt
+)
+INSERT INTO qstreamd.results (task_id, attempt, content, data, content_sha256, model_id, usage)
+SELECT i.task_id, i.attempt, i.content, i.data, i.content_sha256, i.model_id, i.usage
+FROM won JOIN input i USING (task_id, attempt)
+RETURNING id, task_id, attempt
+
+-- name: outcome
+-- What became of an attempt: read back when a compare-and-set matched nothing.
+SELECT t.state, t.attempt, t.error_code, a.outcome, a.code,
+       r.id, r.attempt AS result_attempt, r.content, r.data, r.content_sha256, r.model_id, r.usage
+FROM qstreamd.tasks t
+LEFT JOIN qstreamd.attempts a ON a.task_id = t.task_id AND a.attempt = $2::int
+LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
+WHERE t.task_id = $1::text
+
+-- name: leave
+WITH left_running AS (
+    UPDATE qstreamd.tasks
+    SET state = $3::text, error_code = $4::text, failures = failures + $6::int, heartbeat_at = now(),
+        owner = NULL, model_id = coalesce($8::text, model_id),
+        finished_at = CASE WHEN $3::text IN ('failed', 'cancelled', 'expired') THEN now() END
+    WHERE task_id = $1::text AND attempt = $2::int AND state = 'running'
+    RETURNING task_id
+), closed AS (
+    UPDATE qstreamd.attempts a
+    SET finished_at = now(), outcome = $5::text, code = $4::text, usage = $7::jsonb,
+        model_id = coalesce($8::text, a.model_id), first_token_at = to_timestamp($9::float8)
+    FROM left_running l
+    WHERE a.task_id = l.task_id AND a.attempt = $2::int
+)
+SELECT task_id FROM left_running
+
+-- name: end_unclaimed
+-- $1 one row as in claim, $2 state, $3 code. Ours as well when an earlier try of the same entry committed.
+WITH input AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS i (
+        task_id text, queue_id text, entry_id text, service_id text, user_id text, tier text, model_id text,
+        job_id text, refs jsonb, request_id text, trace_id text, message jsonb, body_sha256 text, accepted_at float8)
+)
+INSERT INTO qstreamd.tasks AS t (
+    task_id, queue_id, entry_id, service_id, user_id, tier, model_id, job_id, refs, request_id, trace_id,
+    state, attempt, message, body_sha256, error_code, created_at, finished_at)
+SELECT task_id, queue_id, entry_id, service_id, user_id, tier, model_id, job_id, refs, request_id, trace_id,
+       $2::text, 0, message, body_sha256, $3::text, least(to_timestamp(accepted_at), now()), now()
+FROM input
+ON CONFLICT (task_id) DO UPDATE SET
+    state = excluded.state, error_code = excluded.error_code, entry_id = excluded.entry_id, owner = NULL,
+    heartbeat_at = now(), finished_at = coalesce(t.finished_at, now())
+WHERE t.queue_id = excluded.queue_id AND t.body_sha256 = excluded.body_sha256
+  AND (t.state IN ('queued', 'retrying')
+       OR t.state = excluded.state AND t.error_code = excluded.error_code AND t.entry_id = excluded.entry_id)
+RETURNING t.task_id
+
+-- name: let_go
+WITH put_back AS (
+    UPDATE qstreamd.tasks
+    SET state = 'queued', owner = NULL, heartbeat_at = now(),
+        crashes = crashes + (heartbeat_at < now() - make_interval(secs => $3::float8))::int
+    WHERE task_id = $1::text AND entry_id = $2::text AND state = 'running'
+    RETURNING task_id, attempt
+)
+UPDATE qstreamd.attempts a
+SET finished_at = now(), outcome = 'lost'
+FROM put_back p
+WHERE a.task_id = p.task_id AND a.attempt = p.attempt AND a.finished_at IS NULL
+
+-- name: heartbeat
+UPDATE qstreamd.tasks t
+SET heartbeat_at = now()
+FROM unnest($1::text[], $2::int[]) AS i (task_id, attempt)
+WHERE t.task_id = i.task_id AND t.attempt = i.attempt AND t.state = 'running'
+RETURNING t.task_id
+
+-- name: row_columns
+SELECT t.task_id, t.queue_id, t.entry_id, t.service_id, t.user_id, t.tier, t.model_id, t.request_id, t.trace_id,
+       t.state, t.attempt, t.failures, t.crashes, t.owner, t.message::text AS message, t.body_sha256, t.error_code,
+       extract(epoch FROM t.created_at)::float8 AS created_at,
+       extract(epoch FROM t.started_at)::float8 AS started_at,
+       extract(epoch FROM t.finished_at)::float8 AS finished_at,
+       extract(epoch FROM t.heartbeat_at)::float8 AS heartbeat_at
+
+-- name: row
+-- include: row_columns
+       , r.id, r.content, r.data, r.content_sha256, r.model_id AS result_model_id, r.usage
+FROM qstreamd.tasks t
+LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
+WHERE t.task_id = $1::text
+
+-- name: forgotten
+-- Rows that should have an entry somewhere in Redis and showed no life for $2 seconds; oldest first.
+-- include: row_columns
+FROM qstreamd.tasks t
+WHERE t.queue_id = $1::text
+  AND t.state IN ('queued', 'running', 'retrying')
+  AND t.heartbeat_at < now() - make_interval(secs => $2::float8)
+ORDER BY t.created_at
+LIMIT $3::int
+
+-- name: replay
+WITH anew AS (
+    UPDATE qstreamd.tasks
+    SET state = 'queued', failures = 0, crashes = 0, error_code = NULL, owner = NULL, heartbeat_at = now(),
+        started_at = NULL, finished_at = NULL
+    WHERE task_id = $1::text AND state IN ('failed', 'expired')
+    RETURNING *
+), audited AS (
+    INSERT INTO qstreamd.audit_log (actor, action, target, reason, result)
+    SELECT $2::text, 'dlq.replay', task_id, $3::text, 'queued' FROM anew
+)
+-- include: row_columns
+FROM anew t
+
+-- name: template_version
+SELECT name, version, system, prompt, output, output_schema FROM qstreamd.prompt_templates
+WHERE name = $1::text AND version = $2::int
+
+-- name: template_newest
+SELECT name, version, system, prompt, output, output_schema FROM qstreamd.prompt_templates
+WHERE name = $1::text
+ORDER BY version DESC LIMIT 1
+
+-- name: template_publish
+INSERT INTO qstreamd.prompt_templates (name, version, system, prompt, output, output_schema, note)
+SELECT $1::text, coalesce(max(version), 0) + 1, $2::text, $3::text, $4::text, $5::jsonb, $6::text
+FROM qstreamd.prompt_templates WHERE name = $1::text
+RETURNING version
+
+-- name: environment_claim
+INSERT INTO qstreamd.environment (name) VALUES ($1::text) ON CONFLICT DO NOTHING
+
+-- name: environment
+SELECT name FROM qstreamd.environment

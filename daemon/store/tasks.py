@@ -1,0 +1,252 @@
+"""The ledger in Postgres: hands out attempt numbers (the fence), holds results, never loses a paid answer.
+
+Two statements an attempt: `claim` (with the input of ID-first tasks) and `finish` or `leave`. Each is one compare-and-set
+that Postgres judges on the newest version of the row; when it matches nothing the row is read back, because a reply lost
+after a commit looks just like being fenced out. `claim_many` and `finish_many` cost the same two statements for a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from daemon.contracts import (
+    DEFAULT_QUEUES,
+    TERMINAL,
+    State,
+    TaskMessage,
+    Tier,
+    Usage,
+    WorkEntry,
+    content_sha256,
+    identity_of,
+)
+from daemon.errors import Code, LeaseLost, Rejected, StoreAway, TaskError
+from daemon.ports import (
+    AlreadyEnded,
+    ClaimAnswer,
+    Claimed,
+    Delivery,
+    Duplicate,
+    Ending,
+    Foreign,
+    ResultDraft,
+    StoredResult,
+    TaskContext,
+)
+from daemon.store.jsonb import storable, storable_text
+from daemon.store.pool import Pool, Row, SchemaMismatch, StatementRefused, StatementTimeout
+from daemon.store.sql import load_queries
+
+CLAIM_LOOKS_MAX: Final = 5  #: each further look means that another claim got through in between
+CONTEXT_BYTES_MAX: Final = 4 * 1024 * 1024  #: variables or images of one task; four times what a message may carry
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """One claim of a batch."""
+
+    delivery: Delivery
+    model_id: str
+
+    @property
+    def entry(self) -> WorkEntry:
+        """The message; an entry that can't be read has nothing to claim."""
+        if self.delivery.entry is None:
+            raise ValueError(f"{self.delivery.entry_id} is poison: {self.delivery.poison}")
+        return self.delivery.entry
+
+
+class PostgresLedger:
+    """`daemon.ports.Ledger` on Postgres. `tiers` says which tier a queue has, for messages that name none."""
+
+    def __init__(self, pool: Pool, tiers: Mapping[str, Tier] | None = None) -> None:
+        self._pool = pool
+        self._sql = load_queries()
+        self._tiers = {name: queue.tier for name, queue in DEFAULT_QUEUES.items()} if tiers is None else tiers
+
+    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimAnswer:
+        """See `Ledger.claim`. A repeat after a lost reply raises `attempt` once more and counts no crash."""
+        return (await self.claim_many([ClaimRequest(delivery, model_id)], owner, lease_s))[0]
+
+    async def claim_many(self, requests: Sequence[ClaimRequest], owner: str, lease_s: float) -> list[ClaimAnswer]:
+        """The answer of each request, in order; one statement while no two are of the same task. Repeatable as `claim`."""
+        answers: dict[int, ClaimAnswer] = {}
+        for _ in range(CLAIM_LOOKS_MAX + len(requests)):
+            batch: dict[str, tuple[int, ClaimRequest]] = {}
+            for at, request in enumerate(requests):
+                if at not in answers:  # a statement can touch a row once: the second entry of a task waits for the next
+                    batch.setdefault(request.entry.message.task_id, (at, request))
+            if not batch:
+                break
+            for row in await self._claim_rows(dict(batch.values()), owner, lease_s):
+                answer = _answer(requests[row["ord"]], row)
+                if answer is not None:
+                    answers[row["ord"]] = answer
+        if len(answers) < len(requests):
+            raise StoreAway("Postgres: a task changed hands at every look; its entry stays pending")
+        return [answers[at] for at in range(len(requests))]
+
+    async def _claim_rows(self, batch: Mapping[int, ClaimRequest], owner: str, lease_s: float) -> Sequence[Row]:
+        rows = [
+            {"ord": at, **self._input(r.delivery.queue, r.delivery.entry_id, r.entry, r.model_id)}
+            for at, r in batch.items()
+        ]
+        if not any(row["wants_context"] for row in rows):
+            return await self._pool.fetch(self._sql["claim"], rows, owner, lease_s)
+        try:
+            return await self._pool.fetch(self._sql["claim_with_context"], rows, owner, lease_s)
+        except (StatementRefused, StatementTimeout, SchemaMismatch) as error:
+            # The view is the deployment's: it may be broken, or slow. Nothing was claimed. Claim without it, one by one
+            # if there were several, so that each ends (or retries) for its own reason.
+            if len(batch) > 1:
+                return [row for at, r in batch.items() for row in await self._claim_rows({at: r}, owner, lease_s)]
+            failure = TaskError(
+                code=Code.STORE_ERROR, detail=f"task_context: {getattr(error, 'detail', None) or error}"
+            )
+            claimed = await self._pool.fetch(self._sql["claim"], rows, owner, lease_s)
+            return [{**row, "context_failure": failure} for row in claimed]
+
+    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
+        """See `Ledger.finish`."""
+        answer = (await self.finish_many([(task_id, attempt, result)]))[0]
+        if isinstance(answer, LeaseLost):
+            raise answer
+        return answer
+
+    async def finish_many(self, drafts: Sequence[tuple[str, int, ResultDraft]]) -> list[StoredResult | LeaseLost]:
+        """The outcome of each, in order, in one statement (and one more for each that matched nothing). Repeatable."""
+        clean = [(task_id, attempt, _storable_draft(draft)) for task_id, attempt, draft in drafts]
+        rows = {
+            (task_id, attempt): {
+                "task_id": task_id, "attempt": attempt, "content": d.content, "data": d.data, "model_id": d.model_id,
+                "content_sha256": d.content_sha256, "usage": d.usage, "first_token_at": d.first_token_at,
+            }
+            for task_id, attempt, d in clean
+        }  # fmt: skip
+        won = await self._pool.fetch(self._sql["finish"], list(rows.values()))
+        ids = {(row["task_id"], row["attempt"]): row["id"] for row in won}
+        return [
+            StoredResult(ids[task_id, attempt], d.content_sha256, d.data, d.content, d.model_id, d.usage)
+            if (task_id, attempt) in ids
+            else await self._read_back(task_id, attempt)
+            for task_id, attempt, d in clean
+        ]
+
+    async def _read_back(self, task_id: str, attempt: int) -> StoredResult | LeaseLost:
+        row = await self._outcome(task_id, attempt)
+        if row is not None and row["state"] == State.DONE and row["result_attempt"] == attempt:
+            return _result(row)
+        seen = f"{row['state']}, attempt {row['attempt']}" if row else "no row"
+        return LeaseLost(f"attempt {attempt} of {task_id} may not finish: the ledger says {seen}")
+
+    async def leave(self, task_id: str, attempt: int, ending: Ending) -> bool:
+        """See `Ledger.leave`. True as well when an earlier try of this same call committed."""
+        rows = await self._pool.fetch(
+            self._sql["leave"], task_id, attempt, ending.state, ending.code, ending.outcome, int(ending.count_failure),
+            ending.usage, ending.model_id, ending.first_token_at,
+        )  # fmt: skip
+        if rows:
+            return True
+        row = await self._outcome(task_id, attempt)
+        if row is None:
+            return False
+        ours = (row["attempt"], row["state"], row["outcome"], row["code"])
+        return ours == (attempt, ending.state, ending.outcome, ending.code)
+
+    async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
+        """See `Ledger.end_unclaimed`. True as well when the same entry ended it in the same way before."""
+        row = self._input(entry.message.queue_id, entry_id, entry, None)
+        return bool(await self._pool.fetch(self._sql["end_unclaimed"], [row], state, code))
+
+    async def let_go(self, task_id: str, entry_id: str, lease_s: float) -> None:
+        """See `Ledger.let_go`; the crash is counted only if the heartbeat has lapsed, as a claim would."""
+        await self._pool.fetch(self._sql["let_go"], task_id, entry_id, lease_s)
+
+    async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:
+        """See `Ledger.heartbeat`."""
+        if not attempts:
+            return set()
+        ordered = sorted(attempts)  # one lock order for all processes
+        rows = await self._pool.fetch(self._sql["heartbeat"], [t for t, _ in ordered], [a for _, a in ordered])
+        return {task_id for task_id, _ in attempts} - {row["task_id"] for row in rows}
+
+    async def _outcome(self, task_id: str, attempt: int) -> Row | None:
+        rows = await self._pool.fetch(self._sql["outcome"], task_id, attempt)
+        return rows[0] if rows else None
+
+    def _input(self, queue: str, entry_id: str, entry: WorkEntry, model_id: str | None) -> dict[str, Any]:
+        m = entry.message
+        identity = identity_of(m)
+        return {
+            "task_id": m.task_id, "queue_id": queue, "entry_id": entry_id, "service_id": m.service_id,
+            "user_id": m.user_id, "tier": m.tier or self._tiers.get(queue), "model_id": model_id, "job_id": m.job_id,
+            "refs": m.refs, "request_id": identity.request_id, "trace_id": identity.trace_id,
+            "message": _without_images(m), "body_sha256": entry.sha256, "accepted_at": entry.accepted_at / 1000,
+            "wants_context": m.id_first,
+        }  # fmt: skip
+
+
+def _without_images(message: TaskMessage) -> TaskMessage:
+    if not any(image.data for image in message.images or ()):
+        return message
+    bare = [msgspec.structs.replace(image, data=None) for image in message.images or ()]
+    return msgspec.structs.replace(message, images=bare)
+
+
+def _storable_draft(draft: ResultDraft) -> ResultDraft:
+    """`draft` as Postgres will hold it, hash included, so that what is announced is what a reader will find."""
+    content, data = storable_text(draft.content), storable(draft.data)
+    sha256 = draft.content_sha256 if content is draft.content else content_sha256(content)
+    return replace(draft, content=content, data=data, content_sha256=sha256)
+
+
+def _answer(request: ClaimRequest, row: Row) -> ClaimAnswer | None:
+    """What one row of the claim means; None: the snapshot was older than the row that refused us, look again."""
+    entry = request.entry
+    if row["attempt"] is not None:
+        context, error = _context(row) if entry.message.id_first else (None, None)
+        return Claimed(row["attempt"], row["failures"], row["crashes"], context, row["created_at"], error)
+    if row["old_state"] is None:
+        return None
+    if row["old_queue"] != request.delivery.queue:
+        return Foreign(f"the id belongs to a task of queue {row['old_queue']}")
+    if row["old_sha256"] != entry.sha256:
+        return Foreign("the id belongs to a task with another body")
+    state = State(row["old_state"])
+    if state in TERMINAL:
+        code = Code(row["old_code"]) if row["old_code"] else None
+        return AlreadyEnded(state, row["old_attempt"], code, _result(row) if state is State.DONE else None)
+    if state is State.RUNNING and row["old_entry"] != request.delivery.entry_id and not row["old_lapsed"]:
+        return Duplicate()
+    return None
+
+
+def _context(row: Row) -> tuple[TaskContext | None, TaskError | None]:
+    if row.get("context_failure"):
+        return None, row["context_failure"]
+    if not row["context_found"]:
+        return None, Rejected(code=Code.CONTEXT_NOT_FOUND)
+    try:
+        variables = _decoded(row["variables"], dict[str, Any]) or {}
+        images = _decoded(row["images"], list[dict[str, Any]]) or []
+    except (msgspec.MsgspecError, ValueError) as error:
+        # Types and paths only: msgspec's texts hold no values.
+        return None, Rejected(code=Code.CONTEXT_NOT_FOUND, detail=f"task_context: {error}")
+    return TaskContext(row["template_id"], variables, images), None
+
+
+def _decoded(text: str | None, kind: Any) -> Any:
+    if text is None:
+        return None
+    if len(text) > CONTEXT_BYTES_MAX:
+        raise ValueError(f"{len(text)} characters, at most {CONTEXT_BYTES_MAX} are allowed")
+    return msgspec.json.decode(text, type=kind | None)
+
+
+def _result(row: Row) -> StoredResult:
+    usage = msgspec.convert(row["usage"], Usage)
+    return StoredResult(row["id"], row["content_sha256"], row["data"], row["content"], row["model_id"], usage)
