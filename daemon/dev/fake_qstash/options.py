@@ -1,0 +1,209 @@
+"""What a publisher can ask for in headers, read and checked in one place.
+
+The same names configure a message (`Upstash-…`), its callback (`Upstash-Callback-…`) and its failure callback
+(`Upstash-Failure-Callback-…`), so one parser reads all three.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from daemon.dev.fake_qstash.delays import DELAY_S_MAX, RetryDelay, duration_s
+from daemon.dev.fake_qstash.mischief import Mischief
+
+Headers = tuple[tuple[str, str], ...]
+
+RETRIES_DEFAULT: Final = 3
+RETRIES_MAX: Final = 1000
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_PERIOD_S_MAX: Final = 7 * 86400.0
+#: Headers of the publish call itself that `Upstash-Header-Forward: true` must not pass on.
+_NEVER_FORWARDED: Final = frozenset(
+    {"authorization", "connection", "content-length", "content-type", "expect", "host", "keep-alive", "te", "trailer"}
+    | {"transfer-encoding", "upgrade"}
+)
+
+
+class Refused(Exception):
+    """The publisher asked for something that this QStash does not do; `status` is the HTTP answer."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimit:
+    """`Upstash-Flow-Control-Key` and `-Value`."""
+
+    key: str
+    parallelism: int | None = None
+    rate: int | None = None
+    period_s: float = 1.0
+
+    @classmethod
+    def parse(cls, key: str, text: str) -> FlowLimit:
+        """The limits in `parallelism=5, rate=10, period=1m`. Raises ValueError."""
+        limits: dict[str, Any] = {}
+        for item in text.split(","):
+            name, _, value = (part.strip() for part in item.partition("="))
+            if name in ("parallelism", "rate") and value.isdecimal() and int(value) > 0:
+                limits[name] = int(value)
+            elif name == "period" and 0 < duration_s(value) <= _PERIOD_S_MAX:
+                limits["period_s"] = duration_s(value)
+            else:
+                raise ValueError(f"not a flow control value: {text[:80]!r}")
+        if limits.keys() <= {"period_s"}:
+            raise ValueError("flow control needs parallelism or rate")
+        return cls(key, **limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that headers can say about one message; `headers` are the ones it was read from."""
+
+    headers: Headers = ()
+    method: str = "POST"
+    content_type: str | None = None
+    forward: Headers = ()
+    retries: int = RETRIES_DEFAULT
+    retry_delay: RetryDelay | None = None
+    delay_s: float = 0.0
+    not_before: float | None = None  #: unix seconds of the publisher's clock; wins over the delay
+    timeout_s: float | None = None  #: real seconds
+    deduplication_id: str | None = None
+    content_based: bool = False
+    callback: str | None = None
+    callback_headers: Headers = ()
+    failure_callback: str | None = None
+    failure_callback_headers: Headers = ()
+    flow: FlowLimit | None = None
+    label: str | None = None
+    cron: str | None = None
+    schedule_id: str | None = None
+    queue: str | None = None
+    mischief: Mischief | None = None
+
+    @classmethod
+    def parse(cls, headers: Iterable[tuple[str, str]]) -> Options:
+        """Options read from publish headers. Raises Refused (400) naming the header that makes no sense."""
+        kept = tuple(headers)
+        said: dict[str, Any] = {"headers": kept}
+        forward: list[tuple[str, str]] = []
+        callback: list[tuple[str, str]] = []
+        failure: list[tuple[str, str]] = []
+        flow_key = flow_value = None
+        everything = any(k.lower() == "upstash-header-forward" and v.lower() == "true" for k, v in kept)
+        for name, value in kept:
+            if not name.isascii() or any(ord(c) < 32 and c != "\t" for c in name + value):
+                raise Refused(f"invalid header {name[:40]!r}")
+            low = name.lower()
+            try:
+                if (
+                    low == "upstash-forward-upstash-fake-mischief"
+                ):  # the Python client prefixes every header it does not know
+                    said["mischief"] = Mischief.parse(value)
+                elif low.startswith("upstash-forward-"):
+                    forward.append((name[len("upstash-forward-") :], value))
+                elif low.startswith("upstash-failure-callback-"):
+                    failure.append(("Upstash-" + name[len("upstash-failure-callback-") :], value))
+                elif low.startswith("upstash-callback-"):
+                    callback.append(("Upstash-" + name[len("upstash-callback-") :], value))
+                elif low == "upstash-flow-control-key":
+                    flow_key = value
+                elif low == "upstash-flow-control-value":
+                    flow_value = value
+                elif low in _READERS:
+                    said.update(_READERS[low](value))
+                elif everything and low not in _NEVER_FORWARDED and not low.startswith("upstash-"):
+                    forward.append((name, value))
+            except ValueError as error:
+                raise Refused(f"{name}: {error}") from error
+        if flow_key:
+            try:
+                said["flow"] = FlowLimit.parse(flow_key, flow_value or "")
+            except ValueError as error:
+                raise Refused(f"Upstash-Flow-Control-Value: {error}") from error
+        return cls(
+            forward=tuple(forward), callback_headers=tuple(callback), failure_callback_headers=tuple(failure), **said
+        )
+
+    def deduplication_key(self, url: str, body: bytes) -> str | None:
+        """What two messages share if the second is to be dropped; None if the publisher asked for no such thing."""
+        if self.deduplication_id:
+            return f"id:{self.deduplication_id}"
+        if not self.content_based:
+            return None
+        forwarded = sorted((name.lower(), value) for name, value in self.forward)
+        content = json.dumps([url, self.content_type, forwarded]).encode() + b"\0" + body
+        return "content:" + hashlib.sha256(content).hexdigest()
+
+
+def _method(text: str) -> dict[str, Any]:
+    if text.upper() not in METHODS:
+        raise ValueError(f"method {text[:20]!r} is not one of {', '.join(METHODS)}")
+    return {"method": text.upper()}
+
+
+def _retries(text: str) -> dict[str, Any]:
+    if not text.isdecimal() or int(text) > RETRIES_MAX:
+        raise ValueError(f"retries must be 0 to {RETRIES_MAX}, not {text[:20]!r}")
+    return {"retries": int(text)}
+
+
+def _delay(text: str) -> dict[str, Any]:
+    if (delay_s := duration_s(text)) > DELAY_S_MAX:
+        raise ValueError(f"longer than {DELAY_S_MAX:.0f} s")
+    return {"delay_s": delay_s}
+
+
+def _timeout(text: str) -> dict[str, Any]:
+    if (timeout_s := duration_s(text)) <= 0:
+        raise ValueError("a timeout must be positive")
+    return {"timeout_s": timeout_s}
+
+
+_READERS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
+    "content-type": lambda v: {"content_type": v},
+    "upstash-method": _method,
+    "upstash-retries": _retries,
+    "upstash-retry-delay": lambda v: {"retry_delay": RetryDelay.parse(v)},
+    "upstash-delay": _delay,
+    "upstash-not-before": lambda v: {"not_before": float(v)},
+    "upstash-timeout": _timeout,
+    "upstash-deduplication-id": lambda v: {"deduplication_id": v},
+    "upstash-content-based-deduplication": lambda v: {"content_based": v.lower() == "true"},
+    "upstash-callback": lambda v: {"callback": require_loopback(v)},
+    "upstash-failure-callback": lambda v: {"failure_callback": require_loopback(v)},
+    "upstash-label": lambda v: {"label": v},
+    "upstash-cron": lambda v: {"cron": v},
+    "upstash-schedule-id": lambda v: {"schedule_id": v},
+    "upstash-queue-name": lambda v: {"queue": v},
+    "upstash-fake-mischief": lambda v: {"mischief": Mischief.parse(v)},
+}
+
+
+def require_loopback(url: str) -> str:
+    """The URL, if it leads to this machine; a fake that could call strangers would be a weapon. Raises Refused."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise Refused(f"not a URL: {url[:200]!r}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise Refused(f"not an http(s) URL: {url[:200]!r}")
+    local = host == "localhost" or host.endswith(".localhost")
+    if not local:
+        try:
+            local = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            local = False
+    if not local:
+        raise Refused(f"the fake QStash delivers to loopback addresses only, not to {host[:100]!r}")
+    return url
