@@ -1,0 +1,84 @@
+"""The committed documents are what the code says today, and TypeScript agrees that they are TypeScript."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from daemon.contract_docs import render
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+TYPESCRIPT: Final = "5.9.3"
+
+CONSUMER: Final = """
+import type { ScheduledWorkerBody, TerminalEvent, WorkerBody, WorkerEvent } from "./qstreamd";
+
+export const body: WorkerBody = {
+  taskId: "t1", userId: "u1", tier: "paid", jobId: null,
+  images: [{ data: "aGk=", mimeType: "image/png" }, { fileId: "f_1" }, { fileKey: "images/a.jpg" }],
+};
+export const nightly: ScheduledWorkerBody = { userId: "u1", serviceId: "digest" };
+
+export function text(event: WorkerEvent): string {
+  switch (event.type) {
+    case "queued": return `${event.queueId} ${event.position ?? "?"}`;
+    case "started": return event.modelId;
+    case "progress": return event.reason ?? event.message;
+    case "token_batch": return event.delta;
+    case "done": return event.resultRef + (event.usage.costUsd ?? 0).toFixed(4);
+    case "error": return event.code === "LLM_TIMEOUT" ? "slow" : event.message;
+    default: { const never: never = event; return never; }
+  }
+}
+export const terminal = (event: WorkerEvent): event is TerminalEvent =>
+  event.type === "done" || (event.type === "error" && !event.retryable);
+
+// @ts-expect-error an owner is required
+export const orphan: WorkerBody = { taskId: "t1" };
+// @ts-expect-error one form an image
+export const both: WorkerBody = { taskId: "t1", userId: "u1", images: [{ mimeType: "image/png" }] };
+// @ts-expect-error a misspelt field
+export const typo: WorkerBody = { taskId: "t1", userId: "u1", serviceID: "x" };
+"""
+
+
+def test_the_committed_documents_are_what_the_code_says() -> None:
+    """Run `python -m daemon contracts --write docs/` when this fails."""
+    stale = [str(path) for path, text in render().items() if (DOCS / path).read_text("utf-8") != text]
+    assert stale == []
+
+
+@pytest.fixture(scope="session")
+def tsc() -> Path:
+    """The TypeScript compiler, installed once into a cache outside the repository."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qstreamd" / f"typescript-{TYPESCRIPT}"
+    program = cache / "node_modules" / "typescript" / "bin" / "tsc"
+    if not program.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(cache)]
+        found = subprocess.run(
+            [*command, f"typescript@{TYPESCRIPT}"], capture_output=True, text=True, timeout=100, check=False
+        )
+        if found.returncode != 0:
+            pytest.skip(f"typescript can't be installed: {found.stderr[-200:]}")
+    return program
+
+
+@pytest.mark.timeout(180)
+def test_the_types_compile_and_catch_what_they_should(tsc: Path, tmp_path: Path) -> None:
+    """A strict reader handles all six events, and a wrong message does not compile."""
+    shutil.copy(DOCS / "types" / "qstreamd.d.ts", tmp_path)
+    (tmp_path / "consumer.ts").write_text(CONSUMER)
+    options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
+    found = subprocess.run(
+        ["node", str(tsc), *options, "consumer.ts"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (found.returncode, found.stdout) == (0, "")

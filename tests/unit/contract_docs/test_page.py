@@ -1,0 +1,20 @@
+"""The protocol page is whole."""
+
+from __future__ import annotations
+
+from daemon.contract_docs import page, render
+
+
+def test_the_page_is_the_same_each_time_and_has_no_hole() -> None:
+    """Generated text depends on the code alone, never on the environment, the clock or the order of a set."""
+    text = page.protocol()
+    assert text == page.protocol()
+    assert "{{" not in text and "None" not in text
+    assert text.endswith("\n") and not text.endswith("\n\n")
+
+
+def test_four_files_are_generated() -> None:
+    """Page, two schemas, one file of types."""
+    assert sorted(map(str, render())) == [
+        "protocol.md", "schemas/WorkerBody.schema.json", "schemas/WorkerEvent.schema.json", "types/qstreamd.d.ts",
+    ]  # fmt: skip
