@@ -14,12 +14,13 @@ databases named `qstreamd_test_…` are made and dropped. REDIS_URL and DATABASE
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
+import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -27,24 +28,23 @@ import asyncpg
 import pytest
 import redis
 import uvloop
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings
 
 import daemon.config
 from daemon.config import PostgresSettings, RedisSettings
 from daemon.dev.embedded_postgres import EmbeddedPostgres, postgres_installations
 from daemon.dev.embedded_redis import EmbeddedRedis, redis_installations
+from daemon.store.migrate import migrate
 from tests import waiting
 from tests.leaks import Leaks
 
 REDIS = redis_installations()
 POSTGRES = postgres_installations()
+_Secret = type(RedisSettings().url)
 
 
 def pytest_configure() -> None:
     """A developer's own settings must not reach the tests or the processes they start."""
-    groups = [g for g in vars(daemon.config).values() if isinstance(g, type) and issubclass(g, BaseSettings)]
-    names = {field.alias for group in groups for field in group.model_fields.values()}
+    names = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', Path(daemon.config.__file__).read_text("utf-8")))
     for name in list(os.environ):
         if name in names or name.removesuffix("_FILE") in names or name.startswith("QSTREAMD_"):
             del os.environ[name]
@@ -63,6 +63,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ):
         if metafunc.definition.get_closest_marker(mark) and fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, list(installed), indirect=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make chaos` runs the long suites whole; `make test` runs samples of them."""
+    parser.addoption("--whole", action="store_true", help="run long suites in full length")
+
+
+@pytest.fixture(scope="session")
+def whole(request: pytest.FixtureRequest) -> bool:
+    """Whether the long suites run in full length."""
+    return bool(request.config.getoption("--whole"))
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +129,7 @@ def redis_url(redis_version: str, _redis_server_of: Callable[[str], str]) -> str
 @pytest.fixture
 def redis_settings(redis_url: str) -> RedisSettings:
     """Settings for `redis_url`, all else as shipped."""
-    return RedisSettings(url=SecretStr(redis_url))
+    return RedisSettings(url=_Secret(redis_url))
 
 
 @pytest.fixture
@@ -158,7 +169,7 @@ def _postgres_server_of() -> Iterator[Callable[[str], tuple[str, str]]]:
                 url = given or servers.enter_context(EmbeddedPostgres(binaries=POSTGRES[version])).url
                 template = f"qstreamd_test_{secrets.token_hex(4)}"
                 in_thread(_execute(url, f"CREATE DATABASE {template}"))
-                in_thread(_migrate(url_of(url, template)))
+                in_thread(migrate(url_of(url, template)))
                 made[version] = url, template
             return made[version]
 
@@ -181,14 +192,14 @@ def postgres_url(postgres_version: str, _postgres_server_of: Callable[[str], tup
 @pytest.fixture
 def postgres_settings(postgres_url: str) -> PostgresSettings:
     """Settings for `postgres_url`, all else as shipped."""
-    return PostgresSettings(url=SecretStr(postgres_url))
+    return PostgresSettings(url=_Secret(postgres_url))
 
 
 @pytest.fixture
 def postgres_server(postgres_version: str) -> Iterator[EmbeddedPostgres]:
     """A server of the test's own, migrated: kill, pause, restart."""
     with EmbeddedPostgres(binaries=POSTGRES[postgres_version]) as server:
-        in_thread(_migrate(server.url))
+        in_thread(migrate(server.url))
         yield server
 
 
@@ -197,7 +208,7 @@ def url_of(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
-def in_thread(work: Coroutine[Any, Any, None]) -> None:
+def in_thread(work: Coroutine[Any, Any, object]) -> None:
     """Run `work` to its end on a loop of its own, beside whatever loop the test will use."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result(60)
@@ -209,11 +220,3 @@ async def _execute(url: str, sql: str) -> None:
         await connection.execute(sql, timeout=30)
     finally:
         await connection.close(timeout=5)
-
-
-async def _migrate(url: str) -> None:
-    if importlib.util.find_spec("daemon.store.migrate") is None:
-        return
-    from daemon.store.migrate import migrate
-
-    await migrate(url)

@@ -1,0 +1,53 @@
+# Everything a person or CI runs. Each target makes what it needs; `make demo` and `make test` work on a bare machine with
+# Python 3.11-3.13 and make. PYTHON=python3.12 picks the interpreter, ARGS="…" goes to the program that a target runs.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+python := .venv/bin/python
+code := daemon tests bench
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Everything on this machine with nothing installed: a task of each kind, from signed call to streamed answer
+	@requirements/install demo
+	@$(python) -m daemon demo $(ARGS)
+
+.PHONY: test
+test: setup ## All tests, on a real Redis and a real Postgres that the suite starts itself
+	@rm -f .coverage .coverage.*
+	@$(python) -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+
+.PHONY: check
+check: setup ## Format, lint, strict types, import direction, sizes, generated files
+	@$(python) -m ruff format --check --quiet $(code) || { echo 'make format puts that right'; exit 1; }
+	@$(python) -m ruff check --quiet $(code)
+	@$(python) -m mypy $(code)
+	@.venv/bin/lint-imports --no-logo
+	@$(python) -m pytest -q --no-header tests/rules
+
+.PHONY: format
+format: setup ## Puts right what ruff can put right by itself
+	@$(python) -m ruff check --quiet --fix-only $(code)
+	@$(python) -m ruff format $(code)
+
+.PHONY: setup
+setup: ## Just the .venv, with everything for development
+	@requirements/install dev
+
+.PHONY: bench
+bench: setup ## Measures what the budgets promise
+	@$(python) -m bench $(ARGS)
+
+.PHONY: chaos
+chaos: setup ## The long suites whole: kills, pauses and cuts, then a checker reads the history
+	@$(python) -m pytest --whole --timeout=3600 tests/chaos $(ARGS)
+
+.PHONY: lock
+lock: setup ## Resolves pyproject.toml into requirements/*.lock; ARGS=--upgrade takes newer versions
+	@requirements/lock $(ARGS)
+
+.PHONY: clean
+clean: ## Removes .venv and every cache
+	@rm -rf .venv .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
