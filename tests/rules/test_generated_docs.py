@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Final
 import pytest
 
 from daemon.contract_docs import render
+from tests import nodejs
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-TYPESCRIPT: Final = "5.9.3"
 
 CONSUMER: Final = """
 import type { ScheduledWorkerBody, TerminalEvent, WorkerBody, WorkerEvent } from "./qstreamd";
@@ -53,27 +52,10 @@ def test_the_committed_documents_are_what_the_code_says() -> None:
     assert stale == []
 
 
-@pytest.fixture(scope="session")
-def tsc() -> Path:
-    """The TypeScript compiler, installed once into a cache outside the repository."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qstreamd" / f"typescript-{TYPESCRIPT}"
-    program = cache / "node_modules" / "typescript" / "bin" / "tsc"
-    if not program.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(cache)]
-        found = subprocess.run(
-            [*command, f"typescript@{TYPESCRIPT}"], capture_output=True, text=True, timeout=100, check=False
-        )
-        if found.returncode != 0:
-            pytest.skip(f"typescript can't be installed: {found.stderr[-200:]}")
-    return program
-
-
 @pytest.mark.timeout(180)
-def test_the_types_compile_and_catch_what_they_should(tsc: Path, tmp_path: Path) -> None:
+def test_the_types_compile_and_catch_what_they_should(tmp_path: Path) -> None:
     """A strict reader handles all six events, and a wrong message does not compile."""
+    tsc = nodejs.installed("typescript", [nodejs.TYPESCRIPT]) / "node_modules" / "typescript" / "bin" / "tsc"
     shutil.copy(DOCS / "types" / "qstreamd.d.ts", tmp_path)
     (tmp_path / "consumer.ts").write_text(CONSUMER)
     options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]

@@ -1,0 +1,38 @@
+"""npm packages for tests that let the official JavaScript clients and compilers speak.
+
+Installed once, by exact version and without running their scripts, into a cache outside the repository.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TYPESCRIPT: Final = "typescript@5.9.3"
+
+
+def installed(name: str, packages: Sequence[str]) -> Path:
+    """The directory that holds `node_modules` with `packages`; skips the test where node or npm can't provide it."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed")
+    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qstreamd" / "npm" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted, stamp = "\n".join(packages), directory / "installed"
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
+        if not stamp.exists() or stamp.read_text() != wanted:
+            options = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(directory))
+            found = subprocess.run(
+                ["npm", "install", *options, *packages], capture_output=True, text=True, timeout=120, check=False
+            )
+            if found.returncode != 0:
+                pytest.skip(f"npm can't install {', '.join(packages)}: {found.stderr[-200:]}")
+            stamp.write_text(wanted)
+    return directory
