@@ -240,6 +240,9 @@ class DeltaWriter(Protocol):
     async def close(self) -> list[EventDraft]:
         """Wait for the batch under way, and hand over what was not sent, to be appended with the last event."""
 
+    def abandon(self) -> None:
+        """Send nothing more: the attempt is not ours any more."""
+
 
 class DeltaSink(Protocol):
     """Opens delta writers; those of all attempts of a process share their flushes."""

@@ -8,8 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from daemon.contracts import Usage
 from daemon.pipeline.scope import CallScope
 from daemon.ports import Delivery, GuardPlace
+
+
+@dataclass(slots=True)
+class Trace:
+    """What one delivery cost and where its time went, for the one log line and the metrics at its end. Seconds."""
+
+    model_id: str = ""
+    provider: str = ""
+    wait_s: float | None = None  #: from acceptance to the claim; only for the first attempt
+    first_token_s: float | None = None
+    execute_s: float | None = None
+    usage: Usage | None = None
+    detail: str = ""  #: for operators; free of content
 
 
 @dataclass(slots=True, eq=False)
@@ -19,8 +33,10 @@ class Hold:
     delivery: Delivery
     scope: CallScope = field(default_factory=CallScope)
     attempt: int | None = None  #: set once Postgres has handed it out
+    row_left: bool = False  #: the row is no longer `running` by our own doing: no heartbeat for it any more
     member: str = ""  #: our token in the guards; "" while we hold no place
     places: Sequence[GuardPlace] = ()
+    trace: Trace = field(default_factory=Trace)
     settled: bool = False  #: the entry is no longer ours by our own doing: no beat for it any more
 
     @property

@@ -27,7 +27,7 @@ Argument = str | bytes | int | float
 _AWAY_WORDS: Final = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "UNBLOCKED", "max number of clients")
 
 
-class NoGroup(Exception):
+class NoGroup(RedisAway):
     """The stream or its consumer group is gone (FLUSHALL, XGROUP DESTROY): make it again at 0 and go on."""
 
 

@@ -65,6 +65,12 @@ class Writer:
             await self._idle.wait()
         return [] if self.refused else self.take()
 
+    def abandon(self) -> None:
+        """Send nothing more: the attempt is not ours any more."""
+        self.refused = True
+        self._parts = []
+        self._deltas.forget(self)
+
     def due(self, interval_s: float, bytes_max: int) -> float:
         """When to flush, on the loop's clock: 50 ms after the first delta, sooner when there is much, never too often."""
         asked = self._first_at if self._bytes >= bytes_max else self._first_at + interval_s

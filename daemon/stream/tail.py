@@ -66,11 +66,11 @@ class RedisTail:
         self._count_clamp(d.queue, clamped)
         return bool(owned)
 
-    async def park(self, d: Delivery, due_in_ms: int, *, reason: str) -> bool:
+    async def park(self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0) -> bool:
         """Into `:retry`, due in so many ms of server time; False when the entry is no longer ours."""
         if d.entry is None:
             raise ValueError("an entry that can't be read is dead-lettered, not parked")
-        entry = msgspec.structs.replace(d.entry, parked=reason)
+        entry = msgspec.structs.replace(d.entry, parked=reason, parked_at=waiting_since_ms)
         owned, _due = (await self._scripts.run([self._work.park_call(d, entry, due_in_ms)]))[0]
         if owned:
             self._parked(d.queue, due_in_ms / 1000)

@@ -109,7 +109,7 @@ class Leases:
         self._lose([held[m] for m in lost if held[m].member == m], "a guard place ran out")
 
     async def _beat_ledger(self) -> None:
-        claimed = {h.task_id: h for h in self._holds.values() if h.attempt is not None}
+        claimed = {h.task_id: h for h in self._holds.values() if h.attempt is not None and not h.row_left}
         if not claimed:
             return
         try:
@@ -119,7 +119,7 @@ class Leases:
             self._metrics.postgres_errors.labels("away").inc()
             _log.warning("heartbeat.failed", error=type(error).__name__, holds=len(claimed))
             return
-        self._lose([claimed[t] for t in lost if claimed[t].attempt is not None], "a higher attempt exists")
+        self._lose([claimed[t] for t in lost if not claimed[t].row_left], "a higher attempt exists")
 
     def _lose(self, holds: Iterable[Hold], why: str) -> None:
         for hold in holds:

@@ -1,0 +1,110 @@
+"""The tails: every way in which a delivery leaves this process, in the order of the law.
+
+Each function may be repeated from its beginning after a crash at any point: the row is already what it should be, the event is refused
+or accepted once, a released place stays released, and an entry that is not ours any more is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from daemon.contracts import EventDraft, State, TaskIdentity
+from daemon.errors import Code, DependencyAway, LeaseLost, RedisFull
+from daemon.pipeline.hold import Hold
+from daemon.pipeline.outcome import Abandoned, Fenced, HandedBack, Outcome
+from daemon.pipeline.patience import Patience
+from daemon.pipeline.publish import given_back_event
+from daemon.pipeline.world import World
+from daemon.ports import Ending
+
+#: handing back happens in a hurry: longer, and the entry is left to be found by its lease
+_GIVE_BACK_S: Final = 5.0
+
+
+def terminal_state(code: Code) -> State:
+    """The state of a task that ends with `code`."""
+    return {Code.EXPIRED: State.EXPIRED, Code.CANCELLED: State.CANCELLED}.get(code, State.FAILED)
+
+
+class Cleanup:
+    """The tails of one delivery."""
+
+    def __init__(self, world: World, hold: Hold, patience: Patience) -> None:
+        self._world = world
+        self._hold = hold
+        self._patience = patience
+
+    async def conclude(self, task: TaskIdentity, drafts: Sequence[EventDraft], *, heed: bool) -> None:
+        """Last events and release of the guards, one flush. Without events it only releases; without either it does nothing."""
+        hold = self._hold
+        # -1: an attempt that Postgres did not give us speaks as whatever attempt the stream saw last.
+        attempt = -1 if hold.attempt is None else hold.attempt
+        if drafts:
+            await self._patience.of(
+                lambda: self._world.tail.conclude(task, attempt, drafts, hold.member, hold.places), heed=heed
+            )
+        elif hold.places:
+            await self._patience.of(lambda: self._world.guards.release(hold.member, hold.places), heed=heed)
+        hold.member, hold.places = "", ()
+
+    async def ack(self, *, whole_task: bool = True) -> None:
+        """The entry is settled; nothing of it is beaten for any more."""
+        await self._patience.of(lambda: self._world.tail.ack(self._hold.delivery, whole_task=whole_task), heed=False)
+        self._hold.settled = True
+
+    async def dead_letter(self, code: Code, reason: str, *, whole_task: bool = True) -> None:
+        """The entry is settled and a letter without content lies in `:dead`."""
+        d, attempts = self._hold.delivery, self._hold.attempt or 0
+        await self._patience.of(
+            lambda: self._world.tail.dead_letter(d, code=code, reason=reason, attempts=attempts, whole_task=whole_task),
+            heed=False,
+        )
+        self._hold.settled = True
+
+    async def end(self, task: TaskIdentity, drafts: Sequence[EventDraft], code: Code, reason: str) -> None:
+        """The tail of a task that ended badly. A cancelled one leaves no dead letter: that is what its user wanted."""
+        await self.conclude(task, drafts, heed=False)
+        if code is Code.CANCELLED:
+            await self.ack()
+        else:
+            await self.dead_letter(code, reason)
+
+    async def park(
+        self, task: TaskIdentity, drafts: Sequence[EventDraft], delay_s: float, *, reason: str, since_ms: int = 0
+    ) -> None:
+        """The tail of a task that waits. Its row has left `running` before."""
+        await self.conclude(task, drafts, heed=False)
+        await self._patience.of(
+            lambda: self._world.tail.park(
+                self._hold.delivery, max(1, int(delay_s * 1000)), reason=reason, waiting_since_ms=since_ms
+            )
+        )
+        self._hold.settled = True
+
+    async def drop(self, task: TaskIdentity, *, foreign: str = "") -> None:
+        """Settle an entry that has no say about its task: a duplicate, or (`foreign`) another body under the same id."""
+        await self.conclude(task, (), heed=False)
+        if foreign:
+            await self.dead_letter(Code.INVALID_PAYLOAD, foreign, whole_task=False)
+        else:
+            await self.ack(whole_task=False)
+
+    async def give_back(self, task: TaskIdentity, why: Exception) -> Outcome:
+        """Let another daemon have it, if it is still ours to give. No failure is counted; in a hurry, since a lease may be over."""
+        hold = self._hold
+        outcome = "fenced" if isinstance(why, LeaseLost) else "handed_back"
+        try:
+            async with asyncio.timeout(_GIVE_BACK_S):
+                if hold.attempt is not None:
+                    ending = Ending(State.QUEUED, None, outcome, model_id=hold.trace.model_id or None)
+                    if not await self._world.ledger.leave(task.task_id, hold.attempt, ending):
+                        await self.conclude(task, (), heed=False)
+                        return Fenced()
+                await self.conclude(task, [given_back_event()] if hold.attempt is not None else (), heed=False)
+                moved = await self._world.tail.hand_back(hold.delivery)
+        except (DependencyAway, RedisFull, TimeoutError) as error:
+            return Abandoned(type(error).__name__)
+        hold.settled = True
+        return HandedBack() if moved else Fenced()

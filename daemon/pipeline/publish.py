@@ -1,0 +1,58 @@
+"""The events an attempt ends with. Plain functions: outcomes in, drafts out."""
+
+from __future__ import annotations
+
+from daemon import contracts
+from daemon.contracts import EventDraft, Reason, Stage, State
+from daemon.errors import CODES, Code, TaskError
+from daemon.ports import AlreadyEnded, StoredResult
+
+_WAITING = {
+    Reason.GUARD_USER: "waiting for another task of yours to finish",
+    Reason.GUARD_MODEL: "waiting for a free place at the model",
+    Reason.RATE_LIMITED: "the model is busy; waiting for it",
+    Reason.BREAKER_OPEN: "the model has trouble; waiting for it to recover",
+    Reason.QUEUE_PAUSED: "the queue is paused",
+    Reason.RETRY_AT: "trying again soon",
+}
+
+
+def done_event(stored: StoredResult) -> EventDraft:
+    """Terminal: the row is committed, and reading it succeeds."""
+    return contracts.done(
+        stored.id,
+        usage=stored.usage,
+        model_id=stored.model_id,
+        content_sha256=stored.content_sha256,
+        result=stored.content if stored.data is None else stored.data,
+    )
+
+
+def retry_events(error: TaskError, stage: Stage, retry_at: float) -> list[EventDraft]:
+    """The attempt failed and another follows at `retry_at` (unix s)."""
+    return [
+        contracts.error(stage, error.code, error.message, retryable=True, retry_at=retry_at),
+        contracts.progress(Stage.QUEUE, _WAITING[Reason.RETRY_AT], reason=Reason.RETRY_AT),
+    ]
+
+
+def waiting_event(stage: Stage, reason: Reason) -> EventDraft:
+    """Why the task waits."""
+    return contracts.progress(stage, _WAITING[reason], reason=reason)
+
+
+def given_back_event() -> EventDraft:
+    """The attempt was interrupted, not failed; another daemon takes it."""
+    return contracts.progress(Stage.QUEUE, "interrupted; starting again on another worker")
+
+
+def final_event(stage: Stage, code: Code, message: str = "") -> EventDraft:
+    """Terminal: no attempt follows."""
+    return contracts.error(stage, code, message or CODES[code].en, retryable=False)
+
+
+def ended_event(ended: AlreadyEnded) -> EventDraft:
+    """The terminal event of a row that ended before, made again from what Postgres holds."""
+    if ended.state is State.DONE and ended.result is not None:
+        return done_event(ended.result)
+    return final_event(Stage.EXECUTE, ended.error_code or Code.INTERNAL)

@@ -1,0 +1,267 @@
+"""One delivery from entry to settled: the list of steps, the order of the law, and the only broad `except` of the task path.
+
+    validate -> route -> guard -> claim -> begin -> load -> execute -> write -> publish -> cleanup
+                                                     └───────── settle ─────────┘
+
+The law: result committed, then terminal event, then guards released, then ack. A crash between two of these is healed by redelivery,
+which finds the terminal row and repeats only the tail. Flushes to Redis for a task that goes well: guards; begin; done and release; ack.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from daemon.contracts import EventDraft, Stage, State, WorkEntry, identity_of, started
+from daemon.errors import Code, DependencyAway, LeaseLost, RedisFull, Stopping, TaskError
+from daemon.logs import logger
+from daemon.pipeline import publish
+from daemon.pipeline.cleanup import Cleanup, terminal_state
+from daemon.pipeline.execute import Answer, execute
+from daemon.pipeline.guard import denied
+from daemon.pipeline.hold import Hold
+from daemon.pipeline.load import load
+from daemon.pipeline.outcome import Abandoned, Deferred, Done, Dropped, Failed, Outcome, Repeated, Retrying
+from daemon.pipeline.output import parse_output
+from daemon.pipeline.patience import Patience
+from daemon.pipeline.route import Plan, route
+from daemon.pipeline.settle import GiveUp, RunAgain, Wait, final_code, settle
+from daemon.pipeline.validate import validate
+from daemon.pipeline.world import World
+from daemon.pipeline.write import result_of
+from daemon.ports import AlreadyEnded, Appended, Claimed, DeltaWriter, Duplicate, Ending, Foreign
+
+_log = logger(__name__)
+
+
+async def run(world: World, hold: Hold) -> Outcome:
+    """How this delivery ended, all of it durable. Raises nothing but cancellation; a crash anywhere is healed by redelivery."""
+    entry = hold.delivery.entry
+    patience = Patience(hold, world.clock, world.hold_result_s)
+    cleanup = Cleanup(world, hold, patience)
+    try:
+        if entry is None:
+            await cleanup.dead_letter(Code.INVALID_PAYLOAD, hold.delivery.poison, whole_task=False)
+            return Dropped("poison")
+        course = Course(world, hold, entry, patience, cleanup)
+        try:
+            return await course.deliver()
+        except (LeaseLost, Stopping) as error:
+            return await cleanup.give_back(course.task, error)
+    except (DependencyAway, RedisFull) as error:
+        hold.trace.detail = str(error)
+        return Abandoned(type(error).__name__)
+    except Exception as error:  # ours: the entry stays pending, is found again after a lease and counted as a crash
+        _log.exception("delivery.broke", error=type(error).__name__, task_id=hold.task_id)
+        return Abandoned(f"bug: {type(error).__name__}")
+
+
+class Course:
+    """The course of one readable delivery; each method is one bend in it and says which outcomes lie behind."""
+
+    def __init__(self, world: World, hold: Hold, entry: WorkEntry, patience: Patience, cleanup: Cleanup) -> None:
+        self._world = world
+        self._hold = hold
+        self._entry = entry
+        self._patience = patience
+        self._cleanup = cleanup
+        self.task = identity_of(entry.message)
+
+    async def deliver(self) -> Outcome:
+        """Judge the message, take the guards, claim the attempt."""
+        now = self._world.clock.time()
+        try:
+            valid = validate(self._entry.message, self._hold.delivery.queue, self._world.book(), now)
+            plan = route(valid, self._world.guard_settings)
+        except TaskError as error:
+            return await self._reject(error)
+        self._hold.trace.model_id, self._hold.trace.provider = plan.model.id, plan.model.provider
+        full = await self._patience.of(lambda: self._enter(plan))
+        if full is not None:
+            return await self._wait_for_place(plan, full)
+        return await self._claim(plan)
+
+    async def _enter(self, plan: Plan) -> int | None:
+        """Take all guard places or none; the index of the first full one."""
+        member = f"{self.task.task_id}:{secrets.token_hex(8)}"
+        full = await self._world.guards.acquire(member, plan.places, self._world.lease_ms)
+        if full is None:
+            self._hold.member, self._hold.places = member, plan.places
+        return full
+
+    async def _claim(self, plan: Plan) -> Outcome:
+        """Ask Postgres for the attempt; only `Claimed` may spend money."""
+        world, d = self._world, self._hold.delivery
+        try:
+            claim = await self._patience.of(
+                lambda: world.ledger.claim(d, world.owner, plan.model.id, world.lease.lease_s)
+            )
+        except TaskError as error:  # Postgres can't hold this message at all: no row, so the event and the letter say it
+            event = publish.final_event(Stage.LOAD, error.code, error.message)
+            await self._cleanup.end(self.task, [event], error.code, error.detail)
+            return Failed(error.code)
+        match claim:
+            case Claimed():
+                self._hold.attempt = claim.attempt
+                return await self._begin(plan, claim)
+            case AlreadyEnded():
+                return await self._repeat_tail(claim)
+            case Duplicate():
+                await self._cleanup.drop(self.task)
+                return Dropped("duplicate")
+            case Foreign():
+                await self._cleanup.drop(self.task, foreign=claim.why)
+                return Dropped("foreign")
+
+    async def _begin(self, plan: Plan, claim: Claimed) -> Outcome:
+        """Give the place back and tell the viewer, in the flush that also proves that the entry is still ours."""
+        if claim.crashes >= self._world.lease.crashes_max:
+            return await self._give_up(Stage.EXECUTE, TaskError(code=Code.WORKER_LOST), Code.WORKER_LOST)
+        if claim.attempt == 1:
+            self._hold.trace.wait_s = max(0.0, self._world.clock.time() - self._entry.accepted_at / 1000)
+        owned, appended = await self._patience.of(
+            lambda: self._world.tail.begin(self._hold.delivery, self.task, claim.attempt, started(plan.model.id))
+        )
+        if not owned:
+            raise LeaseLost("the entry left us before the attempt began")
+        if appended.ended:  # its viewer was told the end (DELIVERY_FAILED), so there is nobody to run it for
+            return await self._give_up(Stage.DELIVER, TaskError(code=Code.DELIVERY_FAILED), Code.DELIVERY_FAILED)
+        self._heed(appended)
+        return await self._attempt(plan, claim)
+
+    async def _attempt(self, plan: Plan, claim: Claimed) -> Outcome:
+        """Run it, commit it, tell it. Whatever goes wrong before the commit is settled as this attempt's failure."""
+        world, hold = self._world, self._hold
+        stage, writer = Stage.LOAD, None
+        try:
+            request = await load(self._entry.message, plan, claim.context, world.templates, world.blobs)
+            if request.stream:
+                writer = world.deltas.open(self.task, claim.attempt, self._heed)
+            stage = Stage.EXECUTE
+            began, wall = world.clock.monotonic(), world.clock.time()
+            try:
+                answer = await execute(
+                    request, world.provider(request.provider), hold.scope, plan.limits, writer, world.clock
+                )
+            finally:
+                hold.trace.execute_s = world.clock.monotonic() - began
+            self._trace(answer, wall)
+            draft = result_of(answer, parse_output(answer.text, plan.service), plan.model)
+            stage = Stage.WRITE
+            hold.trace.usage = draft.usage
+            stored = await self._patience.of(lambda: world.ledger.finish(self.task.task_id, claim.attempt, draft))
+        except TaskError as error:
+            return await self._settle(plan, claim, stage, error, writer)
+        except (LeaseLost, Stopping, DependencyAway, RedisFull):
+            if writer is not None:
+                writer.abandon()
+            raise
+        except Exception as error:
+            _log.exception("attempt.broke", error=type(error).__name__, task_id=self.task.task_id)
+            return await self._settle(plan, claim, stage, TaskError(detail=type(error).__name__), writer)
+        hold.row_left = True
+        rest = await writer.close() if writer is not None else []
+        await self._cleanup.conclude(self.task, [*rest, publish.done_event(stored)], heed=False)
+        await self._cleanup.ack()
+        return Done(stored.model_id, stored.usage)
+
+    async def _settle(
+        self, plan: Plan, claim: Claimed, stage: Stage, error: TaskError, writer: DeltaWriter | None
+    ) -> Outcome:
+        """An attempt failed: again, later, or never."""
+        now = self._world.clock.time()
+        self._hold.trace.detail = error.detail
+        expires_in = None if plan.expires_at is None else plan.expires_at - now
+        verdict = settle(
+            error,
+            failures=claim.failures,
+            attempts_max=plan.attempts_max,
+            expires_in_s=expires_in,
+            retry=self._world.retry,
+            jitter=self._world.random(),
+        )
+        rest = await writer.close() if writer is not None else []
+        match verdict:
+            case RunAgain(delay):
+                await self._leave(Ending(State.RETRYING, error.code, "failed", count_failure=True))
+                events = [*rest, *publish.retry_events(error, stage, now + delay)]
+                await self._cleanup.park(self.task, events, delay, reason="RETRY_AT")
+                return Retrying(error.code, delay)
+            case Wait(delay, reason):
+                await self._leave(Ending(State.RETRYING, error.code, "deferred"))
+                events = [*rest, publish.waiting_event(Stage.EXECUTE, reason)]
+                await self._cleanup.park(self.task, events, delay, reason=reason)
+                return Deferred(reason, delay)
+            case GiveUp():
+                code = final_code(
+                    error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts_max
+                )
+                return await self._give_up(stage, error, code, rest)
+
+    async def _give_up(self, stage: Stage, error: TaskError, code: Code, rest: Sequence[EventDraft] = ()) -> Outcome:
+        state = terminal_state(code)
+        await self._leave(Ending(state, code, state.value, count_failure=state is State.FAILED))
+        message = error.message if code is error.code else ""
+        await self._cleanup.end(self.task, [*rest, publish.final_event(stage, code, message)], code, error.detail)
+        return Failed(code)
+
+    async def _leave(self, ending: Ending) -> None:
+        task_id, attempt = self.task.task_id, self._hold.attempt or 0
+        if not await self._patience.of(lambda: self._world.ledger.leave(task_id, attempt, ending)):
+            raise LeaseLost("a higher attempt exists")
+        self._hold.row_left = True
+
+    async def _repeat_tail(self, ended: AlreadyEnded) -> Outcome:
+        """The task had ended; its last process died before it could say so."""
+        self._hold.attempt, self._hold.row_left = ended.attempt, True
+        code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
+        if code is None:
+            await self._cleanup.conclude(self.task, [publish.ended_event(ended)], heed=False)
+            await self._cleanup.ack()
+        else:
+            await self._cleanup.end(self.task, [publish.ended_event(ended)], code, "ended before")
+        return Repeated()
+
+    async def _reject(self, error: TaskError) -> Outcome:
+        """A task that ends without starting: bad, unknown, expired, or having waited too long."""
+        d, state = self._hold.delivery, terminal_state(error.code)
+        await self._let_go()
+        if not await self._patience.of(
+            lambda: self._world.ledger.end_unclaimed(self._entry, state, error.code, d.entry_id)
+        ):
+            await self._cleanup.drop(self.task)
+            return Dropped("duplicate")
+        event = publish.final_event(Stage.QUEUE, error.code, error.message)
+        await self._cleanup.end(self.task, [event], error.code, error.detail)
+        return Failed(error.code)
+
+    async def _wait_for_place(self, plan: Plan, full: int) -> Outcome:
+        """A guard is full: leave the slot at once and say why."""
+        world, entry = self._world, self._entry
+        now_ms = int(world.clock.time() * 1000)
+        wait = denied(entry, plan.places[full], now_ms, world.guard_settings, world.retry, world.random())
+        if wait is None:
+            return await self._reject(TaskError(code=Code.WORKER_OVERLOADED))
+        await self._let_go()
+        # Told once for each reason, not at every look.
+        events = [] if entry.parked == wait.reason else [publish.waiting_event(Stage.GUARDS, wait.reason)]
+        await self._cleanup.park(self.task, events, wait.delay_s, reason=wait.reason, since_ms=wait.since_ms)
+        return Deferred(wait.reason, wait.delay_s)
+
+    async def _let_go(self) -> None:
+        """A row that still says `running` by this entry belongs to a process that died: it may not outlive the entry's move."""
+        d = self._hold.delivery
+        if d.redelivered:
+            lease_s = self._world.lease.lease_s
+            await self._patience.of(lambda: self._world.ledger.let_go(self.task.task_id, d.entry_id, lease_s))
+
+    def _heed(self, answer: Appended) -> None:
+        """What the event stream says about this attempt: cancelled, or not ours any more."""
+        if answer.cancel:
+            self._hold.scope.interrupt(TaskError(code=Code.CANCELLED))
+        elif not answer.accepted:
+            self._hold.scope.interrupt(LeaseLost("the event stream has seen a higher attempt"))
+
+    def _trace(self, answer: Answer, began: float) -> None:
+        if answer.first_token_at is not None:
+            self._hold.trace.first_token_s = max(0.0, answer.first_token_at - began)
