@@ -25,24 +25,15 @@ def decode(images: Sequence[ImageRef]) -> dict[int, Picture]:
     and need not agree. Raises `Rejected` (IMAGE_REJECTED) that names the image and never quotes it. May be repeated.
     """
     if len(images) > IMAGES_MAX:
-        raise _reject(
-            f"images: {len(images)} were sent; at most {IMAGES_MAX} are allowed"
-        )
-    texts = {
-        at: _payload(at, image.data)
-        for at, image in enumerate(images)
-        if image.data is not None
-    }
+        raise _reject(f"images: {len(images)} were sent; at most {IMAGES_MAX} are allowed")
+    texts = {at: _payload(at, image.data) for at, image in enumerate(images) if image.data is not None}
     total = sum(map(len, texts.values()))
     if total > INLINE_BASE64_BYTES_MAX:
         raise _reject(
             f"images: {total} bytes of base64 together; at most {INLINE_BASE64_BYTES_MAX} (800 KiB) are allowed inline; "
             "send smaller ones or upload them"
         )
-    return {
-        at: picture(_bytes(at, text), name=f"images[{at}]")
-        for at, text in texts.items()
-    }
+    return {at: picture(_bytes(at, text), name=f"images[{at}]") for at, text in texts.items()}
 
 
 def _payload(at: int, data: str) -> str:

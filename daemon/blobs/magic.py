@@ -38,9 +38,7 @@ def picture(data: bytes, *, name: str = "image") -> Picture:
     return Picture(inspect(data, name=name).mime_type, data)
 
 
-def inspect(
-    data: bytes, *, name: str = "image", pixels_max: int = PIXELS_MAX
-) -> ImageFacts:
+def inspect(data: bytes, *, name: str = "image", pixels_max: int = PIXELS_MAX) -> ImageFacts:
     """Type and size in pixels from the header. Raises `Rejected` (IMAGE_REJECTED) as `picture` does."""
     try:
         facts = _read(data)
@@ -89,18 +87,12 @@ def _png(data: bytes) -> tuple[int, int] | None:
         if at > len(data):
             return None
         if kind == b"IEND":
-            return int.from_bytes(data[16:20], "big"), int.from_bytes(
-                data[20:24], "big"
-            )
+            return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     return None
 
 
-_JPEG_BARE: Final = frozenset(
-    {0x01, *range(0xD0, 0xD8)}
-)  # markers without a length: TEM, RST0-7
-_JPEG_FRAMES: Final = frozenset(
-    {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-)  # SOFn; not DHT, JPG, DAC
+_JPEG_BARE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0-7
+_JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOFn; not DHT, JPG, DAC
 
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
@@ -121,9 +113,7 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
                 int.from_bytes(data[at + 7 : at + 9], "big"),
                 int.from_bytes(data[at + 5 : at + 7], "big"),
             )
-        elif (
-            marker == 0xDA
-        ):  # the scan: entropy-coded bytes follow, in which FF D9 can't occur
+        elif marker == 0xDA:  # the scan: entropy-coded bytes follow, in which FF D9 can't occur
             return size if data.rfind(b"\xff\xd9", at) != -1 else None
         elif marker == 0xD9:
             return None
@@ -137,16 +127,12 @@ def _webp(data: bytes) -> tuple[int, int] | None:
         return None
     kind = data[12:16]
     if kind == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(
-            data[27:30], "little"
-        ) + 1
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if kind == b"VP8L" and data[20] == 0x2F:
         bits = int.from_bytes(data[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
-        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(
-            data[28:30], "little"
-        ) & 0x3FFF
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
     return None
 
 
@@ -162,9 +148,7 @@ def _gif(data: bytes) -> tuple[int, int] | None:
 _ALLOWED: Final = "please send a JPEG, PNG, WebP or GIF"
 _HEIC: Final = f"is a HEIC photo (the format of iPhones), which models can't read; {_ALLOWED}, or set the camera to Most Compatible"
 _BRANDS: Final = {
-    **dict.fromkeys(
-        (b"avif", b"avis"), f"is an AVIF image, which models can't read; {_ALLOWED}"
-    ),
+    **dict.fromkeys((b"avif", b"avis"), f"is an AVIF image, which models can't read; {_ALLOWED}"),
     **dict.fromkeys(
         (
             b"heic",
@@ -211,9 +195,7 @@ def _describe(data: bytes) -> str:
     if not data:
         return f"is empty; {_ALLOWED}"
     if data[4:8] == b"ftyp":
-        length = min(
-            int.from_bytes(data[:4], "big"), 128
-        )  # size, "ftyp", major brand, version, compatible brands
+        length = min(int.from_bytes(data[:4], "big"), 128)  # size, "ftyp", major brand, version, compatible brands
         brands = {data[8:12], *(data[at : at + 4] for at in range(16, length, 4))}
         for brand, text in _BRANDS.items():
             if brand in brands:
