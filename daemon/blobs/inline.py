@@ -30,8 +30,8 @@ def decode(images: Sequence[ImageRef]) -> dict[int, Picture]:
     total = sum(map(len, texts.values()))
     if total > INLINE_BASE64_BYTES_MAX:
         raise _reject(
-            f"images: {total} bytes of base64 together; at most {INLINE_BASE64_BYTES_MAX} (800 KiB) are allowed inline; "
-            "send smaller ones or upload them"
+            f"images: {total} bytes of base64 together; at most {INLINE_BASE64_BYTES_MAX} (800 KiB) are allowed "
+            "inline; send smaller ones or upload them"
         )
     return {at: picture(_bytes(at, text), name=f"images[{at}]") for at, text in texts.items()}
 

@@ -146,7 +146,10 @@ def _gif(data: bytes) -> tuple[int, int] | None:
 # --- what else people send --------------------------------------------------------------------------------------
 
 _ALLOWED: Final = "please send a JPEG, PNG, WebP or GIF"
-_HEIC: Final = f"is a HEIC photo (the format of iPhones), which models can't read; {_ALLOWED}, or set the camera to Most Compatible"
+_HEIC: Final = (
+    f"is a HEIC photo (the format of iPhones), which models can't read; {_ALLOWED}, "
+    "or set the camera to Most Compatible"
+)
 _BRANDS: Final = {
     **dict.fromkeys((b"avif", b"avis"), f"is an AVIF image, which models can't read; {_ALLOWED}"),
     **dict.fromkeys(

@@ -64,7 +64,7 @@ async def load(
         temperature=service.temperature,
         user_tag=hashlib.sha256(f"qstreamd user {message.user_id}".encode()).hexdigest()[:32],
     )
-    return for_model(request, plan.models[0])
+    return for_model(request, plan.model)
 
 
 def for_model(request: ModelRequest, model: Model) -> ModelRequest:
@@ -133,7 +133,7 @@ def _sendable(text: str) -> str:
 
 
 def _with_schema(system: str, service: Service) -> str:
-    """For json services the system text says so: no vendor's JSON mode works without the word, and none knows the schema."""
+    """A json service's system text says so: vendors' JSON modes want the word, and none of them knows the schema."""
     if service.output != "json":
         return system
     order = _JSON_ONLY if service.schema is None else _JSON_SCHEMA + service.schema

@@ -27,11 +27,14 @@ _TELLING: Final = frozenset(
 
 
 def parse_output(text: str, service: Service) -> Any:
-    """The document in `text`, valid under the service's schema; without a schema any object or array is valid.
+    """The document in `text`, valid under the service's schema; None for a text service.
 
-    One code fence around the whole answer is passed over; anything else that is not JSON is an error. Raises `TaskError`
-    with LLM_BAD_OUTPUT; its `detail` names the place in the document and the rule, and quotes nothing of the answer.
+    Without a schema any object or array is valid. One code fence around the whole answer is passed over; anything else
+    that is not JSON is an error. Raises `TaskError` with LLM_BAD_OUTPUT; its `detail` names the place in the document
+    and the rule, and quotes nothing of the answer.
     """
+    if service.output != "json":
+        return None
     document = _decoded(text.strip())
     if service.schema is not None:
         _check(document, service.schema)
@@ -56,7 +59,7 @@ def _decoded(text: str) -> Any:
 
 def _check(document: Any, schema: str) -> None:
     try:
-        error = best_match(validator(schema).iter_errors(document))
+        error: ValidationError | None = best_match(validator(schema).iter_errors(document))
     except RecursionError:
         raise _bad("nested too deeply to validate") from None
     if error is not None:
@@ -65,7 +68,7 @@ def _check(document: Any, schema: str) -> None:
 
 def _rule(error: ValidationError) -> str:
     """What the schema asked for at that place, in the schema's words only."""
-    wanted = error.validator_value
+    wanted: Any = error.validator_value
     if error.validator == "required" and isinstance(error.instance, dict):
         return f"misses {', '.join(name for name in wanted if name not in error.instance)}"
     if error.validator in _TELLING:

@@ -20,21 +20,20 @@ class Plan:
     service: Service
     queue: QueueSpec
     models: tuple[Model, ...]  #: the one to call first, then its fallbacks
-    places: tuple[GuardPlace, ...]  #: for the first model; `places_for` gives those of a fallback
+    places: tuple[GuardPlace, ...]  #: for the first model, all or none
     limits: Limits
-    attempts: int  #: failures allowed
+    attempts_max: int  #: failures allowed
     expires_at: float | None  #: unix s; not started after it
-    user_id: str
-    guards: GuardSettings
+
+    @property
+    def model(self) -> Model:
+        """The one to call first."""
+        return self.models[0]
 
     @property
     def stream(self) -> bool:
         """Whether the user watches tokens."""
         return self.queue.mode is Mode.STREAM
-
-    def places_for(self, model: Model) -> tuple[GuardPlace, ...]:
-        """The guards a call of `model` passes."""
-        return _places(self.user_id, model, self.queue.tier, self.guards)
 
 
 def route(task: Validated, guards: GuardSettings) -> Plan:
@@ -45,12 +44,10 @@ def route(task: Validated, guards: GuardSettings) -> Plan:
         service=service,
         queue=task.queue,
         models=models,
-        places=_places(message.user_id, models[0], task.tier, guards),
+        places=places_of(message.user_id, models[0], task.tier, guards),
         limits=Limits(service.first_token_s, service.idle_s, service.total_s),
-        attempts=min(service.attempts, message.max_attempts or service.attempts),
+        attempts_max=min(service.attempts, message.max_attempts or service.attempts),
         expires_at=message.expires_at,
-        user_id=message.user_id,
-        guards=guards,
     )
 
 
@@ -59,7 +56,8 @@ def _ordered(models: tuple[Model, ...], asked: str | None) -> tuple[Model, ...]:
     return tuple(sorted(models, key=lambda model: model.id != asked)) if asked is not None else models
 
 
-def _places(user_id: str, model: Model, tier: Tier, guards: GuardSettings) -> tuple[GuardPlace, ...]:
+def places_of(user_id: str, model: Model, tier: Tier, guards: GuardSettings) -> tuple[GuardPlace, ...]:
+    """The guards that a call of `model` for this user passes, with their limits over all processes."""
     # The user's guard first: who is over the own limit waits there, and never at the head of everybody's model.
     paid = tier is Tier.PAID
     return (

@@ -1,7 +1,7 @@
-"""May this message run here and now? Pure: the same question is asked by the relay's dry run and before every attempt.
+"""May this message run here and now? Pure: the relay's dry run asks it, and so does every attempt.
 
-What a message may look like at all was judged by `contracts.parse_message`; this step holds it against the queue it came
-in, the services file and the clock.
+What a message may look like at all was judged by `contracts.parse_message`; this step holds it against the queue it
+came in, the services file and the clock.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ class Validated:
         return self.queue.tier
 
 
-def validate(message: TaskMessage, queue: QueueSpec, book: ServiceBook, now: float) -> Validated:
-    """The message with its queue, service and models. `now`: unix seconds.
+def validate(message: TaskMessage, queue_id: str, book: ServiceBook, now: float) -> Validated:
+    """The message with its queue, service and models. `queue_id`: the queue it lies in. `now`: unix seconds.
 
     Raises `Rejected` (INVALID_PAYLOAD, UNKNOWN_SERVICE, IMAGE_REJECTED or EXPIRED) that names the field, its value and
     what is allowed. Expiry is judged last, so that a dry run of an old message still learns of its mistakes.
     """
-    if message.queue_id != queue.name:
-        raise _refuse("queueId", message.queue_id, [queue.name])
+    queue = book.queues.get(queue_id)
+    if queue is None:
+        raise _refuse("queueId", queue_id, list(book.queues))
+    if message.queue_id != queue_id:
+        raise _refuse("queueId", message.queue_id, [queue_id])
     if message.tier is not None and message.tier is not queue.tier:
         raise Rejected(f'tier: "{message.tier}" does not agree with {queue.name}, which is for "{queue.tier}"')
     service = book.services.get(message.service_id)

@@ -145,7 +145,7 @@ def _replace(value: str, old: str, new: str, count: int = -1) -> str:
     return value.replace(old, new, count)
 
 
-def _indent(value: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
+def _indent(value: str, width: int = 4, first: bool = False, blank: bool = False) -> str:  # noqa: FBT001, FBT002 (Jinja's signature)
     if width > INDENT_MAX:
         raise RenderFailed(f"indent is wider than {INDENT_MAX}")
     _bounded(len(value) + (value.count("\n") + 1) * width)
@@ -187,7 +187,7 @@ def _modulo(left: Any, right: Any) -> Any:
     return left % right
 
 
-def _power(left: Any, right: Any) -> Any:
+def _power(*_: Any) -> Any:
     raise RenderFailed("** is not offered")
 
 
@@ -197,12 +197,14 @@ def _number(value: Any) -> Any:
     return value
 
 
+_Group: Final = filters._GroupTuple  # noqa: SLF001 (has no public name)
+
 _FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     **{
         name: filters.FILTERS[name]
         for name in (
-            "abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
-            "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr",
+            "abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items",
+            "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr",
             "sort", "title", "trim", "truncate", "unique", "upper", "wordcount",
         )
     },
@@ -223,7 +225,7 @@ _ATTRIBUTES: Final[tuple[tuple[type, frozenset[str]], ...]] = (
                    "removesuffix", "rstrip", "split", "splitlines", "startswith", "strip", "title", "upper"}),
     ),
     (list, frozenset({"count", "index"})),
-    (filters._GroupTuple, frozenset({"grouper", "list"})),
+    (_Group, frozenset({"grouper", "list"})),
 )  # fmt: skip
 
 #: the statements there are; anything else is refused when a template is compiled
