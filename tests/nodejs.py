@@ -6,7 +6,6 @@ Installed once, by exact version and without running their scripts, into a cache
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -20,9 +19,10 @@ TYPESCRIPT: Final = "typescript@5.9.3"
 
 def installed(name: str, packages: Sequence[str]) -> Path:
     """The directory that holds `node_modules` with `packages`; skips the test where node or npm can't provide it."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
         pytest.skip("node and npm are not installed")
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qstreamd" / "npm" / name
+    directory = Path.home() / ".cache" / "qstreamd" / "npm" / name
     directory.mkdir(parents=True, exist_ok=True)
     wanted, stamp = "\n".join(packages), directory / "installed"
     with (directory / "lock").open("w") as lock:
@@ -30,9 +30,18 @@ def installed(name: str, packages: Sequence[str]) -> Path:
         if not stamp.exists() or stamp.read_text() != wanted:
             options = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(directory))
             found = subprocess.run(
-                ["npm", "install", *options, *packages], capture_output=True, text=True, timeout=120, check=False
+                [npm, "install", *options, *packages], capture_output=True, text=True, timeout=120, check=False
             )
             if found.returncode != 0:
                 pytest.skip(f"npm can't install {', '.join(packages)}: {found.stderr[-200:]}")
             stamp.write_text(wanted)
     return directory
+
+
+def run(directory: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """What `node` with these arguments ended with; `env` is added to its environment."""
+    added = [f"{name}={value}" for name, value in env.items()]
+    return subprocess.run(
+        ["/usr/bin/env", *added, "node", *map(str, arguments)],
+        cwd=directory, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip

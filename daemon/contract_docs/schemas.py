@@ -34,8 +34,8 @@ BODY_FIELDS: Final[dict[str, str]] = {
     "modelId": "asks for one of the service's models; absent: the first one of the tier",
     "tier": "must agree with the queue",
     "templateId": "`name` or `name@version`; replaces the service's template",
-    "variables": "small input for the template; with neither `variables` nor `images` the input is loaded from the view "
-    "`qstreamd.task_context`",
+    "variables": "small input for the template; with neither `variables` nor `images` the input is loaded from the "
+    "view `qstreamd.task_context`",
     "images": "for services that take images",
     "requestId": "carried through every event, log line and row; made up if absent",
     "traceId": "carried like `requestId`",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,11 @@ from types import FunctionType
 from typing import Any, Final
 
 import msgspec
-from pydantic import BaseModel, SecretStr
 
 from daemon import config, keys
 from daemon.contract_docs.schemas import IMAGE_FORMS, Schema
 from daemon.contracts import DEFAULT_QUEUES, TERMINAL, TRANSITIONS, Reason, Stage, State
+from daemon.environment import SecretStr, settings_of
 from daemon.errors import CODES
 from daemon.event_schema import EVENTS
 
@@ -23,7 +24,7 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     "guard": "{guard}:…",
 }  # fmt: skip
 #: variables that others set and that are no part of the contract
-_OF_THE_SYSTEM: Final = frozenset({"NO_COLOR", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"})
+_OF_THE_SYSTEM: Final = frozenset({"NO_COLOR", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _TRAILING_NOTE: Final = re.compile(r"^    (\w+):[^#\n]*#: (.+)$", re.MULTILINE)
 _NOTED_CONSTANT: Final = re.compile(r"^#: (.+)\n(\w+): Final = \"", re.MULTILINE)
 
@@ -141,29 +142,21 @@ def state_diagram() -> str:
 
 def public_environment() -> str:
     """The variables that belong to the contract; the tunables have a page of their own."""
-    rows = []
-    for group in _groups():
-        for field in group.model_fields.values():
-            name = str(field.validation_alias or field.alias or "")
-            if name and not name.startswith("QSTREAMD_") and name not in _OF_THE_SYSTEM:
-                rows.append(
-                    (f"`{name}`", _default(field.get_default(call_default_factory=True)), field.description or "")
-                )
-    return table(("variable", "default", "note"), rows)
-
-
-def _groups() -> list[type[BaseModel]]:
-    return [
-        value
-        for value in vars(config).values()
-        if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == config.__name__
+    rows = [
+        (f"`{entry.name}`", _default(entry.default), entry.reason)
+        for group in vars(config.Settings()).values()
+        if dataclasses.is_dataclass(group)
+        for _, entry in settings_of(group)
+        if not entry.name.startswith("QSTREAMD_") and entry.name not in _OF_THE_SYSTEM
     ]
+    return table(("variable", "default", "note"), rows)
 
 
 def _default(value: object) -> str:
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    return f"`{value}`" if value not in (None, "", ()) else ""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text}`" if value not in (None, "", ()) else ""
 
 
 def _own_fields(event: type[msgspec.Struct]) -> list[msgspec.structs.FieldInfo]:

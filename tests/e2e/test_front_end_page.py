@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -62,9 +60,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).write_text(code)
     shutil.copy(DOCS / "types" / "qstreamd.d.ts", root / "lib")
     options = {
-        "strict": True, "noUncheckedIndexedAccess": True, "target": "es2022", "module": "commonjs", "esModuleInterop": True,
-        "lib": ["es2023", "dom", "dom.iterable", "dom.asynciterable"], "types": ["node"], "rootDir": ".", "outDir": "out",
-        "paths": {"@/*": ["./*"]}, "skipLibCheck": True,
+        "strict": True, "noUncheckedIndexedAccess": True, "target": "es2022", "module": "commonjs",
+        "esModuleInterop": True, "lib": ["es2023", "dom", "dom.iterable", "dom.asynciterable"], "types": ["node"],
+        "rootDir": ".", "outDir": "out", "paths": {"@/*": ["./*"]}, "skipLibCheck": True,
     }  # fmt: skip
     (root / "tsconfig.json").write_text(json.dumps({"compilerOptions": options}))
     (root / "node_modules").symlink_to(packages / "node_modules")
@@ -78,10 +76,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def node(directory: Path, arguments: Sequence[object], **env: str) -> str:
-    found = subprocess.run(
-        ["node", *map(str, arguments)], cwd=directory, capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, **env},
-    )  # fmt: skip
+    found = nodejs.run(directory, *arguments, **env)
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout
 
@@ -118,7 +113,7 @@ def written(redis_url: str) -> list[str]:
 
 
 def test_a_viewer_gets_every_event_with_its_id_and_the_end(app: Path, written: list[str], redis_url: str) -> None:
-    """The route sends a comment first, then each stored event under its stream id, and closes after the terminal one."""
+    """A comment first, then each stored event under its stream id, and the end after the terminal one."""
     answer = json.loads(node(app, ["reader.mjs"], REDIS_URL=redis_url))
     assert (answer["status"], answer["type"]) == (200, "text/event-stream; charset=utf-8")
     assert answer["text"].startswith(": ok\n\n")

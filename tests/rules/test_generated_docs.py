@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -59,8 +58,5 @@ def test_the_types_compile_and_catch_what_they_should(tmp_path: Path) -> None:
     shutil.copy(DOCS / "types" / "qstreamd.d.ts", tmp_path)
     (tmp_path / "consumer.ts").write_text(CONSUMER)
     options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
-    found = subprocess.run(
-        ["node", str(tsc), *options, "consumer.ts"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    found = nodejs.run(tmp_path, tsc, *options, "consumer.ts")
     assert (found.returncode, found.stdout) == (0, "")
