@@ -193,7 +193,7 @@ UPDATE qstreamd.tasks t
 SET heartbeat_at = now()
 FROM unnest($1::text[], $2::int[]) AS i (task_id, attempt)
 WHERE t.task_id = i.task_id AND t.attempt = i.attempt AND t.state = 'running'
-RETURNING t.task_id
+RETURNING t.task_id, t.attempt
 
 -- name: row_columns
 SELECT t.task_id, t.queue_id, t.entry_id, t.service_id, t.user_id, t.tier, t.model_id, t.request_id, t.trace_id,

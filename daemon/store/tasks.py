@@ -139,7 +139,7 @@ class PostgresLedger:
     async def _read_back(self, task_id: str, attempt: int) -> StoredResult | LeaseLost:
         row = await self._outcome(task_id, attempt)
         if row is not None and row["state"] == State.DONE and row["result_attempt"] == attempt:
-            return _result(row)
+            return stored_result(row)
         seen = f"{row['state']}, attempt {row['attempt']}" if row else "no row"
         return LeaseLost(f"attempt {attempt} of {task_id} may not finish: the ledger says {seen}")
 
@@ -172,7 +172,8 @@ class PostgresLedger:
             return set()
         ordered = sorted(attempts)  # one lock order for all processes
         rows = await self._pool.fetch(self._sql["heartbeat"], [t for t, _ in ordered], [a for _, a in ordered])
-        return {task_id for task_id, _ in attempts} - {row["task_id"] for row in rows}
+        alive = {(row["task_id"], row["attempt"]) for row in rows}
+        return {task_id for task_id, attempt in attempts if (task_id, attempt) not in alive}
 
     async def _outcome(self, task_id: str, attempt: int) -> Row | None:
         rows = await self._pool.fetch(self._sql["outcome"], task_id, attempt)
@@ -219,7 +220,7 @@ def _answer(request: ClaimRequest, row: Row) -> ClaimAnswer | None:
     state = State(row["old_state"])
     if state in TERMINAL:
         code = Code(row["old_code"]) if row["old_code"] else None
-        return AlreadyEnded(state, row["old_attempt"], code, _result(row) if state is State.DONE else None)
+        return AlreadyEnded(state, row["old_attempt"], code, stored_result(row) if state is State.DONE else None)
     if state is State.RUNNING and row["old_entry"] != request.delivery.entry_id and not row["old_lapsed"]:
         return Duplicate()
     return None
@@ -247,6 +248,7 @@ def _decoded(text: str | None, kind: Any) -> Any:
     return msgspec.json.decode(text, type=kind | None)
 
 
-def _result(row: Row) -> StoredResult:
+def stored_result(row: Row) -> StoredResult:
+    """The result in a row that holds the columns of `results`."""
     usage = msgspec.convert(row["usage"], Usage)
     return StoredResult(row["id"], row["content_sha256"], row["data"], row["content"], row["model_id"], usage)

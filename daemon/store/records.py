@@ -1,0 +1,94 @@
+"""Rows of the ledger as others look at them: the gateway (one task), the sweeper (forgotten ones), operators (replay).
+
+Never on the way of an attempt: that is `store.tasks`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from daemon.contracts import State, TaskMessage, WorkEntry
+from daemon.errors import Code
+from daemon.ports import StoredResult
+from daemon.store.pool import Pool, Row
+from daemon.store.sql import load_queries
+from daemon.store.tasks import stored_result
+
+FORGOTTEN_MAX: Final = 100  #: rows of one look of the sweeper
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One row of `tasks`. All times are unix seconds; None: not yet."""
+
+    task_id: str
+    queue_id: str
+    entry_id: str
+    service_id: str
+    user_id: str
+    tier: str | None
+    model_id: str | None
+    request_id: str
+    trace_id: str
+    state: State
+    attempt: int
+    failures: int
+    crashes: int
+    owner: str | None
+    error_code: Code | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    heartbeat_at: float
+    message: str  #: JSON as accepted, without image bytes
+    body_sha256: str
+
+    def entry(self) -> WorkEntry:
+        """The work entry to append again. Raises `msgspec.ValidationError` for a message of a newer release."""
+        message = msgspec.json.decode(self.message, type=TaskMessage)
+        return WorkEntry(message=message, sha256=self.body_sha256, accepted_at=round(self.created_at * 1000))
+
+
+class TaskRecords:
+    """Reads rows, and starts ended tasks anew."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._sql = load_queries()
+
+    async def row(self, task_id: str) -> tuple[TaskRow, StoredResult | None] | None:
+        """The task and its result, if any; None when nothing has claimed or ended it yet."""
+        rows = await self._pool.fetch(self._sql["row"], task_id)
+        if not rows:
+            return None
+        found = rows[0]
+        if found["id"] is None:
+            return _task_row(found), None
+        return _task_row(found), stored_result({**found, "model_id": found["result_model_id"]})
+
+    async def forgotten(self, queue: str, older_s: float, limit: int = FORGOTTEN_MAX) -> list[TaskRow]:
+        """Live rows of `queue` without a sign of life for `older_s`, oldest first: candidates, to be looked up in Redis."""
+        return [_task_row(r) for r in await self._pool.fetch(self._sql["forgotten"], queue, older_s, limit)]
+
+    async def replay(self, task_id: str, actor: str, reason: str) -> TaskRow | None:
+        """Start a `failed` or `expired` task anew and say so in the audit log; the fence goes on, counts begin at 0.
+
+        None: it is not there, or in no such state (also when an earlier try of this call did it; the row says `queued`).
+        The caller appends `entry()` and begins its event stream again.
+        """
+        rows = await self._pool.fetch(self._sql["replay"], task_id, actor, reason)
+        return _task_row(rows[0]) if rows else None
+
+
+def _task_row(row: Row) -> TaskRow:
+    return TaskRow(
+        task_id=row["task_id"], queue_id=row["queue_id"], entry_id=row["entry_id"], service_id=row["service_id"],
+        user_id=row["user_id"], tier=row["tier"], model_id=row["model_id"], request_id=row["request_id"],
+        trace_id=row["trace_id"], state=State(row["state"]), attempt=row["attempt"], failures=row["failures"],
+        crashes=row["crashes"], owner=row["owner"], error_code=Code(row["error_code"]) if row["error_code"] else None,
+        created_at=row["created_at"], started_at=row["started_at"], finished_at=row["finished_at"],
+        heartbeat_at=row["heartbeat_at"], message=row["message"], body_sha256=row["body_sha256"],
+    )  # fmt: skip

@@ -1,0 +1,266 @@
+"""Finishing, leaving, ending without a claim, putting back, beating; on each Postgres of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from daemon.contracts import State, Usage, content_sha256
+from daemon.errors import Code, LeaseLost
+from daemon.ports import AlreadyEnded, Claimed, Duplicate, Ending
+from daemon.store.pool import Pool
+from daemon.store.tasks import PostgresLedger
+from tests.integration.store.samples import (
+    LEASE_S,
+    claimed,
+    delivery,
+    draft,
+    let_heartbeat_lapse,
+    outcomes,
+    task,
+)
+
+pytestmark = pytest.mark.postgres_versions
+RETRY = Ending(State.RETRYING, Code.LLM_ERROR, "failed", count_failure=True, usage=Usage(1, 0, 2, 0), model_id="m2")
+
+
+async def test_finish_commits_state_result_and_attempt(ledger: PostgresLedger, pool: Pool) -> None:
+    """All three or nothing, in one statement."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    before = pool.statements
+    stored = await ledger.finish("t1", 1, draft("yes", [1]))
+    assert pool.statements == before + 1
+    row = await task(pool, "t1")
+    assert (row["state"], row["error_code"]) == ("done", None) and row["finished_at"] is not None
+    assert await outcomes(pool, "t1") == [(1, "done", None)]
+    result = (await pool.fetch("SELECT * FROM qstreamd.results"))[0]
+    assert (result["id"], result["content"], result["data"], result["attempt"]) == (stored.id, "yes", [1], 1)
+    assert result["usage"] == {
+        "inputTokens": 7, "cachedInputTokens": 1, "outputTokens": 3, "reasoningTokens": 2, "costUsd": 0.0125,
+    }  # fmt: skip
+    attempt = (await pool.fetch("SELECT * FROM qstreamd.attempts"))[0]
+    assert attempt["usage"] == result["usage"] and attempt["first_token_at"] is not None
+
+
+async def test_finish_again_finds_our_own_commit(ledger: PostgresLedger) -> None:
+    """A repeat after a lost reply is a success with the same result."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    first = await ledger.finish("t1", 1, draft("yes", {"a": None}))
+    assert await ledger.finish("t1", 1, draft("yes", {"a": None})) == first
+
+
+async def test_a_zombie_may_not_finish(ledger: PostgresLedger, pool: Pool) -> None:
+    """A lower attempt is refused while the higher one runs, and after it is done."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    await ledger.claim(delivery("t1"), "you", "m1", LEASE_S)
+    with pytest.raises(LeaseLost, match="running, attempt 2"):
+        await ledger.finish("t1", 1, draft("late"))
+    await ledger.finish("t1", 2, draft("right"))
+    with pytest.raises(LeaseLost, match="done, attempt 2"):
+        await ledger.finish("t1", 1, draft("late"))
+    assert [r["content"] for r in await pool.fetch("SELECT content FROM qstreamd.results")] == ["right"]
+
+
+async def test_nothing_finishes_what_left_running(ledger: PostgresLedger) -> None:
+    """Retrying, handed back, cancelled, or never there."""
+    for state in (State.RETRYING, State.QUEUED, State.CANCELLED):
+        await ledger.claim(delivery(f"t{state}"), "me", "m1", LEASE_S)
+        await ledger.leave(f"t{state}", 1, Ending(state, None, "x"))
+        with pytest.raises(LeaseLost, match=state):
+            await ledger.finish(f"t{state}", 1, draft())
+    with pytest.raises(LeaseLost, match="no row"):
+        await ledger.finish("unknown", 1, draft())
+
+
+async def test_an_answer_that_postgres_can_not_hold_is_kept_without_its_bad_characters(
+    ledger: PostgresLedger, pool: Pool
+) -> None:
+    """The hash is that of what a reader will find."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    stored = await ledger.finish("t1", 1, draft("a\x00b\udc00", {"k\x00": "\x00v\ud83d\ude00"}))
+    assert (stored.content, stored.data) == ("ab\ufffd", {"k": "v😀"})
+    assert stored.content_sha256 == content_sha256("ab\ufffd")
+    row = (await pool.fetch("SELECT * FROM qstreamd.results"))[0]
+    assert (row["content"], row["data"], row["content_sha256"]) == (stored.content, stored.data, stored.content_sha256)
+
+
+async def test_many_finishes_cost_one_statement(ledger: PostgresLedger, pool: Pool) -> None:
+    """A zombie, a new attempt of the same task and a repeat in one batch get each their own answer."""
+    for name in ("a", "b"):
+        await ledger.claim(delivery(name), "me", "m1", LEASE_S)
+    await ledger.claim(delivery("b"), "me", "m1", LEASE_S)
+    before = pool.statements
+    good = draft()
+    answers = await ledger.finish_many([("b", 1, good), ("a", 1, good), ("b", 2, good), ("a", 1, good)])
+    assert pool.statements == before + 2  # one, and one to read back what the zombie ran into
+    zombie, a, b, again = answers
+    assert isinstance(zombie, LeaseLost)
+    assert not isinstance(a, LeaseLost) and a == again
+    assert not isinstance(b, LeaseLost) and b.id != a.id
+
+
+async def test_a_big_answer_comes_back_whole(ledger: PostgresLedger) -> None:
+    """Megabytes pass through jsonb unharmed, odd characters included."""
+    text = '\\u0000 "quoted" \n\t ☃ 😀 ' * 60_000
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    await ledger.finish("t1", 1, draft(text))
+    answer = await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    assert isinstance(answer, AlreadyEnded) and answer.result is not None and answer.result.content == text
+
+
+async def test_leave_counts_what_the_ending_says(ledger: PostgresLedger, pool: Pool) -> None:
+    """A failure is counted once, however often the call is repeated."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    assert await ledger.leave("t1", 1, RETRY)
+    assert await ledger.leave("t1", 1, RETRY)
+    row = await task(pool, "t1")
+    assert (row["state"], row["failures"], row["error_code"], row["owner"]) == ("retrying", 1, "LLM_ERROR", None)
+    assert (row["finished_at"], row["model_id"]) == (None, "m2")
+    assert await outcomes(pool, "t1") == [(1, "failed", "LLM_ERROR")]
+    usage = (await pool.fetch("SELECT usage FROM qstreamd.attempts"))[0]["usage"]
+    assert usage["outputTokens"] == 2
+
+
+async def test_leave_is_refused_once_somebody_else_owns_the_task(ledger: PostgresLedger, pool: Pool) -> None:
+    """Another attempt, another end, or no row at all."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    await ledger.claim(delivery("t1"), "you", "m1", LEASE_S)
+    assert not await ledger.leave("t1", 1, RETRY)
+    await ledger.finish("t1", 2, draft())
+    assert not await ledger.leave("t1", 2, RETRY)
+    assert not await ledger.leave("unknown", 1, RETRY)
+    assert (await task(pool, "t1"))["failures"] == 0
+
+
+async def test_a_task_ends_without_a_claim(ledger: PostgresLedger, pool: Pool) -> None:
+    """A row is made for it, or the waiting one ends; repeats are successes, another end is not."""
+    sent = delivery("t1")
+    assert sent.entry is not None
+    assert await ledger.end_unclaimed(sent.entry, State.EXPIRED, Code.EXPIRED, "tasks/1-0")
+    assert await ledger.end_unclaimed(sent.entry, State.EXPIRED, Code.EXPIRED, "tasks/1-0")
+    assert not await ledger.end_unclaimed(sent.entry, State.FAILED, Code.EXPIRED, "tasks/1-0")
+    assert not await ledger.end_unclaimed(sent.entry, State.EXPIRED, Code.EXPIRED, "ready/1-0")
+    row = await task(pool, "t1")
+    assert (row["state"], row["attempt"], row["error_code"], row["started_at"]) == ("expired", 0, "EXPIRED", None)
+    assert row["finished_at"] is not None
+    answer = await ledger.claim(sent, "me", "m1", LEASE_S)
+    assert answer == AlreadyEnded(State.EXPIRED, 0, Code.EXPIRED, None)
+
+
+async def test_a_waiting_task_ends_without_a_claim_but_a_running_one_does_not(
+    ledger: PostgresLedger, pool: Pool
+) -> None:
+    """Nor does a task with another body."""
+    sent, other = delivery("t1"), delivery("t1", sha256="other")
+    assert sent.entry is not None and other.entry is not None
+    await ledger.claim(sent, "me", "m1", LEASE_S)
+    assert not await ledger.end_unclaimed(sent.entry, State.EXPIRED, Code.EXPIRED, "tasks/1-0")
+    await ledger.leave("t1", 1, RETRY)
+    assert not await ledger.end_unclaimed(other.entry, State.EXPIRED, Code.EXPIRED, "tasks/1-0")
+    assert await ledger.end_unclaimed(sent.entry, State.EXPIRED, Code.EXPIRED, "ready/4-0")
+    row = await task(pool, "t1")
+    assert (row["state"], row["attempt"], row["failures"]) == ("expired", 1, 1)
+
+
+@pytest.mark.parametrize("lapsed", [True, False])
+async def test_letting_go_puts_our_row_back(ledger: PostgresLedger, pool: Pool, lapsed: bool) -> None:
+    """Its owner is fenced out; a crash is counted once, and only if the heartbeat had lapsed."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    if lapsed:
+        await let_heartbeat_lapse(pool, "t1")
+    await ledger.let_go("t1", "tasks/1-0", LEASE_S)
+    await ledger.let_go("t1", "tasks/1-0", LEASE_S)
+    row = await task(pool, "t1")
+    assert (row["state"], row["crashes"], row["attempt"], row["owner"]) == ("queued", int(lapsed), 1, None)
+    assert await outcomes(pool, "t1") == [(1, "lost", None)]
+    with pytest.raises(LeaseLost):
+        await ledger.finish("t1", 1, draft())
+    again = claimed(await ledger.claim(delivery("t1", "2-0"), "me", "m1", LEASE_S))
+    assert (again.attempt, again.crashes) == (2, int(lapsed))
+
+
+async def test_letting_go_leaves_other_rows_alone(ledger: PostgresLedger, pool: Pool) -> None:
+    """Those that run by another entry, and those that do not run."""
+    await ledger.claim(delivery("t1", "7-0"), "me", "m1", LEASE_S)
+    await ledger.let_go("t1", "tasks/1-0", LEASE_S)
+    await ledger.let_go("unknown", "tasks/1-0", LEASE_S)
+    assert (await task(pool, "t1"))["state"] == "running"
+    await ledger.finish("t1", 1, draft())
+    await ledger.let_go("t1", "tasks/7-0", LEASE_S)
+    assert (await task(pool, "t1"))["state"] == "done"
+
+
+async def test_a_beat_renews_all_in_one_statement_and_names_the_lost(ledger: PostgresLedger, pool: Pool) -> None:
+    """Taken over, ended, unknown: these attempts must stop; the others may go on."""
+    for name in ("mine", "taken", "ended"):
+        await ledger.claim(delivery(name), "me", "m1", LEASE_S)
+        await let_heartbeat_lapse(pool, name)
+    await ledger.claim(delivery("taken", "2-0"), "you", "m1", LEASE_S)
+    await ledger.finish("ended", 1, draft())
+    before = pool.statements
+    assert await ledger.heartbeat([("taken", 1), ("mine", 1), ("ended", 1), ("unknown", 3)]) == {
+        "taken",
+        "ended",
+        "unknown",
+    }
+    assert pool.statements == before + 1
+    assert await ledger.claim(delivery("mine", "2-0"), "you", "m1", LEASE_S) == Duplicate()
+    assert await ledger.heartbeat([]) == set()
+    assert pool.statements == before + 2
+
+
+async def test_a_beat_of_a_zombie_does_not_pass_for_the_new_owner(ledger: PostgresLedger) -> None:
+    """Both in one process: the task is lost, whichever attempt still lives."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    assert await ledger.heartbeat([("t1", 1), ("t1", 2)]) == {"t1"}
+    assert await ledger.heartbeat([("t1", 2)]) == set()
+
+
+async def test_a_beat_touches_no_index(ledger: PostgresLedger, pool: Pool) -> None:
+    """Heap-only updates: beating all day does not bloat the table's indexes."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    for _ in range(20):
+        assert await ledger.heartbeat([("t1", 1)]) == set()
+    query = (
+        "SELECT pg_stat_force_next_flush(), n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'tasks'"
+    )
+    async with asyncio.timeout(10):
+        while (row := (await pool.fetch(query))[0])["n_tup_upd"] < 20:
+            await asyncio.sleep(0.05)
+    assert row["n_tup_hot_upd"] == row["n_tup_upd"]
+
+
+async def test_finish_claim_and_a_zombie_race_150_times(ledger: PostgresLedger, pool: Pool) -> None:
+    """Two finishes of attempt 1, a take-over and a late zombie: always one winner, one result, one open or closed attempt."""
+    wins = {1: 0, 2: 0}
+    for round_ in range(150):
+        name = f"t{round_}"
+        await ledger.claim(delivery(name), "first", "m1", LEASE_S)
+        await let_heartbeat_lapse(pool, name)
+        work = [ledger.finish(name, 1, draft("one")), ledger.finish(name, 1, draft("one"))]
+        claim = ledger.claim(delivery(name, "2-0"), "second", "m1", LEASE_S)
+        order = [claim, *work] if round_ % 2 else [*work, claim]
+        answers = await asyncio.gather(*order, return_exceptions=True)
+        taken = answers.pop(0 if round_ % 2 else 2)
+        late = await asyncio.gather(ledger.finish(name, 1, draft("one")), return_exceptions=True)
+        finished = [a for a in (*answers, *late) if not isinstance(a, LeaseLost)]
+        if isinstance(taken, Claimed):
+            assert (taken.attempt, taken.crashes, finished) == (2, 1, [])
+            await ledger.finish(name, 2, draft("two"))
+        else:
+            assert isinstance(taken, AlreadyEnded) and taken.result is not None
+            assert len(finished) == 3 and len({id_of(f) for f in finished} | {taken.result.id}) == 1
+        winner = 2 if isinstance(taken, Claimed) else 1
+        wins[winner] += 1
+        rows = await pool.fetch("SELECT attempt, content FROM qstreamd.results WHERE task_id = $1", name)
+        assert [(r["attempt"], r["content"]) for r in rows] == [(winner, {1: "one", 2: "two"}[winner])]
+        expected = [(1, "done", None)] if winner == 1 else [(1, "lost", None), (2, "done", None)]
+        assert await outcomes(pool, name) == expected
+    assert wins[1] > 0 and wins[2] > 0, f"the race was decided before it began: {wins}"
+
+
+def id_of(answer: object) -> object:
+    """The id of a stored result; anything else as it is, to be seen in a failure."""
+    return getattr(answer, "id", answer)
