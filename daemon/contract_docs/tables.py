@@ -142,9 +142,10 @@ def state_diagram() -> str:
 
 def public_environment() -> str:
     """The variables that belong to the contract; the tunables have a page of their own."""
+    settings = config.Settings()
     rows = [
         (f"`{entry.name}`", _default(entry.default), entry.reason)
-        for group in vars(config.Settings()).values()
+        for group in (getattr(settings, field.name) for field in dataclasses.fields(settings))
         if dataclasses.is_dataclass(group)
         for _, entry in settings_of(group)
         if not entry.name.startswith("QSTREAMD_") and entry.name not in _OF_THE_SYSTEM
