@@ -137,8 +137,8 @@ def _webp(data: bytes) -> tuple[int, int] | None:
 
 
 def _gif(data: bytes) -> tuple[int, int] | None:
-    """Size of the screen; the last byte, padding aside, must be the trailer."""
-    if not data[-64:].rstrip(b"\0").endswith(b";"):
+    """Size of the screen; an empty block and the trailer must end it, padding aside."""
+    if not data[-64:].rstrip(b"\0").endswith(b"\0;"):
         return None
     return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
 
@@ -173,7 +173,7 @@ _OTHERS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
     for pattern, what in (
         (
             rb"%PDF-",
-            "a PDF, not an image; send its pages as images or its text as a variable",
+            "a PDF, not an image (its text can go into a variable)",
         ),
         (
             rb"(\xef\xbb\xbf)?\s*(<\?xml.*?)?(<!--.*?-->\s*|<!doctype svg.*?>\s*)*<svg[\s>]",
@@ -183,10 +183,10 @@ _OTHERS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
             rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)[\s>]",
             "a web page, not an image",
         ),
-        (rb"II\*\0|MM\0\*", "a TIFF image"),
-        (rb"BM.{4}\0\0\0\0", "a BMP image"),
-        (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image"),
-        (rb"\0\0\1\0", "an icon file"),
+        (rb"II\*\x00|MM\x00\*", "a TIFF image"),
+        (rb"BM.{4}\x00\x00\x00\x00", "a BMP image"),
+        (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+        (rb"\x00\x00\x01\x00", "an icon file"),
         (rb"PK\x03\x04", "a ZIP or Office file, not an image"),
         (rb"....ftyp", "a video, not an image"),
     )

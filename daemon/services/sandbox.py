@@ -204,7 +204,8 @@ _FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
         name: filters.FILTERS[name]
         for name in (
             "abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items",
-            "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr",
+            "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select",
+            "selectattr",
             "sort", "title", "trim", "truncate", "unique", "upper", "wordcount",
         )
     },
