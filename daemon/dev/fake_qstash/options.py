@@ -30,6 +30,14 @@ _NEVER_FORWARDED: Final = frozenset(
 )
 
 
+#: What a header with such a prefix belongs to.
+_PREFIXES: Final[Mapping[str, str]] = {
+    "upstash-forward-": "forward",
+    "upstash-failure-callback-": "failure_callback_headers",
+    "upstash-callback-": "callback_headers",
+}
+
+
 class Refused(Exception):
     """The publisher asked for something that this QStash does not do; `status` is the HTTP answer."""
 
@@ -49,18 +57,21 @@ class FlowLimit:
 
     @classmethod
     def parse(cls, key: str, text: str) -> FlowLimit:
-        """The limits in `parallelism=5, rate=10, period=1m`. Raises ValueError."""
+        """The limits in `parallelism=5, rate=10, period=1m`. Raises Refused (400)."""
         limits: dict[str, Any] = {}
         for item in text.split(","):
             name, _, value = (part.strip() for part in item.partition("="))
-            if name in ("parallelism", "rate") and value.isdecimal() and int(value) > 0:
-                limits[name] = int(value)
-            elif name == "period" and 0 < duration_s(value) <= _PERIOD_S_MAX:
-                limits["period_s"] = duration_s(value)
-            else:
-                raise ValueError(f"not a flow control value: {text[:80]!r}")
+            try:
+                if name in ("parallelism", "rate") and value.isdecimal() and int(value) > 0:
+                    limits[name] = int(value)
+                elif name == "period" and 0 < duration_s(value) <= _PERIOD_S_MAX:
+                    limits["period_s"] = duration_s(value)
+                else:
+                    raise ValueError("unknown or out of range")
+            except ValueError as error:
+                raise Refused(f"Upstash-Flow-Control-Value: {text[:80]!r}: {error}") from error
         if limits.keys() <= {"period_s"}:
-            raise ValueError("flow control needs parallelism or rate")
+            raise Refused("Upstash-Flow-Control-Value needs parallelism or rate")
         return cls(key, **limits)
 
 
@@ -94,45 +105,29 @@ class Options:
     def parse(cls, headers: Iterable[tuple[str, str]]) -> Options:
         """Options read from publish headers. Raises Refused (400) naming the header that makes no sense."""
         kept = tuple(headers)
-        said: dict[str, Any] = {"headers": kept}
-        forward: list[tuple[str, str]] = []
-        callback: list[tuple[str, str]] = []
-        failure: list[tuple[str, str]] = []
-        flow_key = flow_value = None
-        everything = any(k.lower() == "upstash-header-forward" and v.lower() == "true" for k, v in kept)
+        everything = any(name.lower() == "upstash-header-forward" and value.lower() == "true" for name, value in kept)
+        read: dict[str, Any] = {"headers": kept}
+        prefixed: dict[str, list[tuple[str, str]]] = {field: [] for field in _PREFIXES.values()}
         for name, value in kept:
             if not name.isascii() or any(ord(c) < 32 and c != "\t" for c in name + value):
                 raise Refused(f"invalid header {name[:40]!r}")
             low = name.lower()
+            prefix = next((start for start in _PREFIXES if low.startswith(start)), None)
             try:
-                if (
-                    low == "upstash-forward-upstash-fake-mischief"
-                ):  # the Python client prefixes every header it does not know
-                    said["mischief"] = Mischief.parse(value)
-                elif low.startswith("upstash-forward-"):
-                    forward.append((name[len("upstash-forward-") :], value))
-                elif low.startswith("upstash-failure-callback-"):
-                    failure.append(("Upstash-" + name[len("upstash-failure-callback-") :], value))
-                elif low.startswith("upstash-callback-"):
-                    callback.append(("Upstash-" + name[len("upstash-callback-") :], value))
-                elif low == "upstash-flow-control-key":
-                    flow_key = value
-                elif low == "upstash-flow-control-value":
-                    flow_value = value
-                elif low in _READERS:
-                    said.update(_READERS[low](value))
+                if low in _READERS:
+                    read.update(_READERS[low](value))
+                elif prefix is not None:
+                    own_name = name[len(prefix) :]
+                    field = _PREFIXES[prefix]
+                    prefixed[field].append((own_name if field == "forward" else f"Upstash-{own_name}", value))
                 elif everything and low not in _NEVER_FORWARDED and not low.startswith("upstash-"):
-                    forward.append((name, value))
+                    prefixed["forward"].append((name, value))
             except ValueError as error:
                 raise Refused(f"{name}: {error}") from error
-        if flow_key:
-            try:
-                said["flow"] = FlowLimit.parse(flow_key, flow_value or "")
-            except ValueError as error:
-                raise Refused(f"Upstash-Flow-Control-Value: {error}") from error
-        return cls(
-            forward=tuple(forward), callback_headers=tuple(callback), failure_callback_headers=tuple(failure), **said
-        )
+        key, limits = read.pop("flow_key", ""), read.pop("flow_value", "")
+        flow = FlowLimit.parse(key, limits) if key else None
+        read |= {field: tuple(pairs) for field, pairs in prefixed.items()}
+        return cls(**read, flow=flow)
 
     def deduplication_key(self, url: str, body: bytes) -> str | None:
         """What two messages share if the second is to be dropped; None if the publisher asked for no such thing."""
@@ -185,7 +180,11 @@ _READERS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     "upstash-cron": lambda v: {"cron": v},
     "upstash-schedule-id": lambda v: {"schedule_id": v},
     "upstash-queue-name": lambda v: {"queue": v},
+    "upstash-flow-control-key": lambda v: {"flow_key": v},
+    "upstash-flow-control-value": lambda v: {"flow_value": v},
     "upstash-fake-mischief": lambda v: {"mischief": Mischief.parse(v)},
+    # The Python client puts the prefix before every header that it does not know.
+    "upstash-forward-upstash-fake-mischief": lambda v: {"mischief": Mischief.parse(v)},
 }
 
 

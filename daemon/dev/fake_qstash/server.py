@@ -153,8 +153,10 @@ class FakeQstash:
         return list(self.records.dead.values())
 
     async def settled(self, within_s: float = 10.0) -> None:
-        """Every message is delivered, dead or cancelled, callbacks too. TimeoutError after `within_s` real seconds says
-        what is left; schedules do not count."""
+        """Every message is delivered, dead or cancelled, callbacks too; schedules do not count.
+
+        TimeoutError after `within_s` real seconds says what is left.
+        """
         try:
             async with asyncio.timeout(within_s):
                 await self.engine.until(lambda: not self.engine.live)
