@@ -2,9 +2,9 @@
 
 The SDK builds, signs and sends the request and judges its status; it has no public way to the lines of a stream, so the
 HTTP client that it is handed (a public option) keeps the open answer for us and shows the SDK an empty one. Reasons:
-its own reader raises on comments, ends silently when a stream is cut short, keeps the socket after `break`, and costs more
-than 100 µs a chunk (bench/parse_cost.py; numbers in openai_compatible.py). API version and HTTP client are pinned: both
-have changed between releases, and with them paths and error types. Never retries.
+its own reader raises on comments, ends silently when a stream is cut short, keeps the socket after `break`, and costs
+more than 100 µs a chunk (bench/parse_cost.py; numbers in openai_compatible.py). API version and HTTP client are pinned:
+both have changed between releases, and with them paths and error types. Never retries.
 
 Gemini says no with 200: a blocked prompt has no candidates, a blocked answer a finish reason. Both become LLM_REFUSED.
 """

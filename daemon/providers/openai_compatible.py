@@ -1,12 +1,13 @@
 """DeepSeek and OpenAI: chat completions through the `openai` package, raw lines under it.
 
 The SDK builds, signs and sends the request and judges its status; the answer's lines are read and decoded here. Reason:
-cost a chunk. Measured by `bench/parse_cost.py` (see there for how; one run, ratios hold, microseconds vary with the machine):
+cost a chunk, measured by `bench/parse_cost.py` (ratios hold, microseconds vary with the machine):
 NUMBERS
 
-Vendors' habits that this module answers: comments and blank lines while a request waits (DeepSeek), `reasoning_content`,
-a last chunk with `choices: []` that holds the usage, ends without a finish reason, errors inside a stream, refusals as
-200, empty answers to JSON mode. Never retries. No clock but the connect limit; the caller's clocks cancel.
+Vendors' habits that this module answers: comments and blank lines while a request waits (DeepSeek),
+`reasoning_content`, a last chunk with `choices: []` that holds the usage, ends without a finish reason, errors inside a
+stream, refusals as 200, empty answers to JSON mode. Never retries. No clock but the connect limit; the caller's clocks
+cancel.
 """
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ class OpenAICompatible:
                         break
         except sdk.APIStatusError as error:
             refused = self._refused(error.response, error.body)
-        except (sdk.APIConnectionError, http.HTTPError) as error:
+        except sdk.APIConnectionError as error:
             refused = answer.cut(error.__cause__ or error)
+        except http.HTTPError as error:
+            refused = answer.cut(error)
         except (msgspec.DecodeError, TooLarge) as error:
             refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
         if refused is not None:
@@ -231,7 +234,7 @@ class Answer:
         self._refusal = False
 
     def take(self, data: bytes) -> list[Delta]:
-        """The deltas of one payload; none for a role, usage or keep-alive chunk. Raises `ProviderError`, `DecodeError`."""
+        """The deltas of one payload; none for a role or usage chunk. Raises `ProviderError`, `DecodeError`."""
         if data == _DONE:
             self.over = True
             return []

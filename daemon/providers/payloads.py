@@ -1,7 +1,7 @@
 """The JSON payloads of an answer: one for each server-sent event, or the whole body. Judges and decodes nothing.
 
-Comments (`: keep-alive`), `event:`, `id:` and `retry:` lines vanish. Lines end with LF, CRLF or CR. Both vendors' SDKs get
-something of this wrong (a comment is an error for one) and spend most of their time a chunk around it.
+Comments (`: keep-alive`), `event:`, `id:` and `retry:` lines vanish. Lines end with LF, CRLF or CR. To one vendor's SDK
+a comment is an error, and both spend far more time around a chunk than this takes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TooLarge(ValueError):
 
 
 async def payloads(response: httpx2.Response, *, stream: bool) -> AsyncGenerator[bytes, None]:
-    """The payloads as they arrive; without `stream` one. The caller closes `response`. Raises `TooLarge`, httpx2's errors."""
+    """The payloads as they arrive; without `stream` one. Raises `TooLarge` and httpx2's errors; closes nothing."""
     if stream:
         parser = SseParser()
         async for chunk in response.aiter_bytes():
@@ -38,10 +38,10 @@ async def payloads(response: httpx2.Response, *, stream: bool) -> AsyncGenerator
 
 
 class SseParser:
-    """Feed bytes as they arrive; take the payloads they complete.
+    r"""Feed bytes as they arrive; take the payloads they complete.
 
     >>> parser = SseParser()
-    >>> parser.feed(b': keep-alive\\n\\ndata: {"a"'), parser.feed(b': 1}\\r\\n\\r\\n')
+    >>> parser.feed(b': keep-alive\n\ndata: {"a"'), parser.feed(b': 1}\r\n\r\n')
     ([], [b'{"a": 1}'])
     """
 

@@ -32,10 +32,10 @@ RETRY_AFTER_S_MAX: Final = 86_400.0  #: a provider that names more is asked agai
 
 QUOTA_WORDS: Final = frozenset(
     {
-        "insufficient_quota", "credit_balance_exhausted", "organization_usage_limit_exceeded", "billing_hard_limit_reached",
-        "billing_not_active", "insufficient_balance", "monthly_spend_limit_exceeded", "project_spend_limit_exceeded",
-        "organization_spend_limit_exceeded", "access_terminated", "account_deactivated", "per_day", "billing_disabled",
-        "failed_precondition",
+        "insufficient_quota", "credit_balance_exhausted", "organization_usage_limit_exceeded", "insufficient_balance",
+        "billing_hard_limit_reached", "billing_not_active", "billing_disabled", "monthly_spend_limit_exceeded",
+        "project_spend_limit_exceeded", "organization_spend_limit_exceeded", "access_terminated",
+        "account_deactivated", "per_day", "failed_precondition",
     }
 )  # fmt: skip
 KEY_WORDS: Final = frozenset(
@@ -54,9 +54,10 @@ CONTENT_WORDS: Final = frozenset({"content_filter", "content_policy_violation", 
 #: decide nothing, but tell operators what to look at
 PLAIN_WORDS: Final = frozenset(
     {
-        "invalid_request_error", "invalid_request", "invalid_argument", "context_length_exceeded", "string_above_max_length",
-        "unsupported_parameter", "unsupported_value", "invalid_image", "invalid_image_format", "image_too_large",
-        "server_error", "internal_server_error", "internal", "api_error", "deadline_exceeded", "timeout", "out_of_range",
+        "invalid_request_error", "invalid_request", "invalid_argument", "context_length_exceeded", "out_of_range",
+        "string_above_max_length", "unsupported_parameter", "unsupported_value", "invalid_image",
+        "invalid_image_format", "image_too_large", "server_error", "internal_server_error", "internal", "api_error",
+        "deadline_exceeded", "timeout",
     }
 )  # fmt: skip
 _KNOWN: Final = QUOTA_WORDS | KEY_WORDS | RATE_WORDS | OVERLOAD_WORDS | MODEL_WORDS | CONTENT_WORDS | PLAIN_WORDS
@@ -66,7 +67,7 @@ _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A provider's no. `status` 0: it came inside an answer. `words`: its codes and types, already reduced to known ones."""
+    """A provider's no. `status` 0: it came inside an answer. `words`: its codes and types, reduced to known ones."""
 
     status: int
     words: frozenset[str]
@@ -105,7 +106,7 @@ def to_error(refusal: Refusal, *, spoke: bool = False) -> ProviderError:
 
 
 def lost(error: BaseException) -> ProviderError:
-    """The connection could not be made or broke. Only the text of a failed connect is kept: it names the host, no content."""
+    """The connection could not be made or broke. Only a failed connect's text is kept: it names a host, no content."""
     name = type(error).__name__
     text = f": {str(error)[:160]}" if name in ("ConnectError", "ConnectTimeout") else ""
     return ProviderError(detail=f"connection: {name}{text}")
@@ -144,8 +145,8 @@ def _code(refusal: Refusal) -> Code:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait as the headers name them, at most a day; None: not named. `headers` must ignore case.
 
-    `retry-after-ms`, then `Retry-After` (seconds or a date, subtracted from the answer's own `Date`, so our clock does not
-    matter), then the later of the `x-ratelimit-reset-*` whose `remaining` is not above 0.
+    `retry-after-ms`, then `Retry-After` (seconds, or a date less the answer's own `Date`: our clock does not matter),
+    then the later of the `x-ratelimit-reset-*` whose `remaining` is not above 0.
     """
     millis = _number(headers.get("retry-after-ms"))
     if millis is not None:

@@ -89,7 +89,7 @@ class _Body(httpx2.AsyncByteStream):
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """aiohttp's errors as httpx2's; their texts name hosts and byte counts, never content."""
+    """Turn aiohttp's errors into httpx2's."""
     try:
         yield
     except (aiohttp.ServerTimeoutError, TimeoutError) as error:
