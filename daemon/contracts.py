@@ -182,12 +182,20 @@ def parse_message(body: Mapping[str, Any]) -> TaskMessage:
         message = msgspec.convert(body, TaskMessage)
     except msgspec.ValidationError as error:
         raise Rejected(f"message: {error}") from error
+    check_message(message)
+    return message
+
+
+def check_message(message: TaskMessage) -> None:
+    """Raises `Rejected` for what types alone can't say: patterns, lengths, ranges, one form an image.
+
+    Part of `parse_message`; asked again by the daemon of every entry it reads.
+    """
     _check_ids(message)
     _check_texts(message)
     _check_numbers(message)
     for at, image in enumerate(message.images or ()):
         _check_image_form(at, image)
-    return message
 
 
 def _refuse(name: str, value: object, allowed: str) -> Rejected:

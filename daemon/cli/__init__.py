@@ -1,0 +1,81 @@
+"""The command line: nouns and verbs, one file each, imported only when called, so that `--help` and probes start fast.
+
+Exit codes: 0 clean, 2 usage, 75 a server we need is away, 78 bad configuration (systemd does not restart on it).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from daemon.errors import ConfigError, DependencyAway
+
+EX_TEMPFAIL: Final = 75
+EX_CONFIG: Final = 78
+
+#: command -> the module that holds its click command as `command`, and what `--help` says without importing it
+_COMMANDS: Final = {
+    "run": ("daemon.cli.run", "Consume queues (the daemon itself)."),
+    "relay": ("daemon.cli.relay", "Take QStash's calls and append them to the work streams."),
+    "demo": ("daemon.cli.demo", "Show the whole way of a task on embedded servers."),
+    "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date."),
+    "config": ("daemon.cli.config", "Print every setting, its source and its unit."),
+    "contracts": ("daemon.cli.contracts", "Write the protocol page, JSON Schemas and TypeScript types."),
+}
+
+
+class _LazyCommands(click.Group):
+    """Subcommands by name; a module is imported when its command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order of the register."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyCommands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: python -m daemon --queues q_paid_stream,q_free_vision",
+)
+@click.option("--queues", metavar="Q,Q", help="Consume these queues; the same as `run --queues`.")
+@click.version_option(package_name="qstreamd", prog_name="qstreamd")
+@click.pass_context
+def cli(ctx: click.Context, queues: str | None) -> None:
+    """Run long LLM tasks off serverless: one light call in, a followed result out."""
+    if ctx.invoked_subcommand is not None:
+        if queues is not None:
+            raise click.UsageError(f"--queues belongs to `run`, not to `{ctx.invoked_subcommand}`")
+        return
+    if queues is None:
+        click.echo(ctx.get_help())
+        ctx.exit(2)
+    ctx.invoke(importlib.import_module("daemon.cli.run").command, queues=queues)
+
+
+def main() -> None:
+    """The entry point of `python -m daemon` and of `qstreamd`; turns our errors into lines and exit codes."""
+    try:
+        cli(prog_name="python -m daemon")
+    except ConfigError as error:
+        for line in error.mistakes:
+            click.echo(f"configuration: {line}", err=True)
+        sys.exit(EX_CONFIG)
+    except DependencyAway as error:
+        click.echo(f"away: {error}", err=True)
+        sys.exit(EX_TEMPFAIL)

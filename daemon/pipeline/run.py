@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from daemon.contracts import EventDraft, Stage, State, WorkEntry, identity_of, started
+from daemon.contracts import EventDraft, Stage, State, WorkEntry, check_message, identity_of, started
 from daemon.errors import Code, DependencyAway, LeaseLost, RedisFull, Stopping, TaskError
 from daemon.logs import logger
 from daemon.pipeline import publish
@@ -69,13 +69,15 @@ class Course:
 
     async def deliver(self) -> Outcome:
         """Judge the message, take the guards, claim the attempt."""
-        now = self._world.clock.time()
+        message, book = self._entry.message, self._world.book()
         try:
-            valid = validate(self._entry.message, self._hold.delivery.queue, self._world.book(), now)
+            check_message(message)
+            valid = validate(message, book.queues[self._hold.delivery.queue], book, self._world.clock.time())
             plan = route(valid, self._world.guard_settings)
         except TaskError as error:
             return await self._reject(error)
-        self._hold.trace.model_id, self._hold.trace.provider = plan.model.id, plan.model.provider
+        model = plan.models[0]
+        self._hold.trace.model_id, self._hold.trace.provider = model.id, model.provider
         full = await self._patience.of(lambda: self._enter(plan))
         if full is not None:
             return await self._wait_for_place(plan, full)
@@ -94,7 +96,7 @@ class Course:
         world, d = self._world, self._hold.delivery
         try:
             claim = await self._patience.of(
-                lambda: world.ledger.claim(d, world.owner, plan.model.id, world.lease.lease_s)
+                lambda: world.ledger.claim(d, world.owner, plan.models[0].id, world.lease.lease_s)
             )
         except TaskError as error:  # Postgres can't hold this message at all: no row, so the event and the letter say it
             event = publish.final_event(Stage.LOAD, error.code, error.message)
@@ -120,7 +122,7 @@ class Course:
         if claim.attempt == 1:
             self._hold.trace.wait_s = max(0.0, self._world.clock.time() - self._entry.accepted_at / 1000)
         owned, appended = await self._patience.of(
-            lambda: self._world.tail.begin(self._hold.delivery, self.task, claim.attempt, started(plan.model.id))
+            lambda: self._world.tail.begin(self._hold.delivery, self.task, claim.attempt, started(plan.models[0].id))
         )
         if not owned:
             raise LeaseLost("the entry left us before the attempt began")
@@ -134,6 +136,8 @@ class Course:
         world, hold = self._world, self._hold
         stage, writer = Stage.LOAD, None
         try:
+            if claim.context_error is not None:
+                raise claim.context_error
             request = await load(self._entry.message, plan, claim.context, world.templates, world.blobs)
             if request.stream:
                 writer = world.deltas.open(self.task, claim.attempt, self._heed)
@@ -146,7 +150,8 @@ class Course:
             finally:
                 hold.trace.execute_s = world.clock.monotonic() - began
             self._trace(answer, wall)
-            draft = result_of(answer, parse_output(answer.text, plan.service), plan.model)
+            data = parse_output(answer.text, plan.service) if request.json_output else None
+            draft = result_of(answer, data, plan.models[0])
             stage = Stage.WRITE
             hold.trace.usage = draft.usage
             stored = await self._patience.of(lambda: world.ledger.finish(self.task.task_id, claim.attempt, draft))
@@ -175,7 +180,7 @@ class Course:
         verdict = settle(
             error,
             failures=claim.failures,
-            attempts_max=plan.attempts_max,
+            attempts_max=plan.attempts,
             expires_in_s=expires_in,
             retry=self._world.retry,
             jitter=self._world.random(),
@@ -194,7 +199,7 @@ class Course:
                 return Deferred(reason, delay)
             case GiveUp():
                 code = final_code(
-                    error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts_max
+                    error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts
                 )
                 return await self._give_up(stage, error, code, rest)
 

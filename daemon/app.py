@@ -1,0 +1,281 @@
+"""Composition root of the daemon: picks the adapters, orders start and stop. End-to-end tests start this very thing.
+
+Start: services file, Redis (policy, whose it is), Postgres (schema, whose it is), liveness, groups, loops, readers, ready.
+Stop: quiet (readers end), drain with beats on, hand back what is left, take our liveness away, end loops, close connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from redis.asyncio import Redis
+
+from daemon import services
+from daemon.blobs.by_scheme import BlobsByScheme
+from daemon.blobs.magic import picture
+from daemon.clock import SystemClock
+from daemon.config import Settings
+from daemon.contracts import QueueSpec
+from daemon.errors import ConfigError, ProviderError, Stopping
+from daemon.lifecycle import Notifier, Signals, sample_loop_lag
+from daemon.logs import logger
+from daemon.metrics import Metrics
+from daemon.pipeline.hold import Hold
+from daemon.pipeline.outcome import Abandoned
+from daemon.pipeline.run import run
+from daemon.pipeline.world import World
+from daemon.ports import Provider
+from daemon.providers.registry import Registry
+from daemon.services import ServiceBook
+from daemon.services.book import nearest
+from daemon.store.migrate import check_schema
+from daemon.store.migrate import claim_environment as claim_database
+from daemon.store.pool import Pool
+from daemon.store.tasks import PostgresLedger
+from daemon.store.templates import PostgresTemplates
+from daemon.stream.blobs import RedisBlobs
+from daemon.stream.connection import Scripts, connect
+from daemon.stream.deltas import Deltas
+from daemon.stream.environment import claim_environment as claim_redis
+from daemon.stream.events import Events
+from daemon.stream.guards import RedisGuards
+from daemon.stream.server import check_server
+from daemon.stream.tail import RedisTail
+from daemon.stream.work import Work
+from daemon.worker.consumer import QueueConsumer
+from daemon.worker.health import HealthServer
+from daemon.worker.lease import Leases
+from daemon.worker.reclaim import Reclaimer
+from daemon.worker.report import report
+from daemon.worker.retries import Mover
+
+_log = logger(__name__)
+
+#: seconds between the end of the drain and the last resort: enough to hand back, less than systemd's patience
+_HAND_BACK_S = 10.0
+
+
+class Daemon:
+    """One process that consumes `queues`. `run` is its life; `stop` and `cut` may be called from anywhere in the loop."""
+
+    def __init__(self, settings: Settings, queues: Sequence[str]) -> None:
+        self._settings = settings
+        self._book = services.load(settings.runtime.services_file)
+        self._specs = [_spec(self._book, name, settings) for name in dict.fromkeys(queues)]
+        self._clock = SystemClock()
+        self.metrics = Metrics()
+        self.consumer = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.ready = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._cut = asyncio.Event()
+
+    def stop(self) -> None:
+        """Read nothing more and drain."""
+        self._quiet.set()
+
+    def cut(self) -> None:
+        """Hand running tasks back at once."""
+        self._quiet.set()
+        self._cut.set()
+
+    def reload(self) -> None:
+        """Read the services file again; a bad one is refused and the old one stays in force. Attempts keep the one they began with."""
+        try:
+            self._book = services.load(self._settings.runtime.services_file)
+        except ConfigError as error:
+            _log.error("services.refused", mistakes=error.mistakes)
+        else:
+            _log.info("services.reloaded", services=len(self._book.services), models=len(self._book.models))
+
+    async def run(self) -> None:
+        """From start to a clean stop. Raises `ConfigError` or `DependencyAway` when it can't start."""
+        async with AsyncExitStack() as stack:
+            await self._connect(stack)
+            await self._start(stack)
+            async with asyncio.TaskGroup() as loops:
+                # None of these dies alone: an error in one ends the daemon, loudly.
+                background = [
+                    loops.create_task(self._leases.run(), name="beat"),
+                    loops.create_task(self._deltas.run(), name="deltas"),
+                    loops.create_task(self._mover.run(), name="mover"),
+                    loops.create_task(self._reclaimer.run(), name="reclaimer"),
+                    loops.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
+                ]
+                readers = [
+                    loops.create_task(consumer.run(), name=f"read:{queue}")
+                    for queue, consumer in self._consumers.items()
+                ]
+                self.ready.set()
+                _log.info("daemon.started", queues=list(self._consumers), consumer=self.consumer)
+                await self._quiet.wait()
+                await self._drain(readers)
+                for task in background:
+                    task.cancel()
+            await self._leave()
+        _log.info("daemon.stopped")
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    async def _connect(self, stack: AsyncExitStack) -> None:
+        s = self._settings
+        self._client: Redis = connect(s.redis, name="qstreamd")
+        stack.push_async_callback(self._client.aclose)
+        beat_client = connect(s.redis, size=1, name="qstreamd-beat")
+        stack.push_async_callback(beat_client.aclose)
+        await check_server(self._client, s.redis)
+        await claim_redis(self._client, s.runtime.environment)
+        self._pool = Pool(s.postgres)
+        stack.push_async_callback(self._pool.close)
+        await self._pool.open()
+        await check_schema(self._pool)
+        await claim_database(self._pool, s.runtime.environment)
+        self._registry = Registry(s.providers)
+        stack.push_async_callback(self._registry.aclose)
+        self._scripts, self._beat_scripts = Scripts(self._client), Scripts(beat_client)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        s, metrics = self._settings, self.metrics
+        self._work = Work(self._scripts, s.queues, self.consumer)
+        events = Events(self._scripts, s.events, self._clock)
+        guards = RedisGuards(self._scripts)
+        ledger = PostgresLedger(self._pool, {q.name: q.tier for q in self._book.queues.values()})
+        self._deltas = Deltas(self._scripts, events, s.events, metrics)
+        names = [spec.name for spec in self._specs]
+        self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
+        self._leases = Leases(self._beat_scripts, self._work, ledger, s.lease, metrics, self._clock)
+        self._world = World(
+            ledger=ledger,
+            guards=guards,
+            tail=RedisTail(self._scripts, self._work, events, guards, metrics, self._mover.parked),
+            deltas=self._deltas,
+            templates=PostgresTemplates(self._pool, self._clock),
+            blobs=BlobsByScheme({"redis": RedisBlobs(self._client, picture)}),
+            provider=self._provider,
+            book=lambda: self._book,
+            clock=self._clock,
+            random=random.random,
+            owner=self.consumer,
+            guard_settings=s.guards,
+            retry=s.retry,
+            lease=s.lease,
+            hold_result_s=s.postgres.hold_result_s,
+        )
+        self._consumers = {
+            spec.name: QueueConsumer(
+                spec, self._work, self._client, self._leases, s.redis, s.lease, metrics, self._attempt
+            )
+            for spec in self._specs
+        }
+        self._reclaimer = Reclaimer(
+            self._beat_scripts, self._work, self._consumers, s.lease, metrics, self._mover.check, self._report_lost
+        )
+        await self._work.make_groups(names)
+        await self._reclaimer.register()
+        health = HealthServer(
+            s.ops,
+            metrics,
+            {"reading": self._check_reading, "redis": self._check_redis, "postgres": self._check_postgres},
+        )
+        await health.start()
+        stack.push_async_callback(health.stop)
+        self.address = health.address
+
+    # --- one attempt -----------------------------------------------------------------------------------------
+
+    async def _attempt(self, hold: Hold) -> None:
+        began = self._clock.monotonic()
+        outcome = await run(self._world, hold)
+        if isinstance(outcome, Abandoned):
+            self._reclaimer.suspect(hold.delivery.queue)
+        entry = hold.delivery.entry
+        task_s = max(0.0, self._clock.time() - entry.accepted_at / 1000) if entry else 0.0
+        report(self.metrics, hold, outcome, self._clock.monotonic() - began, task_s)
+
+    def _provider(self, name: str) -> Provider:
+        try:
+            return self._registry.get(name)
+        except ConfigError as error:  # one provider key is enough to run; a task of another one fails, and says why to us
+            raise ProviderError(detail=error.mistakes[0]) from error
+
+    async def _report_lost(self, queue: str, ids: list[str]) -> None:
+        _log.error("entries.lost_content", queue=queue, ids=ids[:20], count=len(ids))
+
+    # --- stop ------------------------------------------------------------------------------------------------
+
+    async def _drain(self, readers: Sequence[asyncio.Task[None]]) -> None:
+        _log.info("daemon.draining", running=len(self._leases), drain_s=self._settings.shutdown.drain_s)
+        for consumer in self._consumers.values():
+            await consumer.stop()
+        cut = asyncio.create_task(self._cut.wait(), name="cut")
+        drained = asyncio.gather(*readers)
+        try:
+            await asyncio.wait({cut, drained}, timeout=self._settings.shutdown.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            if not drained.done():
+                _log.warning("daemon.handing_back", running=len(self._leases))
+                for hold in self._leases.holds():
+                    hold.scope.interrupt(Stopping("the daemon stops"))
+                await asyncio.wait({drained}, timeout=_HAND_BACK_S)
+        finally:
+            cut.cancel()
+        for reader in readers:
+            reader.cancel()
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.redis.command_timeout_s):
+                await self._reclaimer.leave()
+        except Exception as error:  # noqa: BLE001  # leaving is a courtesy: our record lapses by itself
+            _log.warning("leave.failed", error=type(error).__name__)
+
+    # --- readiness -------------------------------------------------------------------------------------------
+
+    async def _check_reading(self) -> str:
+        if self._quiet.is_set():
+            return "stopping"
+        deaf = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
+        return f"not reading {', '.join(deaf)}" if deaf else ""
+
+    async def _check_redis(self) -> str:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._client.ping()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is not ready
+            return type(error).__name__
+        return ""
+
+    async def _check_postgres(self) -> str:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._pool.fetch("SELECT 1")
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is not ready
+            return type(error).__name__
+        return ""
+
+
+def _spec(book: ServiceBook, name: str, settings: Settings) -> QueueSpec:
+    """The queue of that name with its parallelism in force: environment over services file over default."""
+    spec = book.queues.get(name)
+    if spec is None:
+        raise ConfigError(
+            [f"--queues: {name!r} is not known{nearest(name, book.queues)}; allowed: {', '.join(book.queues)}"]
+        )
+    parallelism = settings.queues.of("parallelism", name) or spec.parallelism
+    return QueueSpec(spec.name, spec.tier, spec.mode, parallelism, spec.max_size, spec.vision)
+
+
+async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
+    """Run until SIGTERM or SIGINT: the first drains, a second hands back at once, SIGHUP reads the services file again."""
+    daemon = Daemon(settings, queues)
+    notifier = Notifier(settings)
+    with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):
+        async with asyncio.TaskGroup() as group:
+            life = group.create_task(daemon.run(), name="daemon")
+            watch = group.create_task(notifier.follow(daemon.ready, daemon._quiet), name="notify")
+            await life
+            watch.cancel()

@@ -1,0 +1,25 @@
+"""`python -m daemon run --queues …`: the daemon."""
+
+from __future__ import annotations
+
+import click
+
+from daemon import config
+from daemon.logs import configure
+
+
+@click.command("run")
+@click.option("--queues", required=True, metavar="Q,Q", help="Names of the queues to consume, separated by commas.")
+def command(queues: str) -> None:
+    """Consume queues until SIGTERM; a second signal hands running tasks back at once."""
+    settings = config.load()
+    config.require_daemon(settings)
+    configure(settings.runtime)
+    names = [name.strip() for name in queues.split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter("name at least one queue", param_hint="--queues")
+    import uvloop
+
+    from daemon.app import run_daemon
+
+    uvloop.run(run_daemon(settings, names))

@@ -1,0 +1,35 @@
+"""Inline images that the relay laid beside the stream: bytes in a Redis key with an end of life, in the queue's slot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from redis.asyncio import Redis
+
+from daemon.contracts import Picture
+from daemon.errors import Code, Rejected
+from daemon.stream.connection import translated
+
+#: exactly what `keys.blob` spells; a reference is never allowed to name another key
+_REFERENCE: Final = re.compile(r"redis:(\{bp:queue:[a-z0-9][a-z0-9_.-]{0,63}\}:blob:[A-Za-z0-9_-]{1,64}:[0-7])")
+
+
+class RedisBlobs:
+    """The `Blobs` port for `redis:` references. `judge` names the type of bytes, or raises `Rejected`."""
+
+    def __init__(self, client: Redis, judge: Callable[[bytes], Picture]) -> None:
+        self._client = client
+        self._judge = judge
+
+    async def read(self, reference: str) -> Picture:
+        """The picture; `Rejected` with IMAGE_NOT_FOUND when its end of life has passed."""
+        named = _REFERENCE.fullmatch(reference)
+        if named is None:
+            raise Rejected("images: not a reference of ours", code=Code.IMAGE_REJECTED)
+        with translated():
+            data = await self._client.get(named[1])
+        if data is None:
+            raise Rejected(code=Code.IMAGE_NOT_FOUND)
+        return self._judge(data)

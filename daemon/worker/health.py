@@ -1,0 +1,58 @@
+"""The daemon's own small HTTP server: is the loop alive, can it work, what are its numbers. Loopback by default; nothing else is served."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from daemon.config import OpsSettings
+from daemon.metrics import CONTENT_TYPE, Metrics
+
+
+class HealthServer:
+    """`/healthz/live`, `/healthz/ready`, `/metrics`. `checks` names what must hold to be ready; each returns "" or why not."""
+
+    def __init__(
+        self, settings: OpsSettings, metrics: Metrics, checks: Mapping[str, Callable[[], Awaitable[str]]]
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._checks = checks
+        self._runner: web.AppRunner | None = None
+        self.address = ""
+
+    async def start(self) -> None:
+        """Listen; raises OSError when the port is taken."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/healthz/live", self._live),
+                web.get("/healthz/ready", self._ready),
+                web.get("/metrics", self._render),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=30.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.host, self._settings.port)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.address = f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Stop listening; may be called twice or early."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "live"})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        found = {name: await check() for name, check in self._checks.items()}
+        ready = not any(found.values())
+        body = {"status": "ready" if ready else "not ready", "checks": {n: why or "ok" for n, why in found.items()}}
+        return web.json_response(body, status=200 if ready else 503)
+
+    async def _render(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

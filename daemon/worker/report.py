@@ -1,0 +1,116 @@
+"""One log line and one set of observations for each delivery, at its end; nothing on the way logs or counts."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from daemon.contracts import Usage
+from daemon.logs import logger
+from daemon.metrics import Metrics
+from daemon.pipeline.hold import Hold
+from daemon.pipeline.outcome import (
+    Abandoned,
+    Deferred,
+    Done,
+    Dropped,
+    Failed,
+    Fenced,
+    HandedBack,
+    Outcome,
+    Repeated,
+    Retrying,
+)
+
+_log = logger(__name__)
+
+
+def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, task_s: float) -> None:
+    """Count and log how a delivery ended. `attempt_s` from read to settled, `task_s` from acceptance to now."""
+    queue, trace = hold.delivery.queue, hold.trace
+    name, code = _name(outcome)
+    metrics.attempts.labels(queue, name, code).inc()
+    metrics.attempt_seconds.labels(queue, name).observe(attempt_s)
+    if trace.wait_s is not None:
+        metrics.wait_seconds.labels(queue).observe(trace.wait_s)
+    if trace.first_token_s is not None:
+        metrics.first_token_seconds.labels(trace.model_id).observe(trace.first_token_s)
+    if trace.execute_s is not None:
+        metrics.provider_calls.labels(trace.provider, code or "ok").inc()
+    if trace.usage is not None:
+        _count_usage(metrics, trace.model_id, trace.usage)
+    _count(metrics, queue, outcome, task_s)
+    log = _log.warning if isinstance(outcome, Failed | Abandoned | Fenced) else _log.info
+    log(
+        "attempt.ended",
+        queue=queue,
+        task_id=hold.task_id,
+        entry_id=hold.delivery.entry_id,
+        attempt=hold.attempt,
+        outcome=name,
+        code=code or None,
+        model=trace.model_id or None,
+        wait_s=_rounded(trace.wait_s),
+        first_token_s=_rounded(trace.first_token_s),
+        execute_s=_rounded(trace.execute_s),
+        attempt_s=_rounded(attempt_s),
+        output_tokens=trace.usage.output_tokens if trace.usage else None,
+        cost_usd=trace.usage.cost_usd if trace.usage else None,
+        detail=trace.detail or None,
+    )
+
+
+def _name(outcome: Outcome) -> tuple[str, str]:
+    match outcome:
+        case Done():
+            return "done", ""
+        case Retrying(code):
+            return "retrying", code.value
+        case Deferred(reason):
+            return "deferred", reason.value
+        case Failed(code):
+            return "failed", code.value
+        case HandedBack():
+            return "handed_back", ""
+        case Repeated():
+            return "repeated", ""
+        case Dropped(why):
+            return why, ""
+        case Fenced():
+            return "fenced", ""
+        case Abandoned():
+            return "abandoned", ""
+        case _:
+            assert_never(outcome)
+
+
+def _count(metrics: Metrics, queue: str, outcome: Outcome, task_s: float) -> None:
+    match outcome:
+        case Done():
+            metrics.task_seconds.labels(queue, "done").observe(task_s)
+        case Failed():
+            metrics.task_seconds.labels(queue, "failed").observe(task_s)
+        case Retrying(code):
+            metrics.retries.labels(queue, code.value).inc()
+        case Deferred(reason):
+            metrics.deferrals.labels(queue, reason.value).inc()
+            if reason.value.startswith("GUARD_"):
+                metrics.guard_denied.labels(reason.value.removeprefix("GUARD_").lower()).inc()
+        case Dropped("poison"):
+            metrics.poison.labels(queue).inc()
+        case Dropped():
+            metrics.duplicates.labels(queue).inc()
+        case Fenced():
+            metrics.fenced.labels("result").inc()
+        case _:
+            pass
+
+
+def _count_usage(metrics: Metrics, model: str, usage: Usage) -> None:
+    for kind in ("input", "cached_input", "output", "reasoning"):
+        metrics.tokens.labels(model, kind).inc(getattr(usage, f"{kind}_tokens"))
+    if usage.cost_usd:
+        metrics.cost_usd.labels(model).inc(usage.cost_usd)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
