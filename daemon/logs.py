@@ -1,9 +1,9 @@
 """Log lines: dotted events with ids and numbers, never content. The only module that knows structlog.
 
-What a task says (prompts, answers, bodies) and what opens doors (keys, tokens, signatures) is removed here by a processor,
-whatever the caller hands in: by name (`FORBIDDEN`), by value (configured secrets), by type (only plain values are
-printed, everything else becomes its type's name) and by length. It holds before `configure` too. One JSON object a line on
-stderr; lines of libraries come in as `library.warned` without their arguments.
+What a task says (prompts, answers, bodies) and what opens doors (keys, tokens, signatures) is removed here by a
+processor, whatever the caller hands in: by name (`FORBIDDEN`), by value (configured secrets), by type (only plain
+values are printed, everything else becomes its type's name) and by length. It holds before `configure` too. One JSON
+object a line on stderr; lines of libraries come in as `library.warned` without their arguments.
 
     log = logger("worker.consumer")
     log.info("batch.read", queue=queue, entries=3)
@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, TextIO, cast
@@ -38,13 +38,13 @@ MASK: Final = "***"
 FORBIDDEN: Final = frozenset(
     {
         "prompt", "system", "system_instruction", "instructions", "content", "contents", "delta", "text", "output",
-        "answer", "completion", "response", "body", "raw_body", "message_body", "payload", "data", "variables", "images",
-        "image", "messages", "message", "input", "result", "signature", "upstash_signature", "authorization", "cookie",
-        "set_cookie", "headers", "token", "key", "api_key", "secret", "password", "passphrase", "credentials", "dsn",
+        "answer", "completion", "response", "body", "raw_body", "message", "messages", "message_body", "payload",
+        "data", "variables", "image", "images", "input", "result", "signature", "upstash_signature", "authorization",
+        "cookie", "set_cookie", "headers", "token", "key", "api_key", "secret", "password", "passphrase", "credentials", "dsn",
     }
 )  # fmt: skip
 #: … or that end in one of these words
-FORBIDDEN_ENDINGS: Final = ("_prompt", "_token", "_secret", "_password", "_signature", "_api_key", "_signing_key", "_dsn")
+FORBIDDEN_ENDINGS: Final = ("_prompt", "_token", "_secret", "_password", "_signature", "_api_key", "_signing_key")
 
 _EVENT: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -61,15 +61,13 @@ Fields = MutableMapping[str, Any]
 
 @dataclass(slots=True)
 class _Sink:
-    """Where lines go and what they look like; replaced as a whole by `configure`."""
+    """Where lines go and what they look like; set by `configure`."""
 
     level: int = logging.INFO
-    pretty: bool = False
-    colours: bool = False
+    console: structlog.dev.ConsoleRenderer | None = None  #: None: JSON
     priorities: bool = False
     secrets: re.Pattern[str] | None = None
     stream: TextIO | None = None  #: None: whatever sys.stderr is when the line is written
-    console: Any = field(default=None, repr=False)
 
     def msg(self, line: str) -> None:
         """Write one finished line. A full disk or a closed pipe loses the line, never a task."""
@@ -81,7 +79,7 @@ class _Sink:
             pass
 
 
-_sink = _Sink()
+_sink: Final = _Sink()
 
 
 class _Output:
@@ -153,20 +151,15 @@ def configure(runtime: RuntimeSettings, secrets: Iterable[str] = (), *, stream: 
 
     May be called again; the last call holds. `stream` None means stderr.
     """
-    global _sink
     out = stream or sys.stderr
     pretty = runtime.log_format == "pretty" or (runtime.log_format == "auto" and _isatty(out))
     colours = pretty and _isatty(out) and not runtime.no_color
     known = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
-    _sink = _Sink(
-        level=_NUMBERS[runtime.log_level],
-        pretty=pretty,
-        colours=colours,
-        priorities=not pretty and _is_journal(out, runtime.journal_stream),
-        secrets=re.compile("|".join(map(re.escape, known))) if known else None,
-        stream=stream,
-        console=structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=28) if pretty else None,
-    )
+    _sink.level = _NUMBERS[runtime.log_level]
+    _sink.console = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=28) if pretty else None
+    _sink.priorities = not pretty and _is_journal(out, runtime.journal_stream)
+    _sink.secrets = re.compile("|".join(map(re.escape, known))) if known else None
+    _sink.stream = stream
     logging.root.handlers[:] = [_Libraries(logging.WARNING)]
     logging.root.setLevel(logging.WARNING)
 
@@ -202,7 +195,7 @@ def _name_event(output: _Output, _: str, fields: Fields) -> Fields:
 def _describe_exception(_: object, __: str, fields: Fields) -> Fields:
     given = fields.pop("exc_info", None)
     if given is True:
-        given = sys.exception() if hasattr(sys, "exception") else None
+        given = sys.exception()
     if isinstance(given, tuple):
         given = given[1]
     if isinstance(given, BaseException):
@@ -212,22 +205,21 @@ def _describe_exception(_: object, __: str, fields: Fields) -> Fields:
 
 def _drop_content(_: object, __: str, fields: Fields) -> Fields:
     dropped: list[str] = []
-    clean = {name: value for name, value in _clean_items(fields, 0, dropped)}
+    clean = dict(_clean_items(fields, 0, dropped))
     if dropped:
         clean["dropped"] = sorted(set(dropped))
     return clean
 
 
 def _render(_: object, __: str, fields: Fields) -> str:
-    sink = _sink
     level = fields["level"]
-    if sink.pretty:
+    if _sink.console is not None:
         exception = fields.pop("exception", None)
-        line = cast(str, sink.console(None, level, fields))
+        line = _sink.console(None, level, fields)
         return line + (_pretty_exception(exception) if isinstance(exception, dict) else "")
     head = {"timestamp": fields.pop("timestamp"), "level": fields.pop("level"), "event": fields.pop("event")}
     line = msgspec.json.encode({**head, **fields}).decode()
-    return f"<{_SYSLOG[level]}>{line}" if sink.priorities else line
+    return f"<{_SYSLOG[level]}>{line}" if _sink.priorities else line
 
 
 _CHAIN: Final[Sequence[Any]] = (
@@ -261,10 +253,12 @@ def _clean_items(items: Mapping[Any, Any], depth: int, dropped: list[str]) -> It
 
 
 def _clean(value: object, depth: int, dropped: list[str]) -> object:
+    if isinstance(value, Enum):
+        value = value.value
     if value is None or isinstance(value, bool | int | float):
-        return value.value if isinstance(value, Enum) else value
+        return value
     if isinstance(value, str):
-        return mask(value.value if isinstance(value, Enum) else value)
+        return mask(value)
     if isinstance(value, BaseException):
         return _headline(value)
     if isinstance(value, bytes | bytearray | memoryview):

@@ -1,8 +1,8 @@
 """Every metric, with its unit in its name and, in its help, when it moves (protocol 11).
 
-One `Metrics` belongs to one process and owns its registry: nothing is global, so tests and two roles in one process do not
-meet. Labels are closed sets; a name that came from outside and is not known (a queue in a refused call) is counted as
-`unknown`, never under its own name, and no id of a task or user ever becomes a label. Hot paths bind their children once:
+One `Metrics` belongs to one process and owns its registry: nothing is global, so tests and two roles in one process do
+not meet. Labels are closed sets; a name that came from outside and is not known (a queue in a refused call) counts as
+`unknown`, never under its own name, and no id of a task or user ever becomes a label. Hot paths bind children once:
 
     first_token = metrics.first_token_seconds.labels(model_id)
     first_token.observe(0.7)
@@ -54,7 +54,10 @@ class Metrics:
 
     def _accepting(self) -> None:
         self.relay_requests = self._counter(
-            "relay_requests", "Moves once for each answered HTTP request of the relay, health included.", "route", "status"
+            "relay_requests",
+            "Moves once for each answered HTTP request of the relay, health included.",
+            "route",
+            "status",
         )
         self.relay_request_seconds = self._histogram(
             "relay_request_seconds", "From the request's head to the last byte of its answer.", RELAY_S, "route"
@@ -102,7 +105,9 @@ class Metrics:
         )
         self.dead_letters = self._counter("dead_letters", "Moves when a dead letter is written.", "queue", "code")
         self.handed_back = self._counter(
-            "handed_back", "Moves when a task goes back to its queue unfinished: drain, lost lease, excess read.", "queue"
+            "handed_back",
+            "Moves when a task goes back to its queue unfinished: drain, lost lease, excess read.",
+            "queue",
         )
         self.reclaimed = self._counter(
             "reclaimed", "Moves when an entry of a consumer that went silent is taken over.", "queue"
@@ -112,7 +117,7 @@ class Metrics:
         )
         self.fenced = self._counter(
             "fenced",
-            "Moves when a write is refused because another attempt owns the task. what: event, result, ack, beat, release.",
+            "Moves when a write is refused as another attempt owns the task. what: event, result, ack, beat, release.",
             "what",
         )
         self.duplicates = self._counter(
@@ -132,7 +137,9 @@ class Metrics:
             "kind",
         )
         self.cost_usd = self._counter(
-            "cost_usd", "Grows by the price of each settled attempt, in US dollars; models without a price add none.", "model"
+            "cost_usd",
+            "Grows by the price of each settled attempt, in US dollars; models without a price add none.",
+            "model",
         )
         self.provider_calls = self._counter(
             "provider_calls",
@@ -171,7 +178,7 @@ class Metrics:
 
 
 class _WithoutCreated:
-    """A registry without the library's `_created` samples: they double the series, and only a global switch stops them."""
+    """A registry without the `_created` samples: they double the series, and only a global switch stops them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
