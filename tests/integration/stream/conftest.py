@@ -1,0 +1,79 @@
+"""One consumer's view of a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from daemon import keys
+from daemon.clock import SystemClock
+from daemon.config import EventSettings, QueueSettings, RedisSettings
+from daemon.contracts import TaskMessage, WorkEntry, identity_of
+from daemon.metrics import Metrics
+from daemon.ports import TaskIdentity
+from daemon.stream.connection import Scripts, connect
+from daemon.stream.events import Events
+from daemon.stream.guards import RedisGuards
+from daemon.stream.tail import RedisTail
+from daemon.stream.work import Work
+
+QUEUE = "q_paid_stream"
+
+
+def entry(task_id: str = "t1", queue: str = QUEUE) -> WorkEntry:
+    """An accepted message without content."""
+    message = TaskMessage(task_id=task_id, queue_id=queue, service_id="resume-review", user_id="u1", variables={"a": 1})
+    return WorkEntry(message=message, sha256="0" * 64, accepted_at=1_700_000_000_000)
+
+
+def task(task_id: str = "t1") -> TaskIdentity:
+    """Its identity."""
+    return identity_of(entry(task_id).message)
+
+
+@dataclass
+class Side:
+    """One process' side: its consumer name, its adapters, what it parked."""
+
+    client: Redis
+    consumer: str
+    parked: list[tuple[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.scripts = Scripts(self.client)
+        self.work = Work(self.scripts, QueueSettings(), self.consumer)
+        self.events = Events(self.scripts, EventSettings(), SystemClock())
+        self.guards = RedisGuards(self.scripts)
+        self.tail = RedisTail(
+            self.scripts, self.work, self.events, self.guards, Metrics(process=False),
+            lambda queue, delay: self.parked.append((queue, delay)),
+        )  # fmt: skip
+
+    async def add(self, task_id: str = "t1", *, place: bool = True) -> str:
+        """Accept a task by hand: entry, place, counter."""
+        names = keys.queue_keys(QUEUE)
+        if place:
+            await self.client.zadd(names.waiting, {task_id: 1})
+            await self.client.incr(names.counter)
+        added: bytes = await self.client.xadd(names.tasks, {"task": msgspec.json.encode(entry(task_id))})
+        return added.decode()
+
+
+@pytest.fixture
+async def side(redis_settings: RedisSettings) -> AsyncIterator[Side]:
+    """The consumer `a`, with its groups made."""
+    async with connect(redis_settings) as client:
+        made = Side(client, "a")
+        await made.work.make_groups([QUEUE])
+        yield made
+
+
+@pytest.fixture
+async def other(redis_settings: RedisSettings) -> AsyncIterator[Side]:
+    """Another process, the consumer `b`."""
+    async with connect(redis_settings) as client:
+        yield Side(client, "b")
