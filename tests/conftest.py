@@ -5,6 +5,7 @@
     redis_server, postgres_server     a server of its own that the test may kill, pause and restart
     no_key_left                       after the test: nothing pending, no key without an end of life
     wait_until                        waits for a fact
+    whole                             whether the long suites run in full length (`--whole`)
 
 `pytestmark = pytest.mark.postgres_versions` (or `redis_versions`) runs a test on each server this machine has.
 TEST_REDIS_URL and TEST_DATABASE_URL name servers to use instead; the Redis database must be empty, on Postgres only
@@ -15,12 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,22 +28,21 @@ import pytest
 import redis
 import uvloop
 
-import daemon.config
-from daemon.config import PostgresSettings, RedisSettings
+from daemon.config import PostgresSettings, RedisSettings, catalogue
 from daemon.dev.embedded_postgres import EmbeddedPostgres, postgres_installations
 from daemon.dev.embedded_redis import EmbeddedRedis, redis_installations
+from daemon.kinds import SecretStr
 from daemon.store.migrate import migrate
 from tests import waiting
 from tests.leaks import Leaks
 
 REDIS = redis_installations()
 POSTGRES = postgres_installations()
-_Secret = type(RedisSettings().url)
 
 
 def pytest_configure() -> None:
     """A developer's own settings must not reach the tests or the processes they start."""
-    names = set(re.findall(r'"([A-Z][A-Z0-9_]+)"', Path(daemon.config.__file__).read_text("utf-8")))
+    names = {entry.name for _, entry in catalogue()}
     for name in list(os.environ):
         if name in names or name.removesuffix("_FILE") in names or name.startswith("QSTREAMD_"):
             del os.environ[name]
@@ -78,7 +76,7 @@ def whole(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def wait_until() -> waiting.WaitUntil:
-    """`await wait_until(predicate, description=…, within_s=5)`: the first true answer, or a failure that says what was seen."""
+    """The first true answer of a predicate, or a failure that says what was seen: see `tests.waiting`."""
     return waiting.wait_until
 
 
@@ -129,7 +127,7 @@ def redis_url(redis_version: str, _redis_server_of: Callable[[str], str]) -> str
 @pytest.fixture
 def redis_settings(redis_url: str) -> RedisSettings:
     """Settings for `redis_url`, all else as shipped."""
-    return RedisSettings(url=_Secret(redis_url))
+    return RedisSettings(url=SecretStr(redis_url))
 
 
 @pytest.fixture
@@ -141,7 +139,7 @@ def redis_server(redis_version: str) -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture
 def no_key_left(redis_url: str) -> Iterator[Leaks]:
-    """After the test nothing is pending and every key has an end of life; `no_key_left.allow("pattern")` for exceptions."""
+    """After the test nothing is pending and every key has an end of life; `allow` names exceptions."""
     leaks = Leaks(redis_url)
     yield leaks
     found = leaks.find()
@@ -192,7 +190,7 @@ def postgres_url(postgres_version: str, _postgres_server_of: Callable[[str], tup
 @pytest.fixture
 def postgres_settings(postgres_url: str) -> PostgresSettings:
     """Settings for `postgres_url`, all else as shipped."""
-    return PostgresSettings(url=_Secret(postgres_url))
+    return PostgresSettings(url=SecretStr(postgres_url))
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ class Embedded(ABC):
         self._watcher.stdin.write(line.encode() + b"\n")
 
     def _signal_family(self, number: signal.Signals) -> None:
-        """To the server and its children: each Postgres connection is a process that lives on while its parent stands."""
+        """To the server and its children: each Postgres connection is a process of its own."""
         if not self.running:
             return
         os.kill(self.pid, signal.SIGSTOP)  # first, so that no further child starts while we look for those there are
@@ -227,13 +227,13 @@ def children(pid: int) -> list[int]:
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     if listing.exists():
         return [int(word) for word in listing.read_text().split()]
-    rows = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True, timeout=10)
+    rows = subprocess.run(["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True, timeout=10)
     pairs = [row.split() for row in rows.stdout.splitlines()]
     return [int(child) for child, parent in pairs if int(parent) == pid]
 
 
 def private_directory(prefix: str) -> Path:
-    """A new directory (0700) whose path leaves room for a socket's name: the kernel cuts those at 103 bytes on macOS."""
+    """A new directory (0700) whose path leaves room for a socket's name (103 bytes in all on macOS)."""
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     if len(str(directory)) > 80:
         directory.rmdir()

@@ -53,9 +53,9 @@ def postgres_installations() -> dict[str, Path]:
 class EmbeddedPostgres(Embedded):
     """One server, superuser `postgres`, reachable only through its private directory unless `tcp`.
 
-    As root it runs as `nobody`, because Postgres refuses root; where `nobody` can't reach the binaries (a checkout under
-    /root), they are copied into the private directory first. The wheel's own launcher would add a user to the system and
-    open every directory above its files to everyone; this one changes nothing outside its directory.
+    As root it runs as `nobody`, because Postgres refuses root; where `nobody` can't reach the binaries (a checkout in
+    root's home), they are copied into the private directory first. The wheel's own launcher would add a user to the
+    system and open every directory above its files to everyone; this one changes nothing outside its directory.
     """
 
     name = "postgres"
