@@ -32,8 +32,11 @@ def command(*, only_status: bool, as_json: bool) -> None:
 
 
 async def _run(settings: PostgresSettings, *, only_status: bool) -> dict[str, list[str]]:
-    applied_now = [] if only_status else await migrate.migrate(settings)
-    now = await migrate.status(settings)
+    if settings.url is None:
+        raise ConfigError(["DATABASE_URL is missing: postgresql://user:password@host:5432/database"])
+    url = settings.url.get_secret_value()
+    applied_now = [] if only_status else await migrate.migrate(url)
+    now = await migrate.status(url)
     return {"applied_now": applied_now, "applied": list(now.applied), "pending": list(now.pending)}
 
 

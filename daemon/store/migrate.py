@@ -1,8 +1,8 @@
 """The schema: numbered SQL files, each applied once, in order, by whoever comes first.
 
 A file runs in one transaction together with the note that it ran, so a crash leaves nothing half done; a file whose
-first line is `-- no transaction` (for CREATE INDEX CONCURRENTLY) runs bare and must be safe to repeat. Applied files are
-history: a changed one, or one that this release does not know, stops the run before anything is touched.
+first line is `-- no transaction` (for CREATE INDEX CONCURRENTLY) runs bare and must be safe to repeat. Applied files
+are history: a changed one, or one that this release does not know, stops the run before anything is touched.
 Called by `cli.migrate`, by tests, and (for `check_schema` and `claim_environment`) by `app` at start.
 """
 
@@ -19,14 +19,13 @@ from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
-from pydantic import SecretStr
 
-from daemon.config import PostgresSettings
 from daemon.errors import ConfigError, StoreAway
 from daemon.store.pool import FAILURES, Pool, behind_pgbouncer, postgres_url, translate
 from daemon.store.sql import load_queries
 
 LOCK_KEY: Final = 0x7173_7472_6561_6D64  # "qstreamd": the advisory lock of whoever migrates this database
+CONNECT_S: Final = 10.0  #: to a server that may be waking up
 LOCK_WAIT_S: Final = 60.0  #: for another runner to finish
 FILE_S: Final = 600.0  #: for one file
 _FILE_NAME: Final = re.compile(r"^\d{4}_[a-z0-9_]+\.sql$")
@@ -71,7 +70,7 @@ def load_migrations() -> list[Migration]:
 
 
 def plan(shipped: Sequence[Migration], applied: Sequence[tuple[str, str]]) -> list[Migration]:
-    """What is still to be applied; `applied` holds (name, sha256) in order. Raises `MigrationRefused`, one line a mistake."""
+    """What is still to be applied, given (name, sha256) of what was. `MigrationRefused` has a line for each mistake."""
     known = {m.name: m for m in shipped}
     mistakes = [
         f"migration {name} was applied to this database but is unknown to this release: use the newer release"
@@ -93,14 +92,14 @@ def plan(shipped: Sequence[Migration], applied: Sequence[tuple[str, str]]) -> li
     return pending
 
 
-async def migrate(database: str | PostgresSettings, shipped: Sequence[Migration] | None = None) -> list[str]:
+async def migrate(url: str, shipped: Sequence[Migration] | None = None) -> list[str]:
     """Apply what is missing; the names of what was applied now, in order (empty: all was there).
 
     Concurrent runs wait for each other, up to `LOCK_WAIT_S`. May be repeated after any failure. Raises `StoreAway`,
     `MigrationRefused`, or `ConfigError` behind pgbouncer and when a file itself fails.
     """
     migrations = load_migrations() if shipped is None else shipped
-    async with _connected(database) as connection:
+    async with _connected(url) as connection:
         await _lock(connection)  # ends with the connection
         await _lay_ground(connection)
         pending = plan(migrations, await _applied(connection))
@@ -109,10 +108,10 @@ async def migrate(database: str | PostgresSettings, shipped: Sequence[Migration]
         return [m.name for m in pending]
 
 
-async def status(database: str | PostgresSettings, shipped: Sequence[Migration] | None = None) -> Status:
+async def status(url: str, shipped: Sequence[Migration] | None = None) -> Status:
     """What was applied and what is pending, without changing anything. Raises as `migrate` does."""
     migrations = load_migrations() if shipped is None else shipped
-    async with _connected(database) as connection:
+    async with _connected(url) as connection:
         applied = await _applied(connection)
         return Status(tuple(name for name, _ in applied), tuple(m.name for m in plan(migrations, applied)))
 
@@ -145,17 +144,17 @@ _APPLIED: Final = "SELECT name, sha256 FROM qstreamd.migrations ORDER BY name"
 
 
 @asynccontextmanager
-async def _connected(database: str | PostgresSettings) -> AsyncIterator[asyncpg.Connection[Any]]:
-    settings = PostgresSettings(url=SecretStr(database)) if isinstance(database, str) else database
-    if behind_pgbouncer(settings):
-        raise ConfigError(
-            ["migrations need a direct connection: give DATABASE_URL without the pooler (and pgbouncer=true)"]
-        )
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    if behind_pgbouncer(url):  # the lock belongs to a session, and there is none
+        raise ConfigError(["migrations need a direct connection: give DATABASE_URL without the pooler"])
     try:
         connection: asyncpg.Connection[Any] = await asyncpg.connect(
-            postgres_url(settings), timeout=settings.connect_timeout_s, command_timeout=FILE_S,
-            statement_cache_size=0, server_settings={"application_name": "qstreamd migrate"},
-        )  # fmt: skip
+            postgres_url(url),
+            timeout=CONNECT_S,
+            command_timeout=FILE_S,
+            statement_cache_size=0,
+            server_settings={"application_name": "qstreamd migrate"},
+        )
     except asyncpg.ClientConfigurationError as error:
         raise ConfigError([f"DATABASE_URL: {type(error).__name__}"]) from error
     except FAILURES as error:
@@ -169,8 +168,8 @@ async def _connected(database: str | PostgresSettings) -> AsyncIterator[asyncpg.
 
 
 async def _lock(connection: asyncpg.Connection[Any]) -> None:
-    # Tried again and again instead of waited for: a waiting statement holds a snapshot, and the CREATE INDEX CONCURRENTLY
-    # of the runner that has the lock would wait for it for ever.
+    # Tried again and again, not waited for: a waiting statement holds a snapshot, and the CREATE INDEX CONCURRENTLY of
+    # the runner that has the lock would wait for it for ever.
     deadline = time.monotonic() + LOCK_WAIT_S
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
         if time.monotonic() > deadline:

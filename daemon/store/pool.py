@@ -27,11 +27,12 @@ TRIES_MAX: Final = 5  #: sends of one statement: the first, one after a lost con
 CLOSE_S: Final = 5.0  #: a close that takes longer is cut
 RELEASE_S: Final = 2.0  #: waiting for a cancelled query to end; after that the connection is cut
 
-#: Parameters of a Prisma (or libpq) URL that asyncpg would send to the server as settings, which then refuses them.
+#: Parameters of a Prisma (or libpq) URL that asyncpg would hand to the server as settings, which then refuses them.
 FOREIGN_PARAMETERS: Final = frozenset({
-    "schema", "connection_limit", "pool_timeout", "connect_timeout", "socket_timeout", "pgbouncer", "statement_cache_size",
-    "sslaccept", "sslidentity", "max_idle_connection_lifetime", "single_use_connections", "channel_binding", "gssencmode",
-    "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "fallback_application_name",
+    "schema", "connection_limit", "pool_timeout", "connect_timeout", "socket_timeout", "pgbouncer", "sslaccept",
+    "statement_cache_size", "sslidentity", "max_idle_connection_lifetime", "single_use_connections", "channel_binding",
+    "gssencmode", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+    "fallback_application_name",
 })  # fmt: skip
 
 Row = Mapping[str, Any]  #: what an asyncpg record can do of a mapping: `row[name]`, `row.get`, `{**row}`
@@ -64,7 +65,7 @@ class StatementRefused(TaskError):
 
 
 def translate(error: Failure) -> StoreAway | StatementRefused:
-    """The error of ours for one of asyncpg's. Texts of the server are kept only where they can't hold a row's content."""
+    """The error of ours for one of asyncpg's. The server's text is kept only where it can't hold a row's content."""
     name = type(error).__name__
     if isinstance(error, TimeoutError | asyncpg.QueryCanceledError):
         return StatementTimeout(f"Postgres took longer than the statement limit ({name})")
@@ -85,6 +86,12 @@ def translate(error: Failure) -> StoreAway | StatementRefused:
     return StatementRefused(detail=f"{name} {state}")
 
 
+def _nothing_applied(error: Failure) -> bool:
+    """Postgres undid the statement through no fault of its own: a deadlock, or a plan older than a migration."""
+    stale = isinstance(error, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
+    return stale or (getattr(error, "sqlstate", None) in _CONFLICT)
+
+
 def _lost(error: Failure) -> bool:
     """The statement's connection is gone (whether it was applied is unknown); a new one may work."""
     if isinstance(error, asyncpg.PostgresError):
@@ -92,21 +99,18 @@ def _lost(error: Failure) -> bool:
     return not isinstance(error, TimeoutError | asyncpg.DataError | asyncpg.TargetServerAttributeNotMatched)
 
 
-def postgres_url(settings: PostgresSettings) -> str:
-    """`DATABASE_URL` as asyncpg reads it: a URL written for Prisma works unchanged. `ConfigError` when it can't."""
-    if settings.url is None:
-        raise ConfigError(["DATABASE_URL is missing: postgresql://user:password@host:5432/database"])
-    parts = urlsplit(settings.url.get_secret_value())
+def postgres_url(url: str) -> str:
+    """`DATABASE_URL` as asyncpg reads it: one written for Prisma works unchanged. `ConfigError` for another scheme."""
+    parts = urlsplit(url)
     if parts.scheme not in ("postgresql", "postgres"):
         raise ConfigError([f"DATABASE_URL: scheme {parts.scheme[:20]!r} is not allowed; allowed: postgresql, postgres"])
     kept = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in FOREIGN_PARAMETERS]
     return urlunsplit(parts._replace(query=urlencode(kept)))
 
 
-def behind_pgbouncer(settings: PostgresSettings) -> bool:
-    """Whether a pooler in transaction mode stands between: no prepared statements, no session settings there."""
-    url = settings.url.get_secret_value() if settings.url else ""
-    return settings.statement_cache_size == 0 or dict(parse_qsl(urlsplit(url).query)).get("pgbouncer") == "true"
+def behind_pgbouncer(url: str) -> bool:
+    """Whether the URL says, as Prisma's do, that a pooler in transaction mode stands in between."""
+    return dict(parse_qsl(urlsplit(url).query)).get("pgbouncer") == "true"
 
 
 async def prepare_connection(connection: asyncpg.Connection[Any]) -> None:
@@ -132,30 +136,12 @@ class Pool:
 
     async def start(self) -> Self:
         """Connect; the first good connection proves address and password. Raises `StoreAway`, `ConfigError`."""
+        s = self._settings
+        if s.url is None:
+            raise ConfigError(["DATABASE_URL is missing: postgresql://user:password@host:5432/database"])
         if self._pool is not None:
             return self
-        s = self._settings
-        pooler = behind_pgbouncer(s)
-        session = {} if pooler else {
-            "statement_timeout": str(round(s.command_timeout_s * 1000)),
-            "lock_timeout": str(round(s.command_timeout_s * 1000)),
-            "idle_in_transaction_session_timeout": str(round(s.command_timeout_s * 2000)),
-            "tcp_keepalives_idle": "30",
-        }  # fmt: skip
-        url = postgres_url(s)
-        pool: asyncpg.Pool[Any] = asyncpg.create_pool(
-            url,
-            min_size=min(s.pool_min, s.pool_max),
-            max_size=s.pool_max,
-            timeout=s.connect_timeout_s,
-            command_timeout=s.command_timeout_s + 1,  # the server speaks first: its word is never ambiguous
-            statement_cache_size=0 if pooler else s.statement_cache_size,
-            max_inactive_connection_lifetime=300,
-            server_settings={"application_name": "qstreamd", **session},
-            target_session_attrs=None if pooler or "target_session_attrs" in url else SessionAttribute.read_write,
-            init=prepare_connection,
-            reset=_keep_session,
-        )
+        pool = self._make(s.url.get_secret_value())
         try:
             async with asyncio.timeout(s.connect_timeout_s + s.command_timeout_s):
                 await pool
@@ -172,6 +158,30 @@ class Pool:
             raise
         return self
 
+    def _make(self, given: str) -> asyncpg.Pool[Any]:
+        s = self._settings
+        url = postgres_url(given)
+        pooler = behind_pgbouncer(given) or s.statement_cache_size == 0  # then: no prepared statements, no session
+        limit_ms = round(s.command_timeout_s * 1000)
+        session = {
+            "statement_timeout": str(limit_ms),
+            "idle_in_transaction_session_timeout": str(2 * limit_ms),
+            "tcp_keepalives_idle": "30",
+        }
+        return asyncpg.create_pool(
+            url,
+            min_size=min(s.pool_min, s.pool_max),
+            max_size=s.pool_max,
+            timeout=s.connect_timeout_s,
+            command_timeout=s.command_timeout_s + 1,  # the server speaks first: its word is never ambiguous
+            statement_cache_size=0 if pooler else s.statement_cache_size,
+            max_inactive_connection_lifetime=300,
+            server_settings={"application_name": "qstreamd", **({} if pooler else session)},
+            target_session_attrs=None if pooler or "target_session_attrs" in url else SessionAttribute.read_write,
+            init=prepare_connection,
+            reset=_keep_session,
+        )
+
     async def close(self) -> None:
         """Give all connections back; those still at work after `CLOSE_S` are cut. May be called twice, or early."""
         pool, self._pool = self._pool, None
@@ -187,7 +197,7 @@ class Pool:
         """The rows of one statement in its own transaction.
 
         Raises `StoreAway` (also as `StatementTimeout`, `SchemaMismatch`) or `StatementRefused`. Waits at most
-        `acquire_timeout_s` for a connection and `command_timeout_s` for the answer, once more of each for a lost connection.
+        `acquire_timeout_s` for a connection and `command_timeout_s` for the answer, and as long again after a lost one.
         Cancelling it cancels the statement on the server; whether it committed is then unknown.
         """
         lost = False
@@ -195,16 +205,9 @@ class Pool:
             try:
                 return await self._once(sql, args)
             except FAILURES as error:
-                last = tried == TRIES_MAX - 1
-                state = getattr(error, "sqlstate", None) or ""
-                if state in _CONFLICT and not last:
+                if tried + 1 < TRIES_MAX and _nothing_applied(error):
                     await asyncio.sleep(random.uniform(0.002, 0.02) * 2**tried)
-                elif (
-                    isinstance(error, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
-                    and not last
-                ):
-                    pass  # the plan was made before a migration; asyncpg has dropped it by now
-                elif _lost(error) and not lost and self._pool is not None:
+                elif not lost and self._pool is not None and _lost(error):
                     lost = True
                     await self._pool.expire_connections()  # a restart of the server cut all of them, not only this one
                 else:
@@ -216,7 +219,7 @@ class Pool:
         if pool is None:
             raise asyncpg.InterfaceError("the pool is closed")
         try:
-            # On `acquire` and not on `fetch`: the timeout of a pool's own `fetch` does not bound the wait for a connection.
+            # On `acquire`, since the timeout of a pool's own `fetch` does not bound the wait for a connection.
             connection = await pool.acquire(timeout=self._settings.acquire_timeout_s)
         except TimeoutError as error:
             raise StoreAway(f"Postgres: no connection within {self._settings.acquire_timeout_s:g} s") from error

@@ -70,13 +70,13 @@ class TaskRecords:
         return _task_row(found), stored_result({**found, "model_id": found["result_model_id"]})
 
     async def forgotten(self, queue: str, older_s: float, limit: int = FORGOTTEN_MAX) -> list[TaskRow]:
-        """Live rows of `queue` without a sign of life for `older_s`, oldest first: candidates, to be looked up in Redis."""
+        """Live rows of `queue` without a sign of life for `older_s`, oldest first; they may still wait in Redis."""
         return [_task_row(r) for r in await self._pool.fetch(self._sql["forgotten"], queue, older_s, limit)]
 
     async def replay(self, task_id: str, actor: str, reason: str) -> TaskRow | None:
         """Start a `failed` or `expired` task anew and say so in the audit log; the fence goes on, counts begin at 0.
 
-        None: it is not there, or in no such state (also when an earlier try of this call did it; the row says `queued`).
+        None: it is not there, or in no such state (also when an earlier try of this call did it: it is `queued` then).
         The caller appends `entry()` and begins its event stream again.
         """
         rows = await self._pool.fetch(self._sql["replay"], task_id, actor, reason)

@@ -1,8 +1,8 @@
 """The ledger in Postgres: hands out attempt numbers (the fence), holds results, never loses a paid answer.
 
-Two statements an attempt: `claim` (with the input of ID-first tasks) and `finish` or `leave`. Each is one compare-and-set
-that Postgres judges on the newest version of the row; when it matches nothing the row is read back, because a reply lost
-after a commit looks just like being fenced out. `claim_many` and `finish_many` cost the same two statements for a batch.
+Two statements an attempt: `claim` (with the input of ID-first tasks) and `finish` or `leave`. Each is a compare-and-set
+that Postgres judges on the newest version of the row; when it matches nothing the row is read back, since a reply lost
+after a commit looks just like being fenced out. `claim_many` and `finish_many` need no more statements for a batch.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PostgresLedger:
         return (await self.claim_many([ClaimRequest(delivery, model_id)], owner, lease_s))[0]
 
     async def claim_many(self, requests: Sequence[ClaimRequest], owner: str, lease_s: float) -> list[ClaimAnswer]:
-        """The answer of each request, in order; one statement while no two are of the same task. Repeatable as `claim`."""
+        """The answer of each request, in order; one statement unless two are of one task. Repeatable as `claim`."""
         answers: dict[int, ClaimAnswer] = {}
         for _ in range(CLAIM_LOOKS_MAX + len(requests)):
             batch: dict[str, tuple[int, ClaimRequest]] = {}

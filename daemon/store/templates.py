@@ -29,7 +29,7 @@ class PostgresTemplates:
         self._cache: dict[str, tuple[Template | None, float]] = {}  #: ref -> what was found, and until when it stands
 
     async def get(self, ref: str) -> Template:
-        """See `Templates.get`. While Postgres is away a newest version known before still stands; otherwise `StoreAway`."""
+        """See `Templates.get`. While Postgres is away what was newest before still stands; else `StoreAway`."""
         known = self._cache.get(ref)
         if known is None or known[1] <= self._clock.monotonic():
             try:
