@@ -40,7 +40,8 @@ FORBIDDEN: Final = frozenset(
         "prompt", "system", "system_instruction", "instructions", "content", "contents", "delta", "text", "output",
         "answer", "completion", "response", "body", "raw_body", "message", "messages", "message_body", "payload",
         "data", "variables", "image", "images", "input", "result", "signature", "upstash_signature", "authorization",
-        "cookie", "set_cookie", "headers", "token", "key", "api_key", "secret", "password", "passphrase", "credentials", "dsn",
+        "cookie", "set_cookie", "headers", "token", "key", "api_key", "secret", "password", "passphrase", "dsn",
+        "credentials",
     }
 )  # fmt: skip
 #: … or that end in one of these words
