@@ -1,7 +1,7 @@
-"""The door of a queue: accepts a task message once, keeps the count, and takes a place back from a message that never comes.
+"""The door of a queue: accepts a task message once, keeps the count, takes back the place of one that never comes.
 
-Each call is one script and one flush, may be repeated, and touches one slot. Called by the relay, and by whatever else puts
-work into a queue.
+Each call is one script and one flush, may be repeated, and touches one slot. Called by the relay, and by whatever else
+puts work into a queue.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Admission:
     ) -> Verdict:
         """The verdict, carried out; one flush. With `dry` it is only the verdict.
 
-        `sha256` identifies the body as it came; `pictures` are the bytes of its inline images by their index, which are laid
-        beside the stream. `max_size` holds unless the queue's control hash names another. Raises `RedisAway` (it may have
-        been accepted: repeat, and the answer is `Duplicate`) and `RedisFull` (it was not).
+        `sha256` identifies the body as it came; `pictures` are its inline images by their index, whose bytes are laid
+        beside the stream. `max_size` holds unless the queue's control hash names another. Raises `RedisAway` (it may
+        have been accepted: repeat, and the answer is `Duplicate`) and `RedisFull` (it was not).
         """
         names = keys.queue_keys(message.queue_id)
         task_id = message.task_id

@@ -19,7 +19,6 @@ async def claim_environment(client: Redis, environment: str) -> None:
         if owner is None:
             await client.set(keys.ENVIRONMENT, environment, nx=True)
             owner = await client.get(keys.ENVIRONMENT)
-    if owner is not None and owner.decode() != environment:
-        raise ConfigError(
-            [f"NODE_ENV: this is {environment!r}, but the Redis of REDIS_URL belongs to {owner.decode()[:32]!r}"]
-        )
+    if owner not in {None, environment.encode()}:
+        name = repr(owner)[:40]
+        raise ConfigError([f"NODE_ENV: this is {environment!r}, but the Redis of REDIS_URL belongs to {name}"])

@@ -1,0 +1,113 @@
+"""From the raw bytes of a believed call to a task message, or why not. Pure.
+
+One parser sees the raw bytes and what goes on is our own encoding, so a doubled JSON key is harmless: the last one
+counts, as in JavaScript. A message whose `expiresAt` has passed is accepted: the daemon ends it, and its viewer learns.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from daemon import contracts as c
+from daemon.blobs.inline import decode
+from daemon.errors import Code, Rejected, TaskError
+
+_PATHS: Final = re.compile(
+    r"/api/worker/(?P<mode>stream|batch)/(?P<service>[^/]+)|/api/execute/(?P<only>stream|batch)|/worker/execute"
+    r"|/api/worker/queue/(?P<queue>[^/]+)"
+)
+
+
+class Route(NamedTuple):
+    """What a path says about its message; None: the body says it."""
+
+    mode: str | None = None
+    queue: str | None = None
+    service: str | None = None
+
+
+class Ingested(NamedTuple):
+    """A message that may be accepted; `sha256` is of the body as it came, `pictures` are its inline images by index."""
+
+    message: c.TaskMessage
+    queue: c.QueueSpec
+    sha256: str
+    pictures: Mapping[int, c.Picture]
+
+
+def route_of(path: str) -> Route | None:
+    """The route of a task message's path (no query); None for any other path."""
+    found = _PATHS.fullmatch(path)
+    return found and Route(found["mode"] or found["only"], found["queue"], found["service"])
+
+
+def ingest(raw: bytes, route: Route, queues: Mapping[str, c.QueueSpec], headers: Mapping[str, str]) -> Ingested:
+    """The message in `raw`; `Rejected` (never as sent), or `TaskError` WORKER_OVERLOADED (`v` is newer than we are)."""
+    body = _object(raw)
+    for name, value in (("queueId", route.queue), ("serviceId", route.service)):
+        if value is not None and body.setdefault(name, value) != value:
+            raise Rejected(f"{name}: {str(body[name])[:80]!r} in the body, {value[:80]!r} in the path")
+    if headers.get("Upstash-Schedule-Id"):
+        _name(body, headers.get("Upstash-Message-Id"))
+    version = body.setdefault("v", c.CONTRACT_VERSION)
+    if type(version) is int and version > c.CONTRACT_VERSION:
+        raise TaskError(f"v: {version} is newer than this relay", code=Code.WORKER_OVERLOADED)
+    message = c.parse_message(body)
+    queue = queues.get(message.queue_id)
+    if queue is None:
+        raise Rejected(f"queueId: {message.queue_id[:80]!r} is unknown; known: {', '.join(sorted(queues))}")
+    if route.mode not in {None, queue.mode} or message.tier not in {None, queue.tier}:
+        raise Rejected(
+            f"queueId: {queue.name} is {queue.tier} {queue.mode}, not {message.tier or ''} {route.mode or ''}"
+        )
+    if any(image.blob is not None for image in message.images or ()):
+        raise Rejected("images: blob is not allowed; allowed: data, fileId, fileKey")
+    return Ingested(message, queue, c.canonical_sha256(body), decode(message.images or ()))
+
+
+def failed_task(raw: bytes) -> c.TaskIdentity | None:
+    """The task that a failure callback is about; None when its message names none (which may be why it failed)."""
+    try:
+        callback = _object(raw)
+        body = _object(base64.b64decode(callback["sourceBody"], validate=True))
+        if callback.get("scheduleId"):
+            _name(body, callback.get("sourceMessageId"))
+        # the public path may have a prefix that the proxy takes off, hence `search`
+        found = _PATHS.search(str(callback.get("url")).partition("?")[0])
+        ids = {name: body[name] for name in ("requestId", "traceId") if isinstance(body.get(name), str)}
+        fields = {
+            "serviceId": "failed",
+            "userId": "failed",
+            "taskId": body["taskId"],
+            "queueId": body.get("queueId"),
+            **ids,
+        }
+        if found and found["queue"]:
+            fields["queueId"] = found["queue"]
+        message = c.parse_message(fields)
+    except (KeyError, TypeError, ValueError, Rejected):
+        return None
+    return c.identity_of(message) if re.match(c.QUEUE_PATTERN, message.queue_id) else None
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(raw)
+    except (ValueError, RecursionError) as error:
+        raise Rejected(f"the body is not JSON ({type(error).__name__})") from error
+    if not isinstance(body, dict):
+        raise Rejected("the body is not a JSON object")
+    return body
+
+
+def _name(body: dict[str, Any], message_id: str | None) -> None:
+    """Make a scheduled task's id from the message id. One that does not fit is hashed: cut, two might become one."""
+    if message_id and "taskId" not in body:
+        fits = c.TASK_ID.match(message_id)
+        body["taskId"] = message_id if fits else "msg_" + hashlib.sha256(message_id.encode()).hexdigest()[:40]

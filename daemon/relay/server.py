@@ -1,0 +1,225 @@
+"""The one light call: believe it, accept it in Redis, answer. Two flushes at most (accept, `queued`).
+
+Handlers raise or return an `Answer`; one place sends it, counts it and, when it refuses, writes one line without
+content. A call is never cancelled half-way: a caller that left finds a duplicate when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from aiohttp import ClientError, web
+
+from daemon.config import QstashSettings, RelaySettings
+from daemon.contracts import BODY_BYTES_MAX, CURRENT_ATTEMPT, QueueSpec, Stage, error, identity_of
+from daemon.errors import CODES, Code, DependencyAway, QstreamdError, RedisFull, Rejected, TaskError
+from daemon.logs import logger
+from daemon.metrics import CONTENT_TYPE, UNKNOWN, Metrics
+from daemon.ports import Clock
+from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
+from daemon.relay.signature import judge
+from daemon.stream.admission import Accepted, Admission, Conflict, Full, Verdict
+from daemon.stream.events import Events
+
+FAILED_BYTES_MAX: Final = 4 * BODY_BYTES_MAX  #: a failure callback carries the source message as base64, and an answer
+INFLIGHT_MAX: Final = 256  #: calls at once; each may hold a body
+QUEUED_DEADLINE_S: Final = 0.25  #: `queued` is best effort and must not make an accepted call late
+FULL_RETRY_AFTER_S: Final = 20  #: tasks of a minute leave a queue slowly
+_DEPRECATED: Final = "@1767225600"  # RFC 9745: since 2026-01-01
+_log = logger("relay")
+
+
+class Answer(NamedTuple):
+    """What a call gets; `outcome`, `queue` and `cause` are for our metrics and log only."""
+
+    status: int
+    body: Mapping[str, Any] | bytes
+    outcome: str = ""
+    queue: str = UNKNOWN
+    cause: object = None
+
+
+class Unauthorized(QstreamdError):
+    """The call is not believed; the flaw is its text."""
+
+
+@dataclass(slots=True)
+class Relay:
+    """The routes of protocol 6. `closed`: why no call is taken now ("" when open); a drain waits for `inflight` 0."""
+
+    settings: RelaySettings
+    qstash: QstashSettings
+    signing_keys: Sequence[bytes]
+    queues: Mapping[str, QueueSpec]  #: with the `max_size` that is in force
+    admission: Admission
+    events: Events
+    ping: Callable[[], Awaitable[Any]]
+    metrics: Metrics
+    clock: Clock
+    closed: str = ""
+    inflight: int = 0
+
+    def app(self) -> web.Application:
+        """All routes, ready for a runner."""
+        app = web.Application()
+        app.router.add_get("/healthz/live", self._handler("live", self._live))
+        app.router.add_get("/healthz/ready", self._handler("ready", self._ready))
+        app.router.add_get("/metrics", self._handler("metrics", self._metrics))
+        app.router.add_post("/api/worker/check", self._handler("check", self._check))
+        app.router.add_post("/api/qstash/failed", self._handler("failed", self._failed))
+        app.router.add_post("/{path:.*}", self._handler("task", self._task))
+        return app
+
+    def _handler(self, name: str, handle: Callable[[web.Request], Awaitable[Answer]]) -> Callable[..., Any]:
+        async def handler(request: web.Request) -> web.Response:
+            started, self.inflight = self.clock.monotonic(), self.inflight + 1
+            try:
+                answer = await handle(request)
+            except Exception as problem:  # noqa: BLE001 - the one place that turns what went wrong into an answer
+                answer = refusal(problem)
+            finally:
+                self.inflight -= 1
+            self.metrics.relay_requests.labels(name, str(answer.status)).inc()
+            self.metrics.relay_request_seconds.labels(name).observe(self.clock.monotonic() - started)
+            if name == "task":
+                self.metrics.accepted.labels(answer.queue, answer.outcome).inc()
+            return self._response(name, request, answer)
+
+        return handler
+
+    def _response(self, name: str, request: web.Request, answer: Answer) -> web.Response:
+        if isinstance(answer.body, bytes):
+            return web.Response(body=answer.body, headers={"Content-Type": CONTENT_TYPE})
+        body, headers = dict(answer.body), {"Content-Type": "application/json", "Server": "qstreamd"}
+        if request.path.startswith("/api/worker/queue/"):
+            headers["Deprecation"] = _DEPRECATED
+        if answer.status == 489:
+            headers["Upstash-NonRetryable-Error"] = "true"
+        elif answer.status in {429, 500, 503}:
+            body["retryAfter"] = self._retry_after(answer.status, request.headers.get("Upstash-Retried", ""))
+            headers["Retry-After"] = str(body["retryAfter"])
+        if answer.status >= 400 and name != "ready":
+            why, trace = answer.cause or body.get("message"), answer.cause if answer.status == 500 else None
+            _log.warning("call.refused", route=name, status=answer.status, why=why, exc_info=trace)
+        return web.Response(status=answer.status, body=msgspec.json.encode(body), headers=headers)
+
+    def _retry_after(self, status: int, retried: str) -> int:
+        """Seconds, growing with each try: QStash tries only three more times by default, and an outage may last."""
+        base = FULL_RETRY_AFTER_S if status == 429 else self.settings.retry_after_s
+        tries = int(retried) if retried in {"1", "2", "3", "4"} else 0
+        return round(base * random.uniform(1, 1.5)) << 2 * tries
+
+    async def _believed(self, request: web.Request, bytes_max: int) -> bytes:
+        """The raw body of a signed call that is whole and small enough; a larger one is read off and not kept."""
+        if self.closed or self.inflight > INFLIGHT_MAX:
+            raise TaskError(self.closed or "too many calls at once", code=Code.WORKER_OVERLOADED)
+        kept, size, sha256 = bytearray(), 0, hashlib.sha256()
+        try:
+            async with asyncio.timeout(self.settings.body_timeout_s):
+                async for chunk in request.content.iter_any():
+                    sha256.update(chunk)
+                    size += len(chunk)
+                    if size <= bytes_max:
+                        kept += chunk
+        except (TimeoutError, ClientError, OSError) as cut:
+            raise TaskError("the body did not arrive", code=Code.WORKER_OVERLOADED) from cut
+        if not self.qstash.skip_verify:
+            url = f"{self.settings.base_url}{request.raw_path.partition('?')[0]}"
+            token, now = request.headers.get("Upstash-Signature"), self.clock.time()
+            flaw = judge(token, sha256.digest(), url, self.signing_keys, now=now, leeway_s=self.qstash.leeway_s)
+            if flaw is not None:
+                raise Unauthorized(flaw)
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            raise Rejected("Content-Encoding is not allowed")
+        if size > bytes_max:
+            raise Rejected(f"the body has {size} bytes; at most {bytes_max} are allowed")
+        return bytes(kept)
+
+    async def _accept(self, found: Ingested, *, dry: bool = False) -> Verdict:
+        async with asyncio.timeout(self.settings.redis_deadline_s):
+            limit = found.queue.max_size or 0
+            return await self.admission.accept(found.message, found.sha256, limit, found.pictures, dry=dry)
+
+    async def _task(self, request: web.Request) -> Answer:
+        route = route_of(request.raw_path.partition("?")[0])
+        if route is None:
+            return Answer(404, {"code": "NOT_FOUND", "message": "no such route"}, "rejected")
+        found = ingest(await self._believed(request, BODY_BYTES_MAX), route, self.queues, request.headers)
+        verdict = await self._accept(found)
+        if isinstance(verdict, Accepted):
+            try:  # as well as it can: whoever appends first otherwise writes `queued`
+                async with asyncio.timeout(QUEUED_DEADLINE_S):
+                    await self.events.queued(identity_of(found.message), verdict.position)
+            except Exception as problem:  # noqa: BLE001 - the task is accepted: nothing may turn that into a refusal
+                self.metrics.redis_errors.labels("full" if isinstance(problem, RedisFull) else "away").inc()
+        return judged(found, verdict)
+
+    async def _check(self, request: web.Request) -> Answer:
+        raw = await self._believed(request, BODY_BYTES_MAX)
+        try:
+            found = ingest(raw, Route(), self.queues, request.headers)
+            answer = judged(found, await self._accept(found, dry=True))
+        except TaskError as problem:
+            answer = refusal(problem)
+        assert not isinstance(answer.body, bytes)
+        return Answer(200, {"accepted": answer.status == 200, "answer": answer.status, **answer.body})
+
+    async def _failed(self, request: web.Request) -> Answer:
+        task = failed_task(await self._believed(request, FAILED_BYTES_MAX))
+        if task is None:
+            return Answer(200, {"status": "ignored"})
+        async with asyncio.timeout(self.settings.redis_deadline_s):
+            failed = await self.admission.refund(task.queue_id, task.task_id)
+            if failed:
+                text = CODES[Code.DELIVERY_FAILED].en
+                draft = error(Stage.DELIVER, Code.DELIVERY_FAILED, text, retryable=False)
+                await self.events.append(task, CURRENT_ATTEMPT, [draft])
+        return Answer(200, {"taskId": task.task_id, "status": "failed" if failed else "accepted"})
+
+    async def _live(self, _: web.Request) -> Answer:
+        return Answer(200, {"status": "live"})
+
+    async def _ready(self, _: web.Request) -> Answer:
+        if self.closed:
+            return Answer(503, {"status": self.closed})
+        async with asyncio.timeout(1):
+            await self.ping()
+        return Answer(200, {"status": "ready"})
+
+    async def _metrics(self, _: web.Request) -> Answer:
+        return Answer(200, self.metrics.render())
+
+
+def judged(found: Ingested, verdict: Verdict) -> Answer:
+    """The answer to a message that Redis has judged."""
+    task_id, queue = found.message.task_id, found.queue.name
+    if isinstance(verdict, Full):
+        return Answer(429, {"code": Code.QUEUE_FULL, "message": CODES[Code.QUEUE_FULL].en}, "full", queue)
+    if isinstance(verdict, Conflict):
+        text = f"taskId: {task_id} was accepted with another body"
+        return Answer(489, {"code": Code.INVALID_PAYLOAD, "message": text}, "conflict", queue)
+    status = "queued" if isinstance(verdict, Accepted) else "duplicate"
+    return Answer(200, {"taskId": task_id, "status": status, "entryId": verdict.entry_id}, status, queue)
+
+
+def refusal(problem: Exception) -> Answer:
+    """The answer to a call that went wrong before it was judged; what it tells has no secret and no server's words."""
+    match problem:
+        case Unauthorized():
+            return Answer(401, {"code": "BAD_SIGNATURE"}, "unauthorized", cause=problem)
+        case TaskError():
+            outcome = "rejected" if isinstance(problem, Rejected) else "unavailable"
+            told = {"code": problem.code, "message": problem.message}
+            return Answer(CODES[problem.code].http_status or 500, told, outcome, cause=problem)
+        case DependencyAway() | RedisFull() | TimeoutError():
+            code = Code.WORKER_OVERLOADED
+        case _:
+            code = Code.INTERNAL
+    told = {"code": code, "message": CODES[code].en}
+    return Answer(CODES[code].http_status or 500, told, "unavailable", cause=problem)
