@@ -29,9 +29,10 @@ class Call:
 
 @dataclass(slots=True)
 class Receiver:
-    """Answers 200, or the next of `answers` (status, headers, body); while `open` is clear, answers wait for it."""
+    """Answers 200, 500 below `failing`, or the next of `answers`; while `open` is clear, answers wait for it."""
 
     port: int = 0
+    failing: str = "/always/fails/"
     calls: list[Call] = field(default_factory=list)
     answers: deque[tuple[int, dict[str, str], bytes]] = field(default_factory=deque)
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,7 +55,10 @@ class Receiver:
         """Remember, wait if told to, answer."""
         body = await request.read()
         self.calls.append(Call(request.method, request.raw_path, CIMultiDict(request.headers), body))
-        answer = self.answers.popleft() if self.answers else (200, {}, b"thanks")
+        usual: tuple[int, dict[str, str], bytes] = (
+            (500, {}, b"no") if request.path.startswith(self.failing) else (200, {}, b"thanks")
+        )
+        answer = self.answers.popleft() if self.answers else usual
         self.inside += 1
         self.inside_max = max(self.inside_max, self.inside)
         try:

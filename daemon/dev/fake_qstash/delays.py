@@ -18,8 +18,8 @@ EXPRESSION_CHARS_MAX: Final = 512
 DELAY_S_MAX: Final = 366 * DAY_S  # the longest delay that any plan with a limit allows
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
-_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
+_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _RESET_HEADERS: Final = (
     "retry-after",
     "x-ratelimit-reset",

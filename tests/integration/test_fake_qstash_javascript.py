@@ -1,0 +1,100 @@
+"""The official JavaScript client as publisher and judge of the fake QStash. Skipped where node is missing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from qstash import Receiver as Judge
+from qstash.errors import SignatureError
+
+from daemon.dev.fake_qstash import FakeQstash
+from tests.integration.js.toolchain import node_modules, run_script
+from tests.integration.qstash_receiver import Receiver, official_client, receiving
+
+
+@pytest.fixture
+def modules(pytestconfig: pytest.Config) -> Path:
+    return node_modules(pytestconfig.rootpath / ".pytest_cache" / "node")
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        running.failing = "/fail/"
+        yield running
+
+
+async def test_the_javascript_client_gets_what_it_expects(modules: Path, receiver: Receiver) -> None:
+    """Publish, retry, deduplicate, delay, queue, flow control, batch, cancel, schedule, DLQ, groups, refusals."""
+    async with FakeQstash(speed=0) as fake:
+        environment = fake.environment | {"RECEIVER": receiver.url("")}
+        told = json.loads(await run_script(modules, "use_qstash.cjs", environment))
+        history = list(fake.delivered)
+    assert Counter(seen.path for seen in receiver.calls) == {
+        "/published?x=1": 1,
+        "/once": 1,
+        "/fail/chosen": 6,
+        "/failed": 2,
+        "/flow": 1,
+        "/queued": 2,
+        "/batch": 2,
+        "/scheduled": 2,
+        "/a": 1,
+    }
+    [published] = [seen for seen in receiver.calls if seen.path == "/published?x=1"]
+    assert json.loads(published.body) == {"n": 1, "text": "é✓"}
+    assert published.headers["X-Task-Id"] == "t1"
+    assert published.headers["Upstash-Message-Id"] == told["published"]["messageId"]
+    assert told["duplicate"][1] == {"messageId": told["duplicate"][0]["messageId"], "deduplicated": True}
+    chosen = [delivery.at for delivery in history if delivery.url.endswith("/fail/chosen")][:3]
+    assert [round(at - chosen[0]) for at in chosen] == [0, 1, 3]
+    assert (told["flow"]["rateMax"], told["flow"]["parallelismMax"], told["flow"]["ratePeriod"]) == (50, 3, 1)
+    assert (told["queue"]["lag"], told["queue"]["paused"], told["queues"]) == (2, True, ["q_paid_stream"])
+    assert told["waiting"]["queueName"] == "q_paid_stream"
+    assert [seen.body for seen in receiver.calls if seen.path == "/queued"] == [b'{"n":1}', b'{"n":2}']
+    assert len(told["batch"]) == 2
+    assert (told["cancelled"], told["cancelledAll"]) == ({"cancelled": 1}, {"cancelled": 1})
+    assert told["schedules"][0]["cron"] == "* * * * *" and told["paused"] is True
+    assert (told["dead"][0]["responseStatus"], told["dead"][0]["maxRetries"]) == (500, 2)
+    assert told["retried"]["responses"][0]["messageId"] == told["deadAgain"][0]["messageId"]
+    assert told["deleted"]["deleted"] == 1
+    assert told["group"][0]["url"] == receiver.url("/a")
+    assert told["logs"] == ["DELIVERED", "ACTIVE", "CREATED"]
+    assert told["limited"]["name"] == "QstashRatelimitError"
+    assert told["stranger"]["status"] == 400 and "loopback" in told["stranger"]["message"]
+    assert told["thief"]["status"] == 401
+
+
+async def test_both_official_receivers_judge_each_token_alike(modules: Path, receiver: Receiver) -> None:
+    """Good tokens (also by the next key) are accepted, every faulty one is refused, by both."""
+    faults = ["", "next-key", "foreign-key", "expired", "wrong-body", "wrong-url"]
+    async with FakeQstash(speed=0) as fake, official_client(fake) as client:
+        for fault in faults:
+            fake.misbehave(fault)
+            await client.message.publish_json(url=receiver.url(f"/{fault}"), body={"fault": fault, "ü": "✓"})
+            await fake.settled()
+        tokens = [
+            {
+                "signature": seen.headers["Upstash-Signature"],
+                "body": seen.body.decode(),
+                "url": receiver.url(seen.path),
+            }
+            for seen in receiver.calls
+        ]
+        verdicts = json.loads(
+            await run_script(modules, "judge_signatures.cjs", fake.environment | {"TOKENS": json.dumps(tokens)})
+        )
+        judge = Judge(fake.current_key, fake.next_key)
+    accepted = dict(zip(faults, (verdict is None for verdict in verdicts), strict=True))
+    assert accepted == {fault: fault in ("", "next-key") for fault in faults}, verdicts
+    for fault, token in zip(faults, tokens, strict=True):
+        try:
+            judge.verify(signature=token["signature"], body=token["body"], url=token["url"])
+        except SignatureError:
+            assert not accepted[fault], fault
+        else:
+            assert accepted[fault], fault
