@@ -60,10 +60,11 @@ class Reader:
     def unknown(self, prefix: str, known: Iterable[str]) -> Iterator[str]:
         """One line for each variable with this prefix that nobody reads, with a hint at what may have been meant."""
         names = set(known)
+        alike = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         for name in sorted(self.environ):
             if name.startswith(prefix) and name not in names and name.removesuffix("_FILE") not in names:
-                close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-                yield f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else "")
+                close = difflib.get_close_matches(name.removeprefix(prefix), alike, n=1, cutoff=0.6)
+                yield f"{name} is not a setting" + (f"; did you mean {prefix}{close[0]}?" if close else "")
 
     def _value(self, entry: Setting) -> Any:
         raw, source = self._raw(entry)

@@ -20,6 +20,7 @@ _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _WORDS_OF_TRUTH: Final = MappingProxyType(
     {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 )
+_UNITS: Final = MappingProxyType({"seconds": "s", "milliseconds": "ms", "microseconds": "µs"})
 _USERINFO: Final = re.compile(r"(?<=://)[^/@\s]*(?=@)")
 _QUERY_PASSWORD: Final = re.compile(r"(?i)([?&][a-z_-]*(?:password|token|secret|key)=)[^&#]+")
 
@@ -66,9 +67,10 @@ def seconds(*, least: float = 0.001, most: float = 7 * 86400) -> Kind:
     return Kind(parse=lambda raw: _bounded(float(_matched(_NUMBER, raw)), least, most), allowed=allowed, unit="s")
 
 
-def whole(unit: str = "", *, least: int = 1, most: int = 1_000_000_000) -> Kind:
-    """A whole number of `unit`."""
-    allowed = f"a whole number{' of ' if unit else ''}{unit} from {least} to {most}"
+def whole(of: str = "", *, least: int = 1, most: int = 1_000_000_000) -> Kind:
+    """A whole number of something: `of` in words."""
+    allowed = f"a whole number{' of ' if of else ''}{of} from {least} to {most}"
+    unit = _UNITS.get(of, of)
     return Kind(parse=lambda raw: _bounded(int(_matched(_WHOLE, raw)), least, most), allowed=allowed, unit=unit)
 
 
