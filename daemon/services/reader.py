@@ -7,6 +7,7 @@ has when this one is refused.
 
 from __future__ import annotations
 
+import errno
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -60,10 +61,13 @@ def _parse(place: Path) -> dict[str, Any]:
 
 
 def _read(place: Path) -> bytes:
+    """The whole file; `OSError` also for one that is too large or has no possible name."""
+    if "\0" in str(place):
+        raise OSError(errno.EINVAL, "its name holds a NUL character")
     with place.open("rb") as file:
         raw = file.read(FILE_BYTES_MAX + 1)
     if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError([f"{place.name}: is larger than {FILE_BYTES_MAX} bytes"])
+        raise OSError(errno.EFBIG, f"larger than {FILE_BYTES_MAX} bytes")
     return raw
 
 

@@ -28,10 +28,6 @@ class BadSchema(ValueError):
     """The text is not a usable JSON Schema; the message says why and where."""
 
 
-class _UnknownDraft(Draft202012Validator):
-    pass
-
-
 def compact(raw: bytes) -> str:
     """A schema file as one line of JSON, keys as written. Raises `BadSchema`."""
     try:
@@ -74,8 +70,9 @@ def _kind(document: dict[str, Any]) -> Any:
     name = document.get("$schema")
     if name is None:
         return Draft202012Validator
-    kind = validator_for(document, default=_UnknownDraft) if isinstance(name, str) else _UnknownDraft
-    if kind is _UnknownDraft:
+    unknown: Any = None  # the declared type leaves no room for an answer that means "none of ours"
+    kind = validator_for(document, default=unknown) if isinstance(name, str) else None
+    if kind is None:
         raise BadSchema(f"$schema {name!r} is not known; allowed: the drafts of json-schema.org, or none for 2020-12")
     return kind
 
