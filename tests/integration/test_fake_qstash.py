@@ -17,6 +17,7 @@ from qstash.message import PublishResponse
 
 from daemon.dev.fake_qstash import FakeQstash, State
 from tests.integration.qstash_receiver import Receiver, call, official_client, receiving
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -323,6 +324,59 @@ async def test_messages_can_be_seen_and_cancelled_while_they_wait(
     states = [event.state.value for event in (await client.log.list(filter={"message_id": ids[0]})).logs]
     assert states == [State.CANCELED, State.CANCEL_REQUESTED, State.CREATED]
     assert receiver.calls == []
+
+
+async def test_a_message_in_flight_is_not_retried_after_a_cancel(
+    fake: FakeQstash, client: AsyncQStash, receiver: Receiver
+) -> None:
+    """It is too late for this attempt; a success stays one, a failure ends it."""
+    receiver.open.clear()
+    receiver.fail(1)
+    for path in ("/fails", "/works"):
+        await client.message.publish(url=receiver.url(path), body="x")
+        await wait_until(lambda path=path: path in {s.path for s in receiver.calls}, description="in flight")  # type: ignore[misc]
+    assert await client.message.cancel_all() == 2
+    receiver.open.set()
+    await fake.settled()
+    ends = {seen.url: seen.state.value for seen in reversed((await client.log.list()).logs)}
+    assert ends == {receiver.url("/fails"): "CANCELED", receiver.url("/works"): "DELIVERED"}
+    assert len(receiver.calls) == 2 and fake.dead == []
+
+
+async def test_an_expression_that_loses_its_value_gives_way_to_the_backoff(
+    fake: FakeQstash, client: AsyncQStash, receiver: Receiver
+) -> None:
+    """No retry is lost by a division by zero."""
+    receiver.fail(2)
+    await client.message.publish(url=receiver.url(), body="x", retry_delay="1000 / (1 - retried)")
+    await fake.advance(200)
+    assert gaps(fake) == [1.0, 148.41]
+
+
+async def test_a_long_answer_is_cut(receiver: Receiver) -> None:
+    """At the size of a message."""
+    async with FakeQstash(speed=0, message_bytes_max=1000) as fake, official_client(fake) as client:
+        receiver.answers.append((500, {}, b"y" * 5000))
+        await client.message.publish(url=receiver.url(), body="x", retries=0)
+        await fake.settled()
+        assert fake.dead[0].answer.body == b"y" * 1000
+
+
+async def test_a_fault_inside_is_not_hidden(
+    fake: FakeQstash, client: AsyncQStash, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the end is told that the fake is broken."""
+    monkeypatch.setattr(fake.sender, "send", lambda _: 1 / 0)
+    await client.message.publish(url=receiver.url(), body="x")
+    with pytest.raises(RuntimeError, match="broken"):
+        await fake.settled()
+
+
+async def test_a_taken_port_is_an_error(fake: FakeQstash) -> None:
+    """And nothing stays open."""
+    with pytest.raises(OSError, match="in use"):
+        async with FakeQstash(port=int(fake.url.rpartition(":")[2])):
+            pass
 
 
 async def test_only_the_token_opens(fake: FakeQstash, receiver: Receiver) -> None:
