@@ -132,7 +132,7 @@ class Daemon:
         await claim_redis(self._client, s.runtime.environment)
         self._pool = Pool(s.postgres)
         stack.push_async_callback(self._pool.close)
-        await self._pool.open()
+        await self._pool.start()
         await check_schema(self._pool)
         await claim_database(self._pool, s.runtime.environment)
         self._registry = Registry(s.providers)
@@ -272,7 +272,7 @@ def _spec(book: ServiceBook, name: str, settings: Settings) -> QueueSpec:
 async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
     """Run until SIGTERM or SIGINT: the first drains, a second hands back at once, SIGHUP reads the services file again."""
     daemon = Daemon(settings, queues)
-    notifier = Notifier(settings)
+    notifier = Notifier(settings.systemd)
     with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):
         async with asyncio.TaskGroup() as group:
             life = group.create_task(daemon.run(), name="daemon")

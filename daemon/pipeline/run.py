@@ -48,6 +48,15 @@ async def run(world: World, hold: Hold) -> Outcome:
             return await course.deliver()
         except (LeaseLost, Stopping) as error:
             return await cleanup.give_back(course.task, error)
+        except (DependencyAway, RedisFull):
+            raise
+        except Exception as error:
+            # Ours. With an attempt, Postgres counts a crash when the entry is found again; without one nobody would, so the
+            # second time ends it: a bug must not go round for ever.
+            if hold.attempt is not None or not hold.delivery.redelivered:
+                raise
+            _log.exception("delivery.broke_again", error=type(error).__name__, task_id=hold.task_id)
+            return await course.reject(TaskError(code=Code.INTERNAL, detail=type(error).__name__))
     except (DependencyAway, RedisFull) as error:
         hold.trace.detail = str(error)
         return Abandoned(type(error).__name__)
@@ -72,10 +81,10 @@ class Course:
         message, book = self._entry.message, self._world.book()
         try:
             check_message(message)
-            valid = validate(message, book.queues[self._hold.delivery.queue], book, self._world.clock.time())
+            valid = validate(message, self._hold.delivery.queue, book, self._world.clock.time())
             plan = route(valid, self._world.guard_settings)
         except TaskError as error:
-            return await self._reject(error)
+            return await self.reject(error)
         model = plan.models[0]
         self._hold.trace.model_id, self._hold.trace.provider = model.id, model.provider
         full = await self._patience.of(lambda: self._enter(plan))
@@ -227,7 +236,7 @@ class Course:
             await self._cleanup.end(self.task, [publish.ended_event(ended)], code, "ended before")
         return Repeated()
 
-    async def _reject(self, error: TaskError) -> Outcome:
+    async def reject(self, error: TaskError) -> Outcome:
         """A task that ends without starting: bad, unknown, expired, or having waited too long."""
         d, state = self._hold.delivery, terminal_state(error.code)
         await self._let_go()
@@ -246,7 +255,7 @@ class Course:
         now_ms = int(world.clock.time() * 1000)
         wait = denied(entry, plan.places[full], now_ms, world.guard_settings, world.retry, world.random())
         if wait is None:
-            return await self._reject(TaskError(code=Code.WORKER_OVERLOADED))
+            return await self.reject(TaskError(code=Code.WORKER_OVERLOADED))
         await self._let_go()
         # Told once for each reason, not at every look.
         events = [] if entry.parked == wait.reason else [publish.waiting_event(Stage.GUARDS, wait.reason)]
