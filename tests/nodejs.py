@@ -33,7 +33,7 @@ def installed(name: str, packages: Sequence[str]) -> Path:
                 [npm, "install", *options, *packages], capture_output=True, text=True, timeout=120, check=False
             )
             if found.returncode != 0:
-                pytest.skip(f"npm can't install {', '.join(packages)}: {found.stderr[-200:]}")
+                pytest.skip(f"{', '.join(packages)} are not installed: {found.stderr[-200:]}")
             stamp.write_text(wanted)
     return directory
 

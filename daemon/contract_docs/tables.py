@@ -14,9 +14,10 @@ import msgspec
 from daemon import config, keys
 from daemon.contract_docs.schemas import IMAGE_FORMS, Schema
 from daemon.contracts import DEFAULT_QUEUES, TERMINAL, TRANSITIONS, Reason, Stage, State
-from daemon.environment import SecretStr, settings_of
+from daemon.environment import settings_of
 from daemon.errors import CODES
 from daemon.event_schema import EVENTS
+from daemon.kinds import SecretStr
 
 #: the placeholders of the page for the arguments of the functions in `keys`
 _PLACEHOLDERS: Final[dict[str, Any]] = {
