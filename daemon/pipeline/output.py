@@ -19,6 +19,8 @@ PATH_CHARS_MAX: Final = 120
 
 #: models without a JSON mode wrap the whole answer in one; unwrapping it changes no JSON
 _FENCE: Final = re.compile(r"```(?:json)?[ \t]*\r?\n(.*?)\r?\n?```", re.DOTALL | re.IGNORECASE)
+#: `\\u0000` that is an escape: an even number of backslashes before it
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 #: these say of a value only what the schema says already
 _TELLING: Final = frozenset(
     {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength",
@@ -47,12 +49,11 @@ def _decoded(text: str) -> Any:
     fenced = _FENCE.fullmatch(text)
     try:
         document = msgspec.json.decode(fenced[1] if fenced else text)
-        storable = "\\u0000" not in text or b"\\u0000" not in msgspec.json.encode(document)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise _bad(
-            f"not JSON: {str(error)[:120] if isinstance(error, msgspec.DecodeError) else 'unreadable'}"
-        ) from None
-    if not storable:
+    except msgspec.DecodeError as error:
+        raise _bad(f"not JSON: {str(error)[:120]}") from None
+    except (UnicodeEncodeError, RecursionError) as error:  # the first quotes the answer
+        raise _bad(f"not JSON: {type(error).__name__}") from None
+    if _NUL.search(text):
         raise _bad("a text holds the NUL character, which Postgres can't store")
     return document
 
