@@ -145,7 +145,7 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(monkeypatch: pytest.MonkeyP
     """Until clients know the address, it may change."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1]])
-            monkeypatch.setattr("daemon.dev.embedded_postgres.free_port", lambda: next(ports, None) or free_port())
+        monkeypatch.setattr("daemon.dev.embedded_postgres.free_port", lambda: next(ports, None) or free_port())
         with EmbeddedPostgres(tcp=True) as server:
             assert urlsplit(server.url).port != taken.getsockname()[1]
 
