@@ -199,7 +199,8 @@ def _number(value: Any) -> Any:
 
 _Group: Final = filters._GroupTuple  # noqa: SLF001 (has no public name)
 
-_FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+#: every filter that templates have
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     **{
         name: filters.FILTERS[name]
         for name in (
@@ -256,7 +257,7 @@ class PromptEnvironment(SandboxedEnvironment):
             autoescape=False, undefined=Missing, optimized=False, cache_size=0, trim_blocks=True, lstrip_blocks=True,
             finalize=_finalize,
         )  # fmt: skip
-        self.filters = {**_FILTERS, "for rounds": _rounds, "for concat": _concat}
+        self.filters = {**FILTERS, "for rounds": _rounds, "for concat": _concat}
         self.globals = {"range": _range}
         self.binop_table = {**self.binop_table, "*": _times, "+": _plus, "%": _modulo, "**": _power}
 

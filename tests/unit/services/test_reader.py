@@ -10,6 +10,7 @@ import pytest
 from daemon.contracts import DEFAULT_QUEUES, Mode, Tier
 from daemon.errors import ConfigError
 from daemon.services import Price, ServiceBook, load
+from daemon.services.sandbox import FILTERS
 
 GOOD = """
 [models.flash]
@@ -360,3 +361,15 @@ def test_no_damage_of_the_default_file_breaks_the_reader(place: Path) -> None:
                 load(place)
             except ConfigError as refused:
                 assert all("\n" not in mistake for mistake in refused.mistakes)  # noqa: PT017
+
+
+def test_the_guide_s_file_works_and_names_every_key(place: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "services.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    assert [set(read(place, block).services) for block in blocks] == [{"resume-review", "screenshot"}]
+    for line in mistakes(place, GOOD + "x = 1\n[models.flash.x]\n[queues.q_x]\ntier = 'paid'\nmode = 'batch'\nx = 1"):
+        for key in line.partition("allowed: ")[2].split(", "):
+            assert f"`{key}" in guide
+    filters = re.search(r"\*\*Filters:\*\* (.*?)\.\n", guide, re.DOTALL)
+    assert filters is not None
+    assert set(re.findall(r"\w+", filters[1])) == set(FILTERS) - {"d"}
