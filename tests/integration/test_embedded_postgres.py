@@ -13,8 +13,6 @@ import pytest
 from daemon.dev.embedded import EmbeddedError, children, free_port
 from daemon.dev.embedded_postgres import EmbeddedPostgres, embedded_postgres, postgres_installations
 
-pytestmark = pytest.mark.postgres_versions
-
 
 async def ask(url: str, sql: str) -> object:
     connection = await asyncpg.connect(url, timeout=5)
@@ -30,12 +28,14 @@ def server(postgres_version: str) -> EmbeddedPostgres:
     return EmbeddedPostgres(binaries=postgres_installations()[postgres_version])
 
 
+@pytest.mark.postgres_versions
 async def test_each_installed_version_serves(server: EmbeddedPostgres, postgres_version: str) -> None:
     """The one that was asked for."""
     with server:
         assert str(await ask(server.url, "SHOW server_version")).startswith(f"{postgres_version}.")
 
 
+@pytest.mark.postgres_versions
 async def test_what_was_committed_survives_kill_and_restart(server: EmbeddedPostgres) -> None:
     """Without fsync, which only a loss of power would show; the address stays."""
     with server:
@@ -47,6 +47,7 @@ async def test_what_was_committed_survives_kill_and_restart(server: EmbeddedPost
         assert await ask(url, "SELECT n FROM kept") == 7
 
 
+@pytest.mark.postgres_versions
 async def test_a_kill_cuts_connections_and_the_next_start_is_not_hindered(server: EmbeddedPostgres) -> None:
     """Each connection is a process; one that outlived the server would keep the new one from starting."""
     with server:
