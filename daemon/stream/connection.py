@@ -24,7 +24,23 @@ from daemon.errors import RedisAway, RedisFull
 Argument = str | bytes | int | float
 
 #: answers that mean "this server can't serve us now"; a new connection may reach one that can
-_AWAY_WORDS: Final = ("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "UNBLOCKED", "max number of clients")
+_AWAY_WORDS: Final = (
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "MISCONF",
+    "UNBLOCKED",
+    "max number of clients",
+)
+#: the same, where redis-py knows the word: it takes it off the text and makes a class of it
+_AWAY_CLASSES: Final = (
+    rx.ConnectionError,
+    rx.TimeoutError,
+    rx.ReadOnlyError,
+    rx.MasterDownError,
+    rx.ClusterDownError,
+)
 
 
 class NoGroup(RedisAway):
@@ -45,11 +61,11 @@ def translated() -> Iterator[None]:
 def translate(error: rx.RedisError) -> Exception:
     """The error of ours for one of redis-py; script errors carry the server's word inside their text."""
     text = str(error)
-    if "OOM command not allowed" in text:
+    if isinstance(error, rx.OutOfMemoryError) or "OOM command not allowed" in text:
         return RedisFull("Redis is out of memory and refuses writes")
     if "NOGROUP" in text or "no longer exists" in text:
         return NoGroup(text)
-    if isinstance(error, rx.ConnectionError | rx.TimeoutError) or any(word in text for word in _AWAY_WORDS):
+    if isinstance(error, _AWAY_CLASSES) or any(word in text for word in _AWAY_WORDS):
         return RedisAway(f"Redis: {type(error).__name__}: {text[:200]}")
     return error
 
@@ -63,7 +79,8 @@ def redis_url(settings: RedisSettings) -> str:
 def connect(settings: RedisSettings, *, size: int | None = None, name: str | None = None) -> Redis:
     """A client for ordinary commands: bounded pool that waits for a connection instead of failing, short timeouts.
 
-    Two quick retries heal a socket that a restart left stale; they are safe because every script of ours may be repeated.
+    Two quick retries heal a socket that a restart left stale; they are safe because every script of ours may be
+    repeated.
     """
     pool = BlockingConnectionPool.from_url(
         redis_url(settings),
@@ -82,7 +99,10 @@ def connect(settings: RedisSettings, *, size: int | None = None, name: str | Non
 
 
 def connect_blocking(settings: RedisSettings, *, name: str | None = None) -> Redis:
-    """A client with one connection for one blocked reader: its socket outlives BLOCK, and nothing is retried behind us."""
+    """A client with one connection for one blocked reader.
+
+    Its socket outlives BLOCK, and nothing is retried behind us.
+    """
     pool = BlockingConnectionPool.from_url(
         redis_url(settings),
         max_connections=1,
@@ -157,7 +177,8 @@ class Scripts:
         with translated():
             pipe = self.client.pipeline(transaction=False)
             for call in calls:
-                pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]  # stub says str only
+                # stub says str only
+                pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]
             return cast("list[Any]", await pipe.execute(raise_on_error=False))
 
     async def _load(self, scripts: set[Script]) -> None:
