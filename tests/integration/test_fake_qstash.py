@@ -271,6 +271,14 @@ async def test_a_second_message_with_the_same_id_is_dropped_for_ten_minutes(
     assert len(receiver.calls) == 2
 
 
+async def test_a_duplicate_is_answered_with_202(fake: FakeQstash, receiver: Receiver) -> None:
+    """The message before it with 200."""
+    headers = {"Upstash-Deduplication-Id": "d1"}
+    answers = [await call(fake, f"/v2/publish/{receiver.url()}", b"x", headers=headers) for _ in range(2)]
+    assert [status for status, _ in answers] == [200, 202]
+    assert answers[1][1] == {"messageId": answers[0][1]["messageId"], "deduplicated": True}
+
+
 async def test_the_content_can_be_the_identity(fake: FakeQstash, client: AsyncQStash, receiver: Receiver) -> None:
     """Same URL, body and forwarded headers: one message."""
     for body, header in (("x", "1"), ("x", "1"), ("y", "1"), ("x", "2")):

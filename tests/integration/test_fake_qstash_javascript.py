@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from _pytest.outcomes import Failed, Skipped
 from qstash import Receiver as Judge
 from qstash.errors import SignatureError
 
 from daemon.dev.fake_qstash import FakeQstash
+from tests.integration.js import toolchain
 from tests.integration.js.toolchain import node_modules, run_script
 from tests.integration.qstash_receiver import Receiver, official_client, receiving
 
@@ -98,3 +101,29 @@ async def test_both_official_receivers_judge_each_token_alike(modules: Path, rec
             assert not accepted[fault], fault
         else:
             assert accepted[fault], fault
+
+
+@pytest.mark.parametrize(("required", "outcome"), [(False, Skipped), (True, Failed)])
+def test_a_machine_without_node_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    required: bool,  # noqa: FBT001 - a table of cases
+    outcome: type[BaseException],
+) -> None:
+    """Skipped with the reason; failed where the suite was told that node must be there."""
+    monkeypatch.setattr(toolchain, "REQUIRED", required)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(outcome, match="no node and npm"):
+        node_modules(tmp_path)
+
+
+def test_a_failed_installation_is_a_reason_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Node is there, the packages are not: the first line of npm's complaint is told."""
+    monkeypatch.setattr(toolchain, "REQUIRED", False)
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho 'npm error no network' >&2\nexit 1\n", "utf-8")
+    npm.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda _: str(npm))
+    with pytest.raises(Skipped, match="npm ci failed: npm error no network"):
+        node_modules(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

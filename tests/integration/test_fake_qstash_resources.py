@@ -188,9 +188,14 @@ async def test_dead_letters_are_listed_retried_and_deleted(
     receiver.fail(3, 400)
     for number in range(3):
         await client.message.publish_json(
-            url=receiver.url(), body={"n": number}, headers={"X-A": "1"}, retries=0, label=f"l{number}", delay=number + 1,
+            url=receiver.url(),
+            body={"n": number},
+            headers={"X-A": "1"},
+            retries=0,
+            label=f"l{number}",
+            delay=number + 1,
             deduplication_id=f"d{number}",
-        )  # fmt: skip
+        )
     await fake.advance(3)
     listed = await client.dlq.list(count=2)
     more = await client.dlq.list(count=2, cursor=listed.cursor)
