@@ -93,7 +93,7 @@ def failed_task(raw: bytes) -> c.TaskIdentity | None:
         message = c.parse_message(fields)
     except (KeyError, TypeError, ValueError, Rejected):
         return None
-    return c.identity_of(message) if re.match(c.QUEUE_PATTERN, message.queue_id) else None
+    return c.identity_of(message) if re.fullmatch(c.QUEUE_PATTERN, message.queue_id) else None
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -109,5 +109,5 @@ def _object(raw: bytes) -> dict[str, Any]:
 def _name(body: dict[str, Any], message_id: str | None) -> None:
     """Make a scheduled task's id from the message id. One that does not fit is hashed: cut, two might become one."""
     if message_id and "taskId" not in body:
-        fits = c.TASK_ID.match(message_id)
+        fits = c.TASK_ID.fullmatch(message_id)
         body["taskId"] = message_id if fits else "msg_" + hashlib.sha256(message_id.encode()).hexdigest()[:40]
