@@ -40,7 +40,7 @@ Failure = asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClien
 FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 #: SQLSTATEs (or their classes) that mean "this server can't serve us now": connections, shutdown, resources, standby
-_AWAY: Final = ("08", "53", "57", "58", "55P03", "25006")
+_AWAY: Final = ("53", "57", "58", "55P03", "25006")
 #: nothing was applied and another try may pass: serialization failure, deadlock
 _CONFLICT: Final = ("40001", "40P01")
 #: the session is gone, or hangs on a server that stopped being the primary: one try over a new connection
@@ -73,12 +73,11 @@ def translate(error: Failure) -> StoreAway | StatementRefused:
         return StatementRefused(detail=f"{name} {getattr(error, 'sqlstate', None) or 'before sending'}")
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return StoreAway("Postgres: no server of DATABASE_URL takes writes")
-    if not isinstance(error, asyncpg.PostgresError):
+    state = error.sqlstate or "" if isinstance(error, asyncpg.PostgresError) else "08"
+    if state.startswith("08"):
         return StoreAway(f"Postgres can't be reached ({name})")
-    state = error.sqlstate or ""
-    text = error.message if isinstance(getattr(error, "message", None), str) else ""
     if state.startswith(_SCHEMA):
-        return SchemaMismatch(f"Postgres: {text} ({name}); does the schema fit? Run `python -m daemon migrate`")
+        return SchemaMismatch(f"Postgres: {getattr(error, 'message', '')} ({name}); does the schema fit? Run `python -m daemon migrate`")
     if state.startswith(_REFUSED):
         return StoreAway(f"Postgres refuses the user, password or database of DATABASE_URL ({name})")
     if state.startswith((*_AWAY, *_CONFLICT)) or not state:

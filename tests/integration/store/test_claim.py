@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ from daemon.ports import AlreadyEnded, Claimed, Duplicate, Ending, Foreign
 from daemon.store.pool import Pool
 from daemon.store.tasks import ClaimRequest, PostgresLedger
 from tests.integration.store.samples import (
+    CLOCK,
     LEASE_S,
     claimed,
     delivery,
@@ -36,7 +36,7 @@ async def test_the_first_claim_makes_the_row(ledger: PostgresLedger, pool: Pool)
         None,
         None,
     )
-    assert answer.created_at == pytest.approx(time.time() - 1.5, abs=2)
+    assert answer.created_at == pytest.approx(CLOCK.time() - 1.5, abs=2)
     row = await task(pool, "t1")
     names = (
         "queue_id",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from daemon.config import PostgresSettings
 from daemon.errors import Code, Rejected
@@ -29,7 +29,7 @@ async def lay(pool: Pool, **row: Any) -> None:
     places = ", ".join(
         f"${n}::{'jsonb' if c in ('refs', 'variables', 'images') else 'text'}" for n, c in enumerate(row, 1)
     )
-    await pool.fetch(f"INSERT INTO public.inputs ({', '.join(row)}) VALUES ({places})", *row.values())
+    await pool.fetch(f"INSERT INTO public.inputs ({', '.join(row)}) VALUES ({places})", *row.values())  # noqa: S608  # our own column names
 
 
 @pytest.fixture
@@ -179,14 +179,15 @@ async def test_one_bad_row_spoils_no_other_task_of_the_batch(ledger: PostgresLed
     assert {good.attempt, bad.attempt, inline.attempt} == {1}
 
 
-async def test_a_slow_view_blocks_no_claim(postgres_url: str) -> None:
+async def test_a_slow_view_blocks_no_claim(postgres_settings: PostgresSettings) -> None:
     """The server cuts it at the statement limit; the claim itself is quick."""
-    settings = PostgresSettings(url=SecretStr(postgres_url), command_timeout_s=0.3)
-    pool = await Pool(settings).start()
+    pool = await Pool(replace(postgres_settings, command_timeout_s=0.3)).start()
     await pool.fetch(
-        "CREATE OR REPLACE VIEW qstreamd.task_context AS SELECT 't1'::text AS task_id, NULL::text AS job_id, NULL::jsonb AS"
-        " refs, NULL::text AS service_id, 'u1'::text AS user_id, pg_sleep(5)::text AS template_id, NULL::jsonb AS variables,"
-        " NULL::jsonb AS images"
+        """
+        CREATE OR REPLACE VIEW qstreamd.task_context AS
+        SELECT 't1'::text AS task_id, NULL::text AS job_id, NULL::jsonb AS refs, NULL::text AS service_id,
+               'u1'::text AS user_id, pg_sleep(5)::text AS template_id, NULL::jsonb AS variables, NULL::jsonb AS images
+        """
     )
     answer = await ask(PostgresLedger(pool), "t1")
     assert answer.attempt == 1
@@ -209,7 +210,8 @@ async def test_who_does_not_get_the_claim_does_not_get_the_input(ledger: Postgre
 async def test_looking_up_by_task_or_job_uses_the_indexes_of_the_table(ledger: PostgresLedger, pool: Pool) -> None:
     """Through the view as the guide writes it, and refs are not searched when the job was found."""
     await pool.fetch(
-        "INSERT INTO public.inputs SELECT NULL, 'j' || n, jsonb_build_object('n', 'r' || n), NULL, 'u1', NULL, '{}', '[]'"
+        "INSERT INTO public.inputs"
+        " SELECT NULL, 'j' || n, jsonb_build_object('n', 'r' || n), NULL, 'u1', NULL, '{}', '[]'"
         " FROM generate_series(1, 20000) n"
     )
     await pool.fetch("CREATE INDEX ON public.inputs (job_id)")

@@ -1,0 +1,199 @@
+"""Migrations on a real server: applied once whoever runs, refused when history does not fit, nothing half done."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from click.testing import CliRunner
+
+from daemon.cli.migrate import command
+from daemon.config import PostgresSettings
+from daemon.errors import ConfigError, StoreAway
+from daemon.kinds import SecretStr
+from daemon.store import migrate as migrations
+from daemon.store.migrate import (
+    Migration,
+    MigrationRefused,
+    check_schema,
+    claim_environment,
+    load_migrations,
+    migrate,
+    status,
+)
+from daemon.store.pool import Pool
+
+pytestmark = pytest.mark.postgres_versions
+
+
+@pytest.fixture
+async def empty_url(postgres_url: str) -> AsyncIterator[str]:
+    """A database without our schema, owned by a role that may do nothing else."""
+    name = f"qstreamd_test_{secrets.token_hex(4)}"
+    root = await asyncpg.connect(postgres_url)
+    await root.execute(f"CREATE ROLE {name} LOGIN")
+    await root.execute(f"CREATE DATABASE {name} OWNER {name}")
+    parts = urlsplit(postgres_url)
+    yield urlunsplit(parts._replace(path=f"/{name}", netloc=f"{name}@"))
+    await root.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await root.execute(f"DROP ROLE {name}")
+    await root.close()
+
+
+async def run(url: str, sql: str) -> list[asyncpg.Record]:
+    """One look beside."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetch(sql)
+    finally:
+        await connection.close()
+
+
+ONE = Migration("0001_one", "CREATE TABLE qstreamd.one (n int); INSERT INTO qstreamd.one VALUES (1);")
+TWO = Migration("0002_two", "CREATE TABLE qstreamd.two (n int);")
+
+
+async def test_a_plain_role_that_owns_the_database_can_migrate(empty_url: str) -> None:
+    """No superuser, no extension; a second run finds all there."""
+    names = [m.name for m in load_migrations()]
+    assert await migrate(empty_url) == names
+    assert await migrate(empty_url) == []
+    stand = await status(empty_url)
+    assert (stand.applied, stand.pending) == (tuple(names), ())
+
+
+async def test_a_role_that_owns_only_the_schema_can_migrate(postgres_url: str) -> None:
+    """Where a DBA made the schema, no right on the database is needed."""
+    role = f"qstreamd_test_{secrets.token_hex(4)}"
+    await run(postgres_url, "DROP SCHEMA qstreamd CASCADE")
+    await run(postgres_url, f"CREATE ROLE {role} LOGIN")
+    await run(postgres_url, f"CREATE SCHEMA qstreamd AUTHORIZATION {role}")
+    theirs = urlunsplit(urlsplit(postgres_url)._replace(netloc=f"{role}@"))
+    try:
+        assert await migrate(theirs) == [m.name for m in load_migrations()]
+    finally:
+        await run(postgres_url, f"DROP OWNED BY {role}")
+        await run(postgres_url, f"DROP ROLE {role}")
+
+
+async def test_concurrent_runs_apply_each_file_once(empty_url: str) -> None:
+    """One does it, the others wait and find it done."""
+    answers = await asyncio.gather(*(migrate(empty_url, [ONE, TWO]) for _ in range(8)))
+    assert sorted(answers, key=len) == [[]] * 7 + [["0001_one", "0002_two"]]
+    assert len(await run(empty_url, "SELECT n FROM qstreamd.one")) == 1
+
+
+async def test_concurrently_does_not_wait_for_those_who_wait(empty_url: str) -> None:
+    """A file that opted out of its transaction may build indexes while other runners stand in line."""
+    bare = Migration(
+        "0002_index",
+        "-- no transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS one_n ON qstreamd.one (n);\n"
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS one_m ON qstreamd.one ((n + 1));\n",
+    )
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(migrate(empty_url, [ONE, bare]) for _ in range(4)))
+    rows = await run(empty_url, "SELECT indisvalid FROM pg_index WHERE indrelid = 'qstreamd.one'::regclass")
+    assert [r["indisvalid"] for r in rows] == [True, True]
+
+
+async def test_a_file_that_fails_leaves_nothing_behind(empty_url: str) -> None:
+    """What came before it stays applied; the mistake names the file; mended, the run goes on."""
+    bad = Migration("0002_two", "CREATE TABLE qstreamd.two (n int); SELECT 1 / 0;")
+    with pytest.raises(ConfigError, match="migration 0002_two failed: DivisionByZeroError"):
+        await migrate(empty_url, [ONE, bad])
+    assert (
+        await run(empty_url, "SELECT to_regclass('qstreamd.two') AS t WHERE to_regclass('qstreamd.two') IS NOT NULL")
+        == []
+    )
+    assert (await status(empty_url, [ONE, TWO])).pending == ("0002_two",)
+    assert await migrate(empty_url, [ONE, TWO]) == ["0002_two"]
+
+
+async def test_a_changed_or_unknown_file_stops_the_run_before_anything(empty_url: str) -> None:
+    """History is history."""
+    await migrate(empty_url, [ONE])
+    changed = Migration("0001_one", ONE.sql + " -- a later thought")
+    with pytest.raises(MigrationRefused, match="0001_one was changed"):
+        await migrate(empty_url, [changed, TWO])
+    with pytest.raises(MigrationRefused, match=r"0001_one was applied .* unknown to this release"):
+        await migrate(empty_url, [TWO])
+    assert (await status(empty_url, [ONE, TWO])).applied == ("0001_one",)
+
+
+async def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """StoreAway; the holder's end gives the lock back."""
+    monkeypatch.setattr(migrations, "LOCK_WAIT_S", 0.3)
+    holder = await asyncpg.connect(empty_url)
+    await holder.execute("SELECT pg_advisory_lock($1)", migrations.LOCK_KEY)
+    with pytest.raises(StoreAway, match="held the lock"):
+        await migrate(empty_url)
+    await holder.close()
+    assert await migrate(empty_url)
+
+
+async def test_status_changes_nothing(empty_url: str) -> None:
+    """Not even the schema is made."""
+    stand = await status(empty_url)
+    assert stand.applied == () and stand.pending
+    rows = await run(empty_url, "SELECT 1 WHERE to_regnamespace('qstreamd') IS NOT NULL")
+    assert rows == []
+
+
+async def test_a_process_refuses_a_database_that_lacks_migrations(empty_url: str, pool: Pool) -> None:
+    """And names the command; a migrated one is fine."""
+    bare = await Pool(PostgresSettings(url=SecretStr(empty_url))).start()
+    with pytest.raises(ConfigError, match=r"0001_ledger.*python -m daemon migrate"):
+        await check_schema(bare)
+    await migrate(empty_url)
+    await check_schema(bare)
+    await bare.close()
+    await check_schema(pool)
+
+
+async def test_a_database_belongs_to_one_environment(pool: Pool) -> None:
+    """The first process stamps it; one of another environment refuses to start."""
+    await asyncio.gather(*(claim_environment(pool, "production") for _ in range(5)))
+    with pytest.raises(ConfigError, match=r"NODE_ENV=development, but .* belongs to 'production'"):
+        await claim_environment(pool, "development")
+    await claim_environment(pool, "production")
+
+
+async def test_behind_pgbouncer_migrations_are_refused(postgres_url: str) -> None:
+    """The lock needs a session of its own."""
+    with pytest.raises(ConfigError, match="direct connection"):
+        await migrate(f"{postgres_url}&pgbouncer=true")
+
+
+async def test_a_template_can_not_be_changed_even_by_hand(pool: Pool) -> None:
+    """Every process caches a version for ever."""
+    connection = "INSERT INTO qstreamd.prompt_templates (name, version, prompt) VALUES ('cv', 1, 'x')"
+    await pool.fetch(connection)
+    with pytest.raises(Exception, match="RestrictViolationError"):
+        await pool.fetch("UPDATE qstreamd.prompt_templates SET prompt = 'y'")
+    await pool.fetch("DELETE FROM qstreamd.prompt_templates")
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_applies_and_tells(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First what would be done, then what was, then that all is there; as text and as JSON."""
+    monkeypatch.setenv("DATABASE_URL", empty_url)
+    runner = CliRunner()
+    before = runner.invoke(command, ["--status", "--json"])
+    assert json.loads(before.output) == {
+        "applied_now": [],
+        "applied": [],
+        "pending": [m.name for m in load_migrations()],
+    }
+    done = runner.invoke(command, [])
+    assert done.exit_code == 0 and "applied now  0001_ledger" in done.output
+    after = runner.invoke(command, ["--status"])
+    assert after.exit_code == 0 and after.output.startswith("applied      0001_ledger")
