@@ -1,7 +1,8 @@
 """Composition root of the daemon: picks the adapters, orders start and stop. End-to-end tests start this very thing.
 
-Start: services file, Redis (policy, whose it is), Postgres (schema, whose it is), liveness, groups, loops, readers, ready.
-Stop: quiet (readers end), drain with beats on, hand back what is left, take our liveness away, end loops, close connections.
+Start: services file, Redis (policy, whose it is), Postgres (schema, whose it is), liveness, groups, loops, readers,
+ready. Stop: quiet (readers end), drain with beats on, hand back what is left, take our liveness away, end loops,
+close connections.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import secrets
 import socket
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from redis.asyncio import Redis
 
@@ -23,9 +24,10 @@ from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
 from daemon.errors import ConfigError, ProviderError, Stopping
-from daemon.lifecycle import Notifier, Signals, sample_loop_lag
+from daemon.lifecycle import Notifier, Progress, Signals, sample_loop_lag
 from daemon.logs import logger
 from daemon.metrics import Metrics
+from daemon.pipeline.budget import RetryBudget
 from daemon.pipeline.hold import Hold
 from daemon.pipeline.outcome import Abandoned
 from daemon.pipeline.run import run
@@ -37,6 +39,7 @@ from daemon.services.book import nearest
 from daemon.store.migrate import check_schema
 from daemon.store.migrate import claim_environment as claim_database
 from daemon.store.pool import Pool
+from daemon.store.records import TaskRecords
 from daemon.store.tasks import PostgresLedger
 from daemon.store.templates import PostgresTemplates
 from daemon.stream.blobs import RedisBlobs
@@ -54,6 +57,7 @@ from daemon.worker.lease import Leases
 from daemon.worker.reclaim import Reclaimer
 from daemon.worker.report import report
 from daemon.worker.retries import Mover
+from daemon.worker.upkeep import Upkeep
 
 _log = logger(__name__)
 
@@ -62,30 +66,37 @@ _HAND_BACK_S = 10.0
 
 
 class Daemon:
-    """One process that consumes `queues`. `run` is its life; `stop` and `cut` may be called from anywhere in the loop."""
+    """One process that consumes `queues`.
 
-    def __init__(self, settings: Settings, queues: Sequence[str]) -> None:
+    `run` is its life; `stop` and `cut` may be called from anywhere in the loop.
+    """
+
+    def __init__(self, settings: Settings, queues: Sequence[str], progress: Progress | None = None) -> None:
         self._settings = settings
+        self._progress = progress or Progress()
         self._book = services.load(settings.runtime.services_file)
         self._specs = [_spec(self._book, name, settings) for name in dict.fromkeys(queues)]
         self._clock = SystemClock()
         self.metrics = Metrics()
         self.consumer = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         self.ready = asyncio.Event()
-        self._quiet = asyncio.Event()
+        self.quiet = asyncio.Event()
         self._cut = asyncio.Event()
 
     def stop(self) -> None:
         """Read nothing more and drain."""
-        self._quiet.set()
+        self.quiet.set()
 
     def cut(self) -> None:
         """Hand running tasks back at once."""
-        self._quiet.set()
+        self.quiet.set()
         self._cut.set()
 
     def reload(self) -> None:
-        """Read the services file again; a bad one is refused and the old one stays in force. Attempts keep the one they began with."""
+        """Read the services file again; a bad one is refused and the old one stays in force.
+
+        Attempts keep the one they began with.
+        """
         try:
             self._book = services.load(self._settings.runtime.services_file)
         except ConfigError as error:
@@ -100,11 +111,14 @@ class Daemon:
             await self._start(stack)
             async with asyncio.TaskGroup() as loops:
                 # None of these dies alone: an error in one ends the daemon, loudly.
+                lease_s = self._settings.lease.lease_s
+                beat, sweep = self._progress.watch("beat", lease_s), self._progress.watch("sweep", 3 * lease_s)
                 background = [
-                    loops.create_task(self._leases.run(), name="beat"),
+                    loops.create_task(self._leases.run(beat), name="beat"),
                     loops.create_task(self._deltas.run(), name="deltas"),
                     loops.create_task(self._mover.run(), name="mover"),
-                    loops.create_task(self._reclaimer.run(), name="reclaimer"),
+                    loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
+                    loops.create_task(self._upkeep.run(), name="upkeep"),
                     loops.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
                 ]
                 readers = [
@@ -113,7 +127,7 @@ class Daemon:
                 ]
                 self.ready.set()
                 _log.info("daemon.started", queues=list(self._consumers), consumer=self.consumer)
-                await self._quiet.wait()
+                await self.quiet.wait()
                 await self._drain(readers)
                 for task in background:
                     task.cancel()
@@ -152,7 +166,7 @@ class Daemon:
         self._world = World(
             ledger=ledger,
             guards=guards,
-            tail=RedisTail(self._scripts, self._work, events, guards, metrics, self._mover.parked),
+            tail=RedisTail(self._scripts, self._work, events, guards, metrics, self._mover.parked, self._clock),
             deltas=self._deltas,
             templates=PostgresTemplates(self._pool, self._clock),
             blobs=BlobsByScheme({"redis": RedisBlobs(self._client, picture)}),
@@ -164,6 +178,7 @@ class Daemon:
             guard_settings=s.guards,
             retry=s.retry,
             lease=s.lease,
+            budget=RetryBudget(),
             hold_result_s=s.postgres.hold_result_s,
         )
         self._consumers = {
@@ -175,6 +190,7 @@ class Daemon:
         self._reclaimer = Reclaimer(
             self._beat_scripts, self._work, self._consumers, s.lease, metrics, self._mover.check, self._report_lost
         )
+        self._upkeep = Upkeep(self._work, TaskRecords(self._pool), names, s.lease, metrics)
         await self._work.make_groups(names)
         await self._reclaimer.register()
         health = HealthServer(
@@ -200,11 +216,15 @@ class Daemon:
     def _provider(self, name: str) -> Provider:
         try:
             return self._registry.get(name)
-        except ConfigError as error:  # one provider key is enough to run; a task of another one fails, and says why to us
+        except (
+            ConfigError
+        ) as error:  # one provider key is enough to run; a task of another one fails, and says why to us
             raise ProviderError(detail=error.mistakes[0]) from error
 
     async def _report_lost(self, queue: str, ids: list[str]) -> None:
+        """Entries whose content is gone: what was claimed before is in Postgres, and is put back from there."""
         _log.error("entries.lost_content", queue=queue, ids=ids[:20], count=len(ids))
+        self._upkeep.hurry()
 
     # --- stop ------------------------------------------------------------------------------------------------
 
@@ -212,17 +232,20 @@ class Daemon:
         _log.info("daemon.draining", running=len(self._leases), drain_s=self._settings.shutdown.drain_s)
         for consumer in self._consumers.values():
             await consumer.stop()
-        cut = asyncio.create_task(self._cut.wait(), name="cut")
-        drained = asyncio.gather(*readers)
-        try:
-            await asyncio.wait({cut, drained}, timeout=self._settings.shutdown.drain_s, return_when=asyncio.FIRST_COMPLETED)
-            if not drained.done():
-                _log.warning("daemon.handing_back", running=len(self._leases))
-                for hold in self._leases.holds():
-                    hold.scope.interrupt(Stopping("the daemon stops"))
-                await asyncio.wait({drained}, timeout=_HAND_BACK_S)
-        finally:
+        async with asyncio.TaskGroup() as group:
+            cut = group.create_task(self._cut_off(readers), name="cut-off")
+            await asyncio.wait(readers)
             cut.cancel()
+
+    async def _cut_off(self, readers: Sequence[asyncio.Task[None]]) -> None:
+        """After the drain, or at once when told so: hand back what runs, and leave the rest to its lease."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.shutdown.drain_s):
+                await self._cut.wait()
+        _log.warning("daemon.handing_back", running=len(self._leases))
+        for hold in self._leases.holds():
+            hold.scope.interrupt(Stopping("the daemon stops"))
+        await asyncio.sleep(_HAND_BACK_S)
         for reader in readers:
             reader.cancel()
 
@@ -236,7 +259,7 @@ class Daemon:
     # --- readiness -------------------------------------------------------------------------------------------
 
     async def _check_reading(self) -> str:
-        if self._quiet.is_set():
+        if self.quiet.is_set():
             return "stopping"
         deaf = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
         return f"not reading {', '.join(deaf)}" if deaf else ""
@@ -270,12 +293,15 @@ def _spec(book: ServiceBook, name: str, settings: Settings) -> QueueSpec:
 
 
 async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
-    """Run until SIGTERM or SIGINT: the first drains, a second hands back at once, SIGHUP reads the services file again."""
-    daemon = Daemon(settings, queues)
+    """Run until SIGTERM or SIGINT.
+
+    The first drains, a second hands back at once, SIGHUP reads the services file again.
+    """
     notifier = Notifier(settings.systemd)
+    daemon = Daemon(settings, queues, notifier.progress)
     with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):
         async with asyncio.TaskGroup() as group:
             life = group.create_task(daemon.run(), name="daemon")
-            watch = group.create_task(notifier.follow(daemon.ready, daemon._quiet), name="notify")
+            watch = group.create_task(notifier.follow(daemon.ready, daemon.quiet), name="notify")
             await life
             watch.cancel()

@@ -251,6 +251,8 @@ class LeaseSettings:
     liveness_ttl_s: float = setting("QSTREAMD_LIVENESS_TTL_S", 18.0, seconds(least=0.05, most=3600), "three reads")
     sweep_s: float = setting("QSTREAMD_SWEEP_S", 300.0, _TIME,
         "an unasked sweep of every queue, in case the liveness key was lost")
+    compare_s: float = setting("QSTREAMD_COMPARE_S", 60.0, _TIME,
+        "how often Postgres is asked for tasks that Redis may have forgotten")
     crashes_max: int = setting("QSTREAMD_CRASHES_MAX", 3, whole("crashes", most=100),
         "the third crash of a task is a dead letter")
 

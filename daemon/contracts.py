@@ -96,7 +96,9 @@ class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 class TaskMessage(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True
 ):
-    """The JSON body of a delivery after the route filled in `queueId`, `serviceId`, `v` and, for schedules, `taskId`."""
+    """The JSON body of a delivery after the route filled in `queueId`, `serviceId`, `v` and, for schedules,
+    `taskId`.
+    """
 
     v: int = CONTRACT_VERSION
     task_id: str
@@ -213,8 +215,12 @@ def _check_ids(m: TaskMessage) -> None:
 
 def _check_texts(m: TaskMessage) -> None:
     values = {
-        "userId": m.user_id, "jobId": m.job_id, "requestId": m.request_id, "traceId": m.trace_id,
-        "modelId": m.model_id, "templateId": m.template_id,
+        "userId": m.user_id,
+        "jobId": m.job_id,
+        "requestId": m.request_id,
+        "traceId": m.trace_id,
+        "modelId": m.model_id,
+        "templateId": m.template_id,
     }
     for name, value in values.items():
         if value is not None and len(value) > TEXT_LIMITS[name]:
@@ -375,12 +381,13 @@ def error(stage: Stage, code: Code, message: str, *, retryable: bool, retry_at: 
     return EventDraft(EventType.ERROR, fields, terminal=not retryable)
 
 
-def done(
-    result_id: int, *, usage: Usage, model_id: str, content_sha256: str, result: Any | None
-) -> EventDraft:
+def done(result_id: int, *, usage: Usage, model_id: str, content_sha256: str, result: Any | None) -> EventDraft:
     """Terminal, after the row is committed. `result` only when its JSON is at most 4 KiB."""
     fields: dict[str, Any] = {
-        "stage": Stage.WRITE, "resultRef": f"db:result:{result_id}", "usage": usage, "modelId": model_id,
+        "stage": Stage.WRITE,
+        "resultRef": f"db:result:{result_id}",
+        "usage": usage,
+        "modelId": model_id,
         "contentSha256": content_sha256,
     }
     if result is not None and len(msgspec.json.encode(result)) <= RESULT_INLINE_BYTES_MAX:

@@ -86,11 +86,15 @@ CODES: Final[Mapping[Code, CodeInfo]] = MappingProxyType(
         Code.UNKNOWN_SERVICE: _info(_X, 489, "This service does not exist.", "该服务不存在。"),
         Code.CONTEXT_NOT_FOUND: _info(_X, None, "The input of this task was not found.", "未找到该任务的输入内容。"),
         Code.IMAGE_REJECTED: _info(
-            _X, 489, "This image can't be used. Please send a JPEG, PNG, WebP or GIF.",
+            _X,
+            489,
+            "This image can't be used. Please send a JPEG, PNG, WebP or GIF.",
             "无法使用该图片，请上传 JPEG、PNG、WebP 或 GIF。",
         ),
         Code.IMAGE_NOT_FOUND: _info(_X, None, "The image is no longer available.", "图片已不存在，请重新上传。"),
-        Code.QUEUE_FULL: _info(_D, 429, "Too many tasks are waiting. Please try again soon.", "排队任务过多，请稍后再试。"),
+        Code.QUEUE_FULL: _info(
+            _D, 429, "Too many tasks are waiting. Please try again soon.", "排队任务过多，请稍后再试。"
+        ),
         Code.WORKER_OVERLOADED: _info(_D, 503, "The service is busy. Please try again soon.", "服务繁忙，请稍后再试。"),
         Code.RATE_LIMITED: _info(_D, 429, "The model is busy; your task is waiting.", "模型繁忙，任务正在等待。"),
         Code.LLM_TIMEOUT: _info(_R, None, "The model did not answer in time.", "模型响应超时。"),

@@ -29,19 +29,25 @@ class QueueKeys(NamedTuple):
     dead: str  #: stream: dead letters
     control: str  #: hash: paused, parallelism, maxSize, who, why
     sweep: str  #: string with a short life: somebody is sweeping this queue
+    upkeep: str  #: string with a short life: somebody compares this queue with Postgres
 
 
 @lru_cache(maxsize=1024)
 def queue_keys(queue: str) -> QueueKeys:
     """All keys of `queue`; cached, since every command needs them."""
     tag = f"{{bp:queue:{queue}}}"
-    names = ("waiting", "tasks", "ready", "retry", "held", "dead", "control", "sweep")
+    names = ("waiting", "tasks", "ready", "retry", "held", "dead", "control", "sweep", "upkeep")
     return QueueKeys(f"bp:queue:{queue}", *(f"{tag}:{n}" for n in names))
 
 
 def seen(queue: str, task_id: str) -> str:
     """String `entryId:sha256`, 7 days: the accepted message of this id, for duplicates."""
     return f"{{bp:queue:{queue}}}:seen:{task_id}"
+
+
+def restored(queue: str, task_id: str) -> str:
+    """String with a short life: the sweeper has just put this task back."""
+    return f"{{bp:queue:{queue}}}:restored:{task_id}"
 
 
 def blob(queue: str, task_id: str, index: int) -> str:

@@ -112,6 +112,9 @@ class Metrics:
         self.reclaimed = self._counter(
             "reclaimed", "Moves when an entry of a consumer that went silent is taken over.", "queue"
         )
+        self.restored = self._counter(
+            "restored", "Moves when a task that Redis had forgotten is put back from Postgres.", "queue"
+        )
         self.crashes = self._counter(
             "crashes", "Moves when a claim finds an attempt whose process died in the middle of it.", "queue"
         )

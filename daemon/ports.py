@@ -1,8 +1,8 @@
 """What the pipeline needs of the world, as Protocols. Adapters implement them; `app.py` picks the adapters.
 
 Every method raises only errors of `daemon.errors`: `RedisAway`, `RedisFull` or `StoreAway` when its server does not
-answer, and what its docstring names. Every method may be cancelled: nothing is known then of its last command, and every
-one may be repeated with the same arguments.
+answer, and what its docstring names. Every method may be cancelled: nothing is known then of its last command, and
+every one may be repeated with the same arguments.
 """
 
 from __future__ import annotations
@@ -17,14 +17,27 @@ from daemon.errors import Code, TaskError
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """An entry of a newer release: enough to lay it aside for a daemon that can read it, unchanged."""
+
+    task_id: str
+    raw: bytes
+    since_ms: int  #: unix ms when it was first laid aside; 0: now
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
-    """One pending entry that is ours. `stream` is `tasks` or `ready`; `entry` is None when it can't be read (poison)."""
+    """One pending entry that is ours.
+
+    `stream` is `tasks` or `ready`; `entry` is None when it can't be read (poison).
+    """
 
     queue: str
     stream: str
     id: str
     entry: WorkEntry | None
     poison: str = ""  #: why `entry` is None; free of content
+    ahead: Ahead | None = None  #: set when `poison` is only that a newer release wrote it
     redelivered: bool = False  #: it was pending before: reclaimed, or found again after a lost reply
 
     @property
@@ -45,7 +58,8 @@ class Claimed:
     crashes: int
     context: TaskContext | None
     created_at: float
-    #: ID-first, but there is no `context`: CONTEXT_NOT_FOUND, or STORE_ERROR when the view itself failed. Raise it in `load`.
+    #: ID-first, but there is no `context`: CONTEXT_NOT_FOUND, or STORE_ERROR when the view itself failed. Raise it in
+    #: `load`.
     context_error: TaskError | None = None
 
 
@@ -137,7 +151,10 @@ class Ledger(Protocol):
         """Leave `running` by compare-and-set on `attempt`. False: somebody else owns the task now. Repeatable."""
 
     async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
-        """Make the row of a task that ends without a claim (expired, rejected) terminal. False: it is running or ended."""
+        """Make the row of a task that ends without a claim (expired, rejected) terminal.
+
+        False: it is running or ended.
+        """
 
     async def let_go(self, task_id: str, entry_id: str, lease_s: float) -> None:
         """Before parking a redelivered entry: a row that still says `running` by it becomes `queued`, crash counted."""
@@ -175,7 +192,10 @@ class Guards(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What the append script answered. `accepted` False: a higher attempt or the end came before; `ended` says which."""
+    """What the append script answered.
+
+    `accepted` False: a higher attempt or the end came before; `ended` says which.
+    """
 
     accepted: bool
     ended: bool
@@ -205,10 +225,15 @@ class Tail(Protocol):
         `waiting_since_ms` (unix) is kept with it while it waits for one and the same thing; 0 for a retry.
         """
 
+    async def lay_aside(self, d: Delivery, ahead: Ahead, due_in_ms: int) -> bool:
+        """Move an entry of a newer release to `:retry`, unread but for when this wait began."""
+
     async def hand_back(self, d: Delivery) -> bool:
         """Move the entry to `:ready` now."""
 
-    async def dead_letter(self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool = True) -> bool:
+    async def dead_letter(
+        self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool = True
+    ) -> bool:
         """Ack the entry and leave a dead letter without content; `whole_task` as in `ack`."""
 
 
@@ -228,14 +253,23 @@ class Templates(Protocol):
     """Prompt templates kept in Postgres; cached by the adapter for a short time."""
 
     async def get(self, ref: str) -> Template:
-        """`name@version`, or the newest version of `name`. Raises `Rejected` with INVALID_PAYLOAD when there is none."""
+        """`name@version`, or the newest version of `name`.
+
+        Raises `Rejected` with INVALID_PAYLOAD when there is none.
+        """
 
 
 class DeltaWriter(Protocol):
-    """The deltas of one attempt on their way to the viewer: coalesced, in order, never more than 20 batches a second."""
+    """The deltas of one attempt on their way to the viewer.
+
+    Coalesced, in order, never more than 20 batches a second.
+    """
 
     def push(self, channel: Channel, text: str) -> None:
-        """Take a delta; never waits. What the writer learns (refused, cancelled) reaches the attempt by its callback."""
+        """Take a delta; never waits.
+
+        What the writer learns (refused, cancelled) reaches the attempt by its callback.
+        """
 
     async def close(self) -> list[EventDraft]:
         """Wait for the batch under way, and hand over what was not sent, to be appended with the last event."""
@@ -258,11 +292,13 @@ class Provider(Protocol):
     """One vendor's API."""
 
     def generate(self, request: ModelRequest) -> AsyncIterator[Piece]:
-        """Deltas, then exactly one `Finished`. An async generator: close it (`aclosing`) and the socket is closed at once.
+        """Deltas, then exactly one `Finished`.
 
-        Raises `ModelClosed`, `ProviderError` (LLM_ERROR, LLM_REFUSED, LLM_TIMEOUT, LLM_BAD_OUTPUT) and nothing else. Has
-        no clock but a connect limit: the caller's three clocks cancel it. Keep-alives and role chunks yield nothing.
-        With `stream=False` it makes one plain call and yields the text as one Delta. Never retries.
+        An async generator: close it (`aclosing`) and the socket is closed at once.
+
+        Raises `ModelClosed`, `ProviderError` (LLM_ERROR, LLM_REFUSED, LLM_TIMEOUT, LLM_BAD_OUTPUT) and nothing else.
+        Has no clock but a connect limit: the caller's three clocks cancel it. Keep-alives and role chunks yield
+        nothing. With `stream=False` it makes one plain call and yields the text as one Delta. Never retries.
         """
 
     async def aclose(self) -> None:

@@ -1,7 +1,8 @@
 """The tails: every way in which a delivery leaves this process, in the order of the law.
 
-Each function may be repeated from its beginning after a crash at any point: the row is already what it should be, the event is refused
-or accepted once, a released place stays released, and an entry that is not ours any more is left alone.
+Each function may be repeated from its beginning after a crash at any point: the row is already what it should be,
+the event is refused or accepted once, a released place stays released, and an entry that is not ours any more is
+left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from daemon.pipeline.outcome import Abandoned, Fenced, HandedBack, Outcome
 from daemon.pipeline.patience import Patience
 from daemon.pipeline.publish import given_back_event
 from daemon.pipeline.world import World
-from daemon.ports import Ending
+from daemon.ports import Ahead, Ending
 
 #: handing back happens in a hurry: longer, and the entry is left to be found by its lease
 _GIVE_BACK_S: Final = 5.0
@@ -37,7 +38,10 @@ class Cleanup:
         self._patience = patience
 
     async def conclude(self, task: TaskIdentity, drafts: Sequence[EventDraft], *, heed: bool) -> None:
-        """Last events and release of the guards, one flush. Without events it only releases; without either it does nothing."""
+        """Last events and release of the guards, one flush.
+
+        Without events it only releases; without either it does nothing.
+        """
         hold = self._hold
         # -1: an attempt that Postgres did not give us speaks as whatever attempt the stream saw last.
         attempt = -1 if hold.attempt is None else hold.attempt
@@ -83,8 +87,24 @@ class Cleanup:
         )
         self._hold.settled = True
 
+    async def lay_aside(self, ahead: Ahead) -> bool:
+        """Leave an entry of a newer release to a newer daemon.
+
+        False once that has been tried for as long as a guard's wait.
+        """
+        world, d = self._world, self._hold.delivery
+        waited_s = world.clock.time() - ahead.since_ms / 1000 if ahead.since_ms else 0.0
+        if waited_s > world.guard_settings.wait_max_s:
+            return False
+        await self._patience.of(lambda: world.tail.lay_aside(d, ahead, int(world.retry.cap_s * 1000)))
+        self._hold.settled = True
+        return True
+
     async def drop(self, task: TaskIdentity, *, foreign: str = "") -> None:
-        """Settle an entry that has no say about its task: a duplicate, or (`foreign`) another body under the same id."""
+        """Settle an entry that has no say about its task.
+
+        A duplicate, or (`foreign`) another body under the same id.
+        """
         await self.conclude(task, (), heed=False)
         if foreign:
             await self.dead_letter(Code.INVALID_PAYLOAD, foreign, whole_task=False)
@@ -92,7 +112,10 @@ class Cleanup:
             await self.ack(whole_task=False)
 
     async def give_back(self, task: TaskIdentity, why: Exception) -> Outcome:
-        """Let another daemon have it, if it is still ours to give. No failure is counted; in a hurry, since a lease may be over."""
+        """Let another daemon have it, if it is still ours to give.
+
+        No failure is counted; in a hurry, since a lease may be over.
+        """
         hold = self._hold
         outcome = "fenced" if isinstance(why, LeaseLost) else "handed_back"
         try:

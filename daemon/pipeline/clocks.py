@@ -1,7 +1,7 @@
 """The three clocks of a model call: first token, between tokens, total.
 
-Vendors' timeouts are re-armed by keep-alive comments, so only text counts here. One timer a call, re-armed lazily: a token costs
-one assignment.
+Vendors' timeouts are re-armed by keep-alive comments, so only text counts here. One timer a call, re-armed lazily: a
+token costs one assignment.
 """
 
 from __future__ import annotations

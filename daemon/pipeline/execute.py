@@ -22,17 +22,23 @@ class Answer:
 
 
 async def execute(
-    request: ModelRequest, provider: Provider, scope: CallScope, limits: Limits, writer: DeltaWriter | None, clock: Clock
+    request: ModelRequest,
+    provider: Provider,
+    scope: CallScope,
+    limits: Limits,
+    writer: DeltaWriter | None,
+    clock: Clock,
 ) -> Answer:
     """The model's answer; deltas went to `writer` on the way.
 
-    Raises `ProviderError`, `ModelClosed`, or the error that the scope was interrupted with. The socket is closed before this
-    returns or raises, whichever way.
+    Raises `ProviderError`, `ModelClosed`, or the error that the scope was interrupted with. The socket is closed
+    before this returns or raises, whichever way.
     """
     texts: list[str] = []
     finished: Finished | None = None
     first_token_at: float | None = None
-    async with scope, aclosing(provider.generate(request)) as pieces:  # type: ignore[type-var]  # the port promises a generator
+    # the port promises a generator
+    async with scope, aclosing(provider.generate(request)) as pieces:  # type: ignore[type-var]
         with Clocks(scope, limits, streams=request.stream) as clocks:
             async for piece in pieces:
                 if isinstance(piece, Finished):

@@ -1,4 +1,7 @@
-"""Judge a refused place. Plain function: what was refused, since when the task waits, limits and chance in; decision out."""
+"""Judge a refused place.
+
+Plain function: what was refused, since when the task waits, limits and chance in; decision out.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ class WaitForPlace:
 def denied(
     entry: WorkEntry, place: GuardPlace, now_ms: int, guards: GuardSettings, retry: RetrySettings, jitter: float
 ) -> WaitForPlace | None:
-    """What to do with a task that found `place` full; None when it has waited too long and ends as WORKER_OVERLOADED."""
+    """What to do with a task that found `place` full.
+
+    None when it has waited too long and ends as WORKER_OVERLOADED.
+    """
     since_ms = entry.parked_at or now_ms
     if now_ms - since_ms > guards.wait_max_s * 1000:
         return None

@@ -33,6 +33,7 @@ class Hold:
     delivery: Delivery
     scope: CallScope = field(default_factory=CallScope)
     attempt: int | None = None  #: set once Postgres has handed it out
+    stuck_after: float = float("inf")  #: monotonic; past it the call outlived its own clocks, and beats stop
     row_left: bool = False  #: the row is no longer `running` by our own doing: no heartbeat for it any more
     member: str = ""  #: our token in the guards; "" while we hold no place
     places: Sequence[GuardPlace] = ()
@@ -41,5 +42,5 @@ class Hold:
 
     @property
     def task_id(self) -> str:
-        """"" for an entry that can't be read."""
+        """The task; empty for an entry that can't be read."""
         return self.delivery.entry.message.task_id if self.delivery.entry else ""

@@ -1,4 +1,7 @@
-"""Repeat a step while its server is away. Everything that a step does may be repeated, so nobody has to know what got through."""
+"""Repeat a step while its server is away.
+
+Everything that a step does may be repeated, so nobody has to know what got through.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,9 @@ class Patience:
     async def of(self, step: Callable[[], Awaitable[T]], *, heed: bool = True) -> T:
         """The step's answer, tried again while Redis or Postgres is away.
 
-        Raises the server's error when the limit has passed. With `heed`, an interruption of the attempt (lost lease, stop, cancel)
-        ends the waiting with its own error; without, the step is too late to be stopped: its result is already committed.
+        Raises the server's error when the limit has passed. With `heed`, an interruption of the attempt (lost lease,
+        stop, cancel) ends the waiting with its own error; without, the step is too late to be stopped: its result is
+        already committed.
         """
         since, pause = self._clock.monotonic(), _PAUSE_S[0]
         while True:

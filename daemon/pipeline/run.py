@@ -1,10 +1,13 @@
-"""One delivery from entry to settled: the list of steps, the order of the law, and the only broad `except` of the task path.
+"""One delivery from entry to settled.
+
+The list of steps, the order of the law, and the only broad `except` of the task path.
 
     validate -> route -> guard -> claim -> begin -> load -> execute -> write -> publish -> cleanup
                                                      └───────── settle ─────────┘
 
-The law: result committed, then terminal event, then guards released, then ack. A crash between two of these is healed by redelivery,
-which finds the terminal row and repeats only the tail. Flushes to Redis for a task that goes well: guards; begin; done and release; ack.
+The law: result committed, then terminal event, then guards released, then ack. A crash between two of these is
+healed by redelivery, which finds the terminal row and repeats only the tail. Flushes to Redis for a task that goes
+well: guards; begin; done and release; ack.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from daemon.contracts import EventDraft, Stage, State, WorkEntry, check_message, identity_of, started
+from daemon.contracts import EventDraft, Reason, Stage, State, WorkEntry, check_message, identity_of, started
 from daemon.errors import Code, DependencyAway, LeaseLost, RedisFull, Stopping, TaskError
 from daemon.logs import logger
 from daemon.pipeline import publish
@@ -35,12 +38,18 @@ _log = logger(__name__)
 
 
 async def run(world: World, hold: Hold) -> Outcome:
-    """How this delivery ended, all of it durable. Raises nothing but cancellation; a crash anywhere is healed by redelivery."""
+    """How this delivery ended, all of it durable.
+
+    Raises nothing but cancellation; a crash anywhere is healed by redelivery.
+    """
     entry = hold.delivery.entry
     patience = Patience(hold, world.clock, world.hold_result_s)
     cleanup = Cleanup(world, hold, patience)
     try:
         if entry is None:
+            ahead = hold.delivery.ahead
+            if ahead is not None and await cleanup.lay_aside(ahead):
+                return Deferred(Reason.RETRY_AT, world.retry.cap_s)
             await cleanup.dead_letter(Code.INVALID_PAYLOAD, hold.delivery.poison, whole_task=False)
             return Dropped("poison")
         course = Course(world, hold, entry, patience, cleanup)
@@ -51,8 +60,8 @@ async def run(world: World, hold: Hold) -> Outcome:
         except (DependencyAway, RedisFull):
             raise
         except Exception as error:
-            # Ours. With an attempt, Postgres counts a crash when the entry is found again; without one nobody would, so the
-            # second time ends it: a bug must not go round for ever.
+            # Ours. With an attempt, Postgres counts a crash when the entry is found again; without one nobody would,
+            # so the second time ends it: a bug must not go round for ever.
             if hold.attempt is not None or not hold.delivery.redelivered:
                 raise
             _log.exception("delivery.broke_again", error=type(error).__name__, task_id=hold.task_id)
@@ -60,7 +69,7 @@ async def run(world: World, hold: Hold) -> Outcome:
     except (DependencyAway, RedisFull) as error:
         hold.trace.detail = str(error)
         return Abandoned(type(error).__name__)
-    except Exception as error:  # ours: the entry stays pending, is found again after a lease and counted as a crash
+    except Exception as error:  # noqa: BLE001  # ours: the entry stays pending, is found again after a lease and counted as a crash
         _log.exception("delivery.broke", error=type(error).__name__, task_id=hold.task_id)
         return Abandoned(f"bug: {type(error).__name__}")
 
@@ -107,7 +116,9 @@ class Course:
             claim = await self._patience.of(
                 lambda: world.ledger.claim(d, world.owner, plan.models[0].id, world.lease.lease_s)
             )
-        except TaskError as error:  # Postgres can't hold this message at all: no row, so the event and the letter say it
+        except (
+            TaskError
+        ) as error:  # Postgres can't hold this message at all: no row, so the event and the letter say it
             event = publish.final_event(Stage.LOAD, error.code, error.message)
             await self._cleanup.end(self.task, [event], error.code, error.detail)
             return Failed(error.code)
@@ -152,12 +163,15 @@ class Course:
                 writer = world.deltas.open(self.task, claim.attempt, self._heed)
             stage = Stage.EXECUTE
             began, wall = world.clock.monotonic(), world.clock.time()
+            world.budget.called(plan.models[0].id, began)
+            hold.stuck_after = began + plan.limits.total_s + world.lease.lease_s
             try:
                 answer = await execute(
                     request, world.provider(request.provider), hold.scope, plan.limits, writer, world.clock
                 )
             finally:
                 hold.trace.execute_s = world.clock.monotonic() - began
+                hold.stuck_after = float("inf")
             self._trace(answer, wall)
             data = parse_output(answer.text, plan.service) if request.json_output else None
             draft = result_of(answer, data, plan.models[0])
@@ -170,7 +184,7 @@ class Course:
             if writer is not None:
                 writer.abandon()
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a bug is one attempt's failure, not the daemon's
             _log.exception("attempt.broke", error=type(error).__name__, task_id=self.task.task_id)
             return await self._settle(plan, claim, stage, TaskError(detail=type(error).__name__), writer)
         hold.row_left = True
@@ -189,7 +203,7 @@ class Course:
         verdict = settle(
             error,
             failures=claim.failures,
-            attempts_max=plan.attempts,
+            attempts_max=plan.attempts_max,
             expires_in_s=expires_in,
             retry=self._world.retry,
             jitter=self._world.random(),
@@ -197,6 +211,8 @@ class Course:
         rest = await writer.close() if writer is not None else []
         match verdict:
             case RunAgain(delay):
+                if not self._world.budget.may_retry(plan.models[0].id, self._world.clock.monotonic()):
+                    delay = max(delay, self._world.retry.cap_s)  # the model is in trouble: be patient, not many
                 await self._leave(Ending(State.RETRYING, error.code, "failed", count_failure=True))
                 events = [*rest, *publish.retry_events(error, stage, now + delay)]
                 await self._cleanup.park(self.task, events, delay, reason="RETRY_AT")
@@ -207,9 +223,7 @@ class Course:
                 await self._cleanup.park(self.task, events, delay, reason=reason)
                 return Deferred(reason, delay)
             case GiveUp():
-                code = final_code(
-                    error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts
-                )
+                code = final_code(error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts_max)
                 return await self._give_up(stage, error, code, rest)
 
     async def _give_up(self, stage: Stage, error: TaskError, code: Code, rest: Sequence[EventDraft] = ()) -> Outcome:
@@ -263,7 +277,10 @@ class Course:
         return Deferred(wait.reason, wait.delay_s)
 
     async def _let_go(self) -> None:
-        """A row that still says `running` by this entry belongs to a process that died: it may not outlive the entry's move."""
+        """A row that still says `running` by this entry belongs to a process that died.
+
+        It may not outlive the entry's move.
+        """
         d = self._hold.delivery
         if d.redelivered:
             lease_s = self._world.lease.lease_s

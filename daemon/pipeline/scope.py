@@ -1,7 +1,7 @@
 """The one stretch of an attempt that may be interrupted from outside: the model call.
 
-Whoever interrupts says why with an error; the call is cancelled and that error comes out of the scope. Outside of the scope an
-interruption waits: a commit, an event or an ack is never torn apart.
+Whoever interrupts says why with an error; the call is cancelled and that error comes out of the scope. Outside of
+the scope an interruption waits: a commit, an event or an ack is never torn apart.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class CallScope:
         self._task = asyncio.current_task()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         task, self._task = self._task, None
         if self._error is None or task is None:
             return

@@ -1,6 +1,7 @@
 """Decide what a failed attempt leads to. Plain functions: error, counts, limits and chance in, verdict out.
 
-Backoff is full jitter: uniform between 0 and min(cap, base * 2^failures); a Retry-After is a minimum, with jitter on top.
+Backoff is full jitter: uniform between 0 and min(cap, base * 2^failures); a Retry-After is a minimum, with jitter on
+top.
 
     >>> backoff(RetrySettings(), failures=0, jitter=1.0)
     2.0
@@ -41,7 +42,13 @@ Verdict = RunAgain | Wait | GiveUp
 
 
 def settle(
-    error: TaskError, *, failures: int, attempts_max: int, expires_in_s: float | None, retry: RetrySettings, jitter: float
+    error: TaskError,
+    *,
+    failures: int,
+    attempts_max: int,
+    expires_in_s: float | None,
+    retry: RetrySettings,
+    jitter: float,
 ) -> Verdict:
     """The verdict on an attempt that ended in `error`. `failures` were counted before it; `jitter` is in [0, 1).
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
+from daemon.pipeline.budget import RetryBudget
 from daemon.ports import Blobs, Clock, DeltaSink, Guards, Ledger, Provider, Tail, Templates
 from daemon.services import ServiceBook
 
@@ -28,6 +29,7 @@ class World:
     guard_settings: GuardSettings
     retry: RetrySettings
     lease: LeaseSettings
+    budget: RetryBudget
     hold_result_s: float  #: how long a dependency may stay away before the entry is left to be found again
 
     @property

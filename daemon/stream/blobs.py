@@ -1,10 +1,13 @@
-"""Inline images that the relay laid beside the stream: bytes in a Redis key with an end of life, in the queue's slot."""
+"""Inline images that the relay laid beside the stream.
+
+Bytes in a Redis key with an end of life, in the queue's slot.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
@@ -29,7 +32,7 @@ class RedisBlobs:
         if named is None:
             raise Rejected("images: not a reference of ours", code=Code.IMAGE_REJECTED)
         with translated():
-            data = await self._client.get(named[1])
+            data: Any = await self._client.get(named[1])
         if data is None:
             raise Rejected(code=Code.IMAGE_NOT_FOUND)
         return self._judge(data)

@@ -7,11 +7,11 @@ them. Called by every other module of `stream` and by `app`; never by the pipeli
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from redis import exceptions as rx
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -178,11 +178,11 @@ class Scripts:
             pipe = self.client.pipeline(transaction=False)
             for call in calls:
                 # stub says str only
-                pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]
-            return cast("list[Any]", await pipe.execute(raise_on_error=False))
+                pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
+            return await pipe.execute(raise_on_error=False)
 
     async def _load(self, scripts: set[Script]) -> None:
         self.flushes += 1
         with translated():
             for script in scripts:
-                await cast("Awaitable[str]", self.client.script_load(script.source))
+                await self.client.script_load(script.source)

@@ -1,7 +1,8 @@
 """Deltas on their way to viewers: coalesced for each task, flushed for all tasks of the process in one pipeline.
 
-One loop serves every attempt, so a thousand streams cost twenty flushes a second and not twenty thousand. A batch whose reply was
-lost is sent again under its own nonce: never doubled, never reordered. Called through the `DeltaSink` port.
+One loop serves every attempt, so a thousand streams cost twenty flushes a second and not twenty thousand. A batch
+whose reply was lost is sent again under its own nonce: never doubled, never reordered. Called through the
+`DeltaSink` port.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class Writer:
         self._deltas.forget(self)
 
     def due(self, interval_s: float, bytes_max: int) -> float:
-        """When to flush, on the loop's clock: 50 ms after the first delta, sooner when there is much, never too often."""
+        """When to flush, on the loop's clock.
+
+        50 ms after the first delta, sooner when there is much, never too often.
+        """
         asked = self._first_at if self._bytes >= bytes_max else self._first_at + interval_s
         return max(asked, self.last_flush + interval_s)
 
@@ -110,7 +114,8 @@ class Deltas:
         self._scripts = scripts
         self._events = events
         self._metrics = metrics
-        # A hair over 50 ms: twenty of these, and the batch that comes with the end, still fit the promise of 20 a second.
+        # A hair over 50 ms: twenty of these, and the batch that comes with the end, still fit the promise of 20 a
+        # second.
         self._interval_s = settings.flush_ms / 1000 * 1.06
         self._bytes_max = settings.flush_bytes
         self._dirty: dict[Writer, None] = {}
@@ -144,7 +149,8 @@ class Deltas:
         dues = [(w.due(self._interval_s, self._bytes_max) if w.call is None else 0.0, w) for w in self._dirty]
         ripe = [w for due, w in dues if due <= now][:_TASKS_A_FLUSH]
         if not ripe:
-            # A delta that comes meanwhile is due later than this, so nobody needs to wake us: a wake a token would cost a scan each.
+            # A delta that comes meanwhile is due later than this, so nobody needs to wake us: a wake a token would
+            # cost a scan each.
             await asyncio.sleep(min(due for due, _ in dues) - now)
             return
         if not await self._flush(ripe, now):

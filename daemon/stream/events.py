@@ -1,7 +1,8 @@
 """A task's event stream: append under a fence, read from a cursor.
 
-The append script owns the order: it adds `queued` when it comes first, numbers events within their attempt, refuses lower
-attempts and everything after the terminal event. Called by the relay (`queued`) and by the pipeline; one append is one flush.
+The append script owns the order: it adds `queued` when it comes first, numbers events within their attempt, refuses
+lower attempts and everything after the terminal event. Called by the relay (`queued`) and by the pipeline; one
+append is one flush.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Events:
     async def read(self, task_id: str, after: str = "0-0", count: int = 500) -> list[Event]:
         """At most `count` events after the stream id `after`; empty when there are none (yet). One command."""
         with translated():
-            entries = await self._scripts.client.xrange(keys.events(task_id), min=f"({after}", max="+", count=count)
+            entries: Any = await self._scripts.client.xrange(
+                keys.events(task_id), min=f"({after}", max="+", count=count
+            )
         return [decode(entry_id, fields) for entry_id, fields in entries]
 
 

@@ -30,8 +30,10 @@ async def check_server(client: Redis, settings: RedisSettings) -> None:
     if policy != "noeviction" and not settings.allow_eviction:
         raise ConfigError(
             [
-                f"REDIS_URL: this server's maxmemory-policy is {policy!r}, which may evict accepted work; "
-                "allowed: noeviction (set it, or QSTREAMD_ALLOW_EVICTION=true for a throw-away server)"
+                (
+                    f"REDIS_URL: this server's maxmemory-policy is {policy!r}, which may evict accepted work; "
+                    "allowed: noeviction (set it, or QSTREAMD_ALLOW_EVICTION=true for a throw-away server)"
+                )
             ]
         )
     if not info.get("aof_enabled"):

@@ -1,6 +1,7 @@
 """The end of a task in Redis: events, guards and entry, each step one flush, in the order that the pipeline asks for.
 
-Puts `Events`, `RedisGuards` and `Work` behind the one port `Tail`, because what the law keeps apart may still share a round trip.
+Puts `Events`, `RedisGuards` and `Work` behind the one port `Tail`, because what the law keeps apart may still share
+a round trip.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import msgspec
 from daemon.contracts import EventDraft
 from daemon.errors import Code
 from daemon.metrics import Metrics
-from daemon.ports import Appended, Delivery, GuardPlace, TaskIdentity
+from daemon.ports import Ahead, Appended, Clock, Delivery, GuardPlace, TaskIdentity
 from daemon.stream.connection import Scripts
 from daemon.stream.events import Events
 from daemon.stream.guards import RedisGuards
@@ -20,7 +21,10 @@ from daemon.stream.work import Work
 
 
 class RedisTail:
-    """The `Tail` port. `parked` is told the queue and the delay of every parked task, so that the mover wakes in time."""
+    """The `Tail` port. `parked` is told the queue and the delay of every parked task.
+
+    So that the mover wakes in time.
+    """
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class RedisTail:
         guards: RedisGuards,
         metrics: Metrics,
         parked: Callable[[str, float], None],
+        clock: Clock,
     ) -> None:
         self._scripts = scripts
         self._work = work
@@ -37,19 +42,20 @@ class RedisTail:
         self._guards = guards
         self._metrics = metrics
         self._parked = parked
+        self._now = clock.time
 
     async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
-        """Give the place back and append `started`, in one flush; the bool: is the entry still pending to us?"""
+        """Give the place back and append `started`, in one flush; False: the entry is no longer ours."""
         (owned, clamped), appended = await self._scripts.run(
             [self._work.begin_call(d, task.task_id), self._events.call(task, attempt, [draft])]
         )
         self._count_clamp(d.queue, clamped)
-        return bool(owned), Events.appended(appended)
+        return bool(owned), self._judged(Events.appended(appended))
 
     async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
         """Append events of one attempt in order, under one nonce."""
         self._metrics.event_flushes.inc()
-        return await self._events.append(task, attempt, drafts)
+        return self._judged(await self._events.append(task, attempt, drafts))
 
     async def conclude(
         self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], member: str, places: Sequence[GuardPlace]
@@ -58,12 +64,17 @@ class RedisTail:
         calls = [self._events.call(task, attempt, drafts)]
         if places:
             calls.append(self._guards.release_call(member, places))
-        return Events.appended((await self._scripts.run(calls))[0])
+        appended, *freed = await self._scripts.run(calls)
+        if freed and freed[0] < len(places):  # our lease had run out: a zombie's release frees nobody else's place
+            self._metrics.fenced.labels("release").inc()
+        return self._judged(Events.appended(appended))
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; with `whole_task` the place and the blobs go too."""
         owned, clamped = (await self._scripts.run([self._work.ack_call(d, whole_task=whole_task)]))[0]
         self._count_clamp(d.queue, clamped)
+        if not owned:
+            self._metrics.fenced.labels("ack").inc()
         return bool(owned)
 
     async def park(self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0) -> bool:
@@ -72,6 +83,17 @@ class RedisTail:
             raise ValueError("an entry that can't be read is dead-lettered, not parked")
         entry = msgspec.structs.replace(d.entry, parked=reason, parked_at=waiting_since_ms)
         owned, _due = (await self._scripts.run([self._work.park_call(d, entry, due_in_ms)]))[0]
+        if owned:
+            self._parked(d.queue, due_in_ms / 1000)
+        return bool(owned)
+
+    async def lay_aside(self, d: Delivery, ahead: Ahead, due_in_ms: int) -> bool:
+        """Into `:retry`, unread: the only thing written into it is when this wait began."""
+        raw = ahead.raw
+        if not ahead.since_ms:
+            entry = msgspec.json.decode(raw)
+            raw = msgspec.json.encode({**entry, "parkedAt": int(self._now() * 1000)})
+        owned, _due = (await self._scripts.run([self._work.lay_aside_call(d, ahead.task_id, raw, due_in_ms)]))[0]
         if owned:
             self._parked(d.queue, due_in_ms / 1000)
         return bool(owned)
@@ -93,6 +115,11 @@ class RedisTail:
         if owned:
             self._metrics.dead_letters.labels(d.queue, code.value).inc()
         return bool(owned)
+
+    def _judged(self, appended: Appended) -> Appended:
+        if not appended.accepted and not appended.ended:
+            self._metrics.fenced.labels("event").inc()
+        return appended
 
     def _count_clamp(self, queue: str, clamped: int) -> None:
         if clamped:

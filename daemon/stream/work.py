@@ -1,7 +1,7 @@
 """The work streams of the queues: read, settle, park, hand back, renew, take over.
 
-Every change is one owner-checked script that may be repeated; the comments in `scripts/` name the race that each one closes.
-Called by `worker`; the pipeline reaches it through the `Tail` port (`stream.tail`).
+Every change is one owner-checked script that may be repeated; the comments in `scripts/` name the race that each one
+closes. Called by `worker`; the pipeline reaches it through the `Tail` port (`stream.tail`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,29 @@ from redis.asyncio import Redis
 
 from daemon import keys
 from daemon.config import QueueSettings
-from daemon.contracts import WorkEntry
+from daemon.contracts import CONTRACT_VERSION, TASK_ID, WorkEntry
 from daemon.errors import Code
-from daemon.ports import Delivery
+from daemon.ports import Ahead, Delivery
 from daemon.stream.connection import Call, Scripts, load_script, translated
 
 _decode_entry: Final = msgspec.json.Decoder(WorkEntry).decode
 _encode_entry: Final = msgspec.json.Encoder().encode
 
+#: entries a page when the sweeper looks through a stream: a few hundred microseconds of the server's time
+_PAGE: Final = 500
+
 _SCRIPTS: Final = (
-    "fetch", "begin", "ack", "dead_letter", "park", "hand_back", "beat", "promote", "sweep", "liveness", "bury", "forget",
+    "fetch", "begin", "ack", "dead_letter", "park", "hand_back", "beat", "promote", "sweep", "liveness", "bury",
+    "forget", "restore",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep took over; `deleted` are pending ids whose content is gone (an incident, repaired from Postgres)."""
+    """What one sweep took over.
+
+    `deleted` are pending ids whose content is gone (an incident, repaired from Postgres).
+    """
 
     deliveries: list[Delivery]
     deleted: list[str]
@@ -79,11 +86,14 @@ class Work:
         return [*self._deliveries(queue, "ready", ready), *self._deliveries(queue, "tasks", tasks)]
 
     async def wait(self, blocking: Redis, queue: str, count: int, block_ms: int) -> list[Delivery]:
-        """New entries of either stream as soon as there are some, or [] after `block_ms`. Never cancel this: entries that
-        were on their way would be stranded unseen. COUNT is per stream, so up to twice `count` may come."""
+        """New entries of either stream as soon as there are some, or [] after `block_ms`.
+
+        Never cancel this: entries that were on their way would be stranded unseen. COUNT is per stream, so up
+        to twice `count` may come.
+        """
         names = keys.queue_keys(queue)
         with translated():
-            reply: dict[bytes, Any] = await blocking.xreadgroup(
+            reply: Any = await blocking.xreadgroup(
                 keys.GROUP, self.consumer, {names.ready: ">", names.tasks: ">"}, count=count, block=block_ms
             )
         return self._streams(queue, reply or {})
@@ -92,12 +102,14 @@ class Work:
         """What was delivered to us and may never have been seen: read after any read error. Renews those entries."""
         names = keys.queue_keys(queue)
         with translated():
-            reply: dict[bytes, Any] = await self._scripts.client.xreadgroup(
+            reply: Any = await self._scripts.client.xreadgroup(
                 keys.GROUP, self.consumer, {names.ready: "0", names.tasks: "0"}, count=count
             )
         return self._streams(queue, reply or {}, redelivered=True)
 
-    async def sweep(self, queue: str, lease_ms: int, count: int, cursors: tuple[str, str], hold_ms: int) -> Swept | None:
+    async def sweep(
+        self, queue: str, lease_ms: int, count: int, cursors: tuple[str, str], hold_ms: int
+    ) -> Swept | None:
         """Entries whose owner's lease ran out, now ours; None while another process sweeps this queue."""
         names = keys.queue_keys(queue)
         reply = await self._scripts.one(
@@ -126,32 +138,41 @@ class Work:
         task_id = d.entry.message.task_id if d.entry else ""
         return Call(
             self._script["ack"],
-            (_stream(d), *_queue_places(d.queue), *_blobs(d, whole_task)),
+            (_stream(d), *_queue_places(d.queue), *_blobs(d, whole_task=whole_task)),
             (*self._ours(d), task_id, int(whole_task)),
         )
 
     def dead_letter_call(self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool) -> Call:
         """The same, leaving a letter without content: reply {owned, clamped}."""
         task_id = d.entry.message.task_id if d.entry else ""
-        letter = {"taskId": task_id, "entryId": d.entry_id, "code": code.value, "reason": reason[:300], "attempts": attempts}
+        letter = {
+            "taskId": task_id,
+            "entryId": d.entry_id,
+            "code": code.value,
+            "reason": reason[:300],
+            "attempts": attempts,
+        }
         if d.entry is not None:
             message = d.entry.message
             letter |= {"serviceId": message.service_id, "sha256": d.entry.sha256, "acceptedAt": d.entry.accepted_at}
         keep = (self._settings.dead_count_max, int(self._settings.dead_age_s * 1000))
         return Call(
             self._script["dead_letter"],
-            (_stream(d), *_queue_places(d.queue), keys.queue_keys(d.queue).dead, *_blobs(d, whole_task)),
+            (_stream(d), *_queue_places(d.queue), keys.queue_keys(d.queue).dead, *_blobs(d, whole_task=whole_task)),
             (*self._ours(d), task_id, int(whole_task), *keep, *(part for pair in letter.items() for part in pair)),
         )
 
     def park_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int) -> Call:
         """Into `:retry` and `:held`: reply {owned, due in server ms}."""
+        return self.lay_aside_call(d, entry.message.task_id, _encode_entry(entry), due_in_ms)
+
+    def lay_aside_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int) -> Call:
+        """The same for an entry that is not read."""
         names = keys.queue_keys(d.queue)
-        task_id = entry.message.task_id
         return Call(
             self._script["park"],
             (_stream(d), names.retry, names.held, keys.seen(d.queue, task_id)),
-            (*self._ours(d), task_id, due_in_ms, _encode_entry(entry), int(self._settings.seen_ttl_s)),
+            (*self._ours(d), task_id, due_in_ms, raw, int(self._settings.seen_ttl_s)),
         )
 
     def hand_back_call(self, d: Delivery) -> Call:
@@ -163,12 +184,48 @@ class Work:
         return bool((await self._scripts.run([self.hand_back_call(d)]))[0])
 
     async def promote(self, queue: str, batch: int) -> tuple[int, float | None, list[str]]:
-        """How many due tasks moved to `:ready`, seconds until the next is due (None: none waits), ids without a message."""
+        """How many due tasks moved to `:ready`; seconds until the next (None: none waits); ids without a message."""
         names = keys.queue_keys(queue)
         moved, next_ms, *lost = await self._scripts.one(
             self._script["promote"], (names.retry, names.held, names.ready), (batch,)
         )
         return moved, None if next_ms < 0 else next_ms / 1000, [task_id.decode() for task_id in lost]
+
+    # --- upkeep ----------------------------------------------------------------------------------------------
+
+    async def may_compare(self, queue: str, hold_ms: int) -> bool:
+        """Whether it is our turn to compare this queue with Postgres; the turn ends by itself."""
+        with translated():
+            return bool(
+                await self._scripts.client.set(keys.queue_keys(queue).upkeep, self.consumer, nx=True, px=hold_ms)
+            )
+
+    async def known(self, queue: str, wanted: set[str]) -> set[str]:
+        """Which of these task ids still lie in `:retry`, `:ready` or `:tasks`.
+
+        Pages through the streams, never blocks the server.
+        """
+        names = keys.queue_keys(queue)
+        with translated():
+            ids = list(wanted)
+            scores = await self._scripts.client.zmscore(names.retry, ids)
+            found = {task_id for task_id, score in zip(ids, scores, strict=True) if score is not None}
+            for stream in (names.ready, names.tasks):
+                after = "-"
+                while True:
+                    page: Any = await self._scripts.client.xrange(stream, min=after, max="+", count=_PAGE)
+                    found |= wanted & {d.entry.message.task_id for d in self._deliveries(queue, "", page) if d.entry}
+                    if found == wanted or len(page) < _PAGE:
+                        break
+                    after = f"({page[-1][0].decode()}"
+        return found
+
+    async def restore(self, queue: str, entry: WorkEntry, mark_ms: int) -> bool:
+        """Append a forgotten task to `:ready`; False when somebody did so just now."""
+        names = keys.queue_keys(queue)
+        task_id = entry.message.task_id
+        where = (names.retry, names.ready, keys.restored(queue, task_id))
+        return bool(await self._scripts.one(self._script["restore"], where, (task_id, _encode_entry(entry), mark_ms)))
 
     # --- leases and liveness ---------------------------------------------------------------------------------
 
@@ -209,18 +266,26 @@ class Work:
     def _deliveries(
         self, queue: str, stream: str, entries: Sequence[Any], *, redelivered: bool = False
     ) -> list[Delivery]:
-        return [self._delivery(queue, stream, entry_id, fields, redelivered) for entry_id, fields in entries]
+        return [
+            self._delivery(queue, stream, entry_id, fields, redelivered=redelivered) for entry_id, fields in entries
+        ]
 
-    def _delivery(self, queue: str, stream: str, entry_id: bytes, fields: Any, redelivered: bool) -> Delivery:
-        entry, poison = _parse(fields, self._settings.entry_bytes_max)
-        return Delivery(queue, stream, entry_id.decode(), entry, poison, redelivered)
+    def _delivery(self, queue: str, stream: str, entry_id: bytes, fields: Any, *, redelivered: bool) -> Delivery:
+        raw = _raw(fields)
+        entry, poison = _parse(raw, self._settings.entry_bytes_max)
+        ahead = _ahead(raw) if entry is None and raw is not None else None
+        return Delivery(queue, stream, entry_id.decode(), entry, poison, ahead, redelivered)
 
 
-def _parse(fields: Any, bytes_max: int) -> tuple[WorkEntry | None, str]:
-    """The entry, or why it can't be read; never its content."""
+def _raw(fields: Any) -> bytes | None:
     if isinstance(fields, list):  # scripts answer in RESP2 shape: a flat list
         fields = dict(zip(fields[::2], fields[1::2], strict=False))
     raw = (fields or {}).get(b"task")
+    return raw if isinstance(raw, bytes) else None
+
+
+def _parse(raw: bytes | None, bytes_max: int) -> tuple[WorkEntry | None, str]:
+    """The entry, or why it can't be read; never its content."""
     if raw is None:
         return None, "the entry has no field `task`"
     if len(raw) > bytes_max:
@@ -229,6 +294,29 @@ def _parse(fields: Any, bytes_max: int) -> tuple[WorkEntry | None, str]:
         return _decode_entry(raw), ""
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return None, f"the entry can't be parsed: {str(error)[:160]}"
+
+
+class _AheadMessage(msgspec.Struct, rename="camel"):
+    v: int
+    task_id: str
+
+
+class _AheadEntry(msgspec.Struct, rename="camel"):
+    message: _AheadMessage
+    parked_at: int = 0
+
+
+_decode_ahead: Final = msgspec.json.Decoder(_AheadEntry).decode
+
+
+def _ahead(raw: bytes) -> Ahead | None:
+    """Whether a newer release wrote it: then it is no poison, and a newer daemon will read it."""
+    try:
+        entry = _decode_ahead(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    known = entry.message.v <= CONTRACT_VERSION or not TASK_ID.fullmatch(entry.message.task_id)
+    return None if known else Ahead(entry.message.task_id, raw, entry.parked_at)
 
 
 def _stream(d: Delivery) -> str:
@@ -241,7 +329,7 @@ def _queue_places(queue: str) -> tuple[str, str]:
     return names.waiting, names.counter
 
 
-def _blobs(d: Delivery, whole_task: bool) -> tuple[str, ...]:
+def _blobs(d: Delivery, *, whole_task: bool) -> tuple[str, ...]:
     images = d.entry.message.images if d.entry and whole_task else None
     task_id = d.entry.message.task_id if d.entry else ""
     return tuple(keys.blob(d.queue, task_id, i) for i, image in enumerate(images or ()) if image.blob is not None)

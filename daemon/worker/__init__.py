@@ -1,1 +1,4 @@
-"""The consuming side of a daemon: read, lease, take over, promote. Knows the streams and the pipeline; decides nothing about a task."""
+"""The consuming side of a daemon: read, lease, take over, promote.
+
+Knows the streams and the pipeline; decides nothing about a task.
+"""

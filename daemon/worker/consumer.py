@@ -1,7 +1,8 @@
 """Reads one queue at the pace of its free slots and starts an attempt for each entry.
 
-Own connection for the blocked read. A blocked read is never cancelled (entries on their way would be stranded unseen): `stop` sets a
-flag and unblocks it. After any read error the reply may have been lost while we live, so our own pending entries are read back.
+Own connection for the blocked read. A blocked read is never cancelled (entries on their way would be stranded
+unseen): `stop` sets a flag and unblocks it. After any read error the reply may have been lost while we live, so our
+own pending entries are read back.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class QueueConsumer:
         if self._client_id is not None:
             try:
                 with translated():
-                    await self._client.execute_command("CLIENT", "UNBLOCK", self._client_id)
+                    await self._client.client_unblock(self._client_id)
             except (RedisAway, RedisFull):
                 _log.warning("unblock.failed", queue=self.queue)  # then BLOCK runs out by itself
 
@@ -134,7 +135,8 @@ class QueueConsumer:
         await self._look_back()
         entries = await self._work.fetch(self.queue, self.slots.free)
         while not entries and not self._stopping and self.slots.free:
-            # Both streams are empty: wait on both. No second look before the next wait, which keeps an idle queue at two commands a minute.
+            # Both streams are empty: wait on both. No second look before the next wait, which keeps an idle queue at
+            # two commands a minute.
             entries = await self._wait()
             if not entries and self._suspicious():
                 break
@@ -157,7 +159,9 @@ class QueueConsumer:
         now = asyncio.get_running_loop().time()
         if self._suspicious() and now - self._looked_back >= self._lease_s / 4:
             self._looked_back = now
-            found = [d for d in await self._work.own_pending(self.queue) if not self._leases.runs(d.queue, d.stream, d.id)]
+            found = [
+                d for d in await self._work.own_pending(self.queue) if not self._leases.runs(d.queue, d.stream, d.id)
+            ]
             if found:
                 _log.warning("entries.found_unseen", queue=self.queue, entries=len(found))
                 self._metrics.reclaimed.labels(self.queue).inc(len(found))

@@ -1,4 +1,7 @@
-"""The daemon's own small HTTP server: is the loop alive, can it work, what are its numbers. Loopback by default; nothing else is served."""
+"""The daemon's own small HTTP server: is the loop alive, can it work, what are its numbers.
+
+Loopback by default; nothing else is served.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from daemon.metrics import CONTENT_TYPE, Metrics
 
 
 class HealthServer:
-    """`/healthz/live`, `/healthz/ready`, `/metrics`. `checks` names what must hold to be ready; each returns "" or why not."""
+    """`/healthz/live`, `/healthz/ready`, `/metrics`.
+
+    `checks` names what must hold to be ready; each returns "" or why not.
+    """
 
     def __init__(
         self, settings: OpsSettings, metrics: Metrics, checks: Mapping[str, Callable[[], Awaitable[str]]]

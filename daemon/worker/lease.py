@@ -1,7 +1,8 @@
 """Leases of everything this process runs: one beat renews entries, guards and Postgres heartbeats together.
 
-The beat has its own connection, so a busy pool never delays it. A refused beat, or none for the self-fence time, interrupts the model
-call: whoever took the task over must not run beside us. Beats go on through a drain, until the last attempt has ended.
+The beat has its own connection, so a busy pool never delays it. A refused beat, or none for the self-fence time,
+interrupts the model call: whoever took the task over must not run beside us. Beats go on through a drain, until the
+last attempt has ended.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from daemon.config import LeaseSettings
 from daemon.errors import LeaseLost, RedisAway, RedisFull, StoreAway
@@ -69,9 +70,10 @@ class Leases:
         self._holds.pop((d.queue, d.stream, d.id), None)
         self._good.pop(hold, None)
 
-    async def run(self) -> None:
+    async def run(self, progress: Callable[[], None]) -> None:
         """Beat until cancelled. Jittered, so that the processes of a host do not beat in step."""
         while True:
+            progress()
             await asyncio.sleep(self._settings.beat_s * random.uniform(0.85, 1.0))
             if self._holds:
                 async with asyncio.TaskGroup() as beats:
@@ -80,7 +82,7 @@ class Leases:
             self._fence_overdue()
 
     async def _beat_redis(self) -> None:
-        holds = [h for h in self._holds.values() if not h.settled]
+        holds = self._beating()
         by_stream: defaultdict[tuple[str, str], list[Hold]] = defaultdict(list)
         for hold in holds:
             by_stream[hold.delivery.queue, hold.delivery.stream].append(hold)
@@ -95,18 +97,37 @@ class Leases:
             _log.warning("beat.failed", error=type(error).__name__, holds=len(holds))
             return
         for group, reply in zip(by_stream.values(), replies, strict=True):
-            if isinstance(reply, NoGroup):  # the stream is gone: nobody can own it any more
-                self._lose(group, "the stream or its group is gone")
+            if isinstance(reply, NoGroup):
+                # FLUSHALL: nobody else can own these entries any more. Postgres still fences, and its heartbeat keeps
+                # the sweeper away, so the answers that are under way are not thrown away.
+                self._good.update({h: now for h in group if h in self._good})
             elif not isinstance(reply, Exception):
                 lost = {entry_id.decode() for entry_id in reply}
                 self._lose([h for h in group if h.delivery.id in lost], "the entry belongs to another consumer")
                 self._good.update({h: now for h in group if h.delivery.id not in lost and h in self._good})
 
+    def _beating(self) -> list[Hold]:
+        """What is renewed: not what is settled.
+
+        And not a call that outlived its own clocks (its vendor ignores cancels).
+        """
+        now = self._clock.monotonic()
+        return [h for h in self._holds.values() if not h.settled and now < h.stuck_after]
+
     async def _renew_guards(self, holds: Iterable[Hold]) -> None:
+        lease_ms = int(self._settings.lease_s * 1000)
         held = {h.member: h for h in holds if h.member and h.places}
-        lost = await self._guards.renew([(m, h.places) for m, h in held.items()], int(self._settings.lease_s * 1000))
-        # Looked up again: an attempt that has just released its places has not lost them.
-        self._lose([held[m] for m in lost if held[m].member == m], "a guard place ran out")
+        for member in await self._guards.renew([(m, h.places) for m, h in held.items()], lease_ms):
+            hold = held[member]
+            places = hold.places
+            if hold.member != member:
+                continue  # released while the beat was under way
+            # Redis lost the place (a flush, a stall longer than the lease). Taken again if there is room, else we are
+            # one too many.
+            if await self._guards.acquire(member, places, lease_ms) is not None:
+                self._lose([hold], "a guard place ran out")
+            elif hold.member != member:
+                await self._guards.release(member, places)
 
     async def _beat_ledger(self) -> None:
         claimed = {h.task_id: h for h in self._holds.values() if h.attempt is not None and not h.row_left}
@@ -114,7 +135,9 @@ class Leases:
             return
         try:
             async with asyncio.timeout(self._settings.beat_s):
-                lost = await self._ledger.heartbeat([(t, h.attempt) for t, h in claimed.items() if h.attempt is not None])
+                lost = await self._ledger.heartbeat(
+                    [(t, h.attempt) for t, h in claimed.items() if h.attempt is not None]
+                )
         except (StoreAway, TimeoutError) as error:
             self._metrics.postgres_errors.labels("away").inc()
             _log.warning("heartbeat.failed", error=type(error).__name__, holds=len(claimed))

@@ -1,7 +1,8 @@
 """Takes over the work of consumers that went silent.
 
-One shared liveness record tells who reads what, so an idle daemon asks once in some seconds instead of sweeping every stream. A sweep
-runs at start, for queues with a lapsed record, after trouble, and unasked once in a while in case the record itself was lost.
+One shared liveness record tells who reads what, so an idle daemon asks once in some seconds instead of sweeping
+every stream. A sweep runs at start, for queues with a lapsed record, after trouble, and unasked once in a while in
+case the record itself was lost.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ class Reclaimer:
         """Say that we live; done once before the first read, so that no entry of ours is ever without a record."""
         await self._look()
 
-    async def run(self) -> None:
+    async def run(self, progress: Callable[[], None]) -> None:
         """Look and sweep until cancelled."""
         while True:
+            progress()
             try:
                 await self._look()
                 for queue in self._to_sweep():
@@ -71,7 +73,10 @@ class Reclaimer:
             await asyncio.sleep(self._pause())
 
     async def leave(self) -> None:
-        """Take our records away at a clean stop, for queues where nothing of ours is pending; others are swept by the living."""
+        """Take our records away at a clean stop, for queues where nothing of ours is pending.
+
+        Others are swept by the living.
+        """
         queues = [q for q in self._consumers if await self._work.bury(q, self._work.consumer)]
         await self._work.forget([f"{q}/{self._work.consumer}" for q in queues], only_lapsed=False)
 
@@ -121,7 +126,10 @@ class Reclaimer:
                 _log.info("consumer.buried", queue=queue, consumer=name)
 
     def _pause(self) -> float:
-        """Short while there is something to find, else the idle beat; jittered, so that daemons do not sweep in step."""
+        """Short while there is something to find, else the idle beat.
+
+        Jittered, so that daemons do not sweep in step.
+        """
         busy = bool(self._lapsed or self._suspects)
         seconds = min(self._settings.liveness_s, self._settings.lease_s / 10) if busy else self._settings.liveness_s
         return seconds * random.uniform(0.85, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from daemon.contracts import Usage
 from daemon.logs import logger
@@ -22,6 +22,14 @@ from daemon.pipeline.outcome import (
 )
 
 _log = logger(__name__)
+
+_PLAIN: Final = {
+    Done: "done",
+    HandedBack: "handed_back",
+    Repeated: "repeated",
+    Fenced: "fenced",
+    Abandoned: "abandoned",
+}
 
 
 def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, task_s: float) -> None:
@@ -61,24 +69,16 @@ def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, tas
 
 def _name(outcome: Outcome) -> tuple[str, str]:
     match outcome:
-        case Done():
-            return "done", ""
         case Retrying(code):
             return "retrying", code.value
         case Deferred(reason):
             return "deferred", reason.value
         case Failed(code):
             return "failed", code.value
-        case HandedBack():
-            return "handed_back", ""
-        case Repeated():
-            return "repeated", ""
         case Dropped(why):
             return why, ""
-        case Fenced():
-            return "fenced", ""
-        case Abandoned():
-            return "abandoned", ""
+        case Done() | HandedBack() | Repeated() | Fenced() | Abandoned():
+            return _PLAIN[type(outcome)], ""
         case _:
             assert_never(outcome)
 

@@ -1,7 +1,7 @@
 """Moves tasks that are due from `:retry` to `:ready`. Sleeps until the next due time instead of polling.
 
-This process knows what it parked itself; for what others parked it looks at the heads of `:retry` at start and whenever the set of living
-consumers changes (`check`), so a process that died leaves nothing asleep.
+This process knows what it parked itself; for what others parked it looks at the heads of `:retry` at start and
+whenever the set of living consumers changes (`check`), so a process that died leaves nothing asleep.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Mover:
             return
         if lost:
             await self._lost(queue, lost)
-        # +2 ms: the server's milliseconds are cut off, ours are not; asking a hair early would cost a round trip for nothing.
+        # +2 ms: the server's milliseconds are cut off, ours are not; asking a hair early would cost a round trip for
+        # nothing.
         self._due[queue] = float("inf") if next_in_s is None else loop.time() + next_in_s + 0.002
         if moved:
             _log.debug("retries.promoted", queue=queue, entries=moved)

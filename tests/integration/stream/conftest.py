@@ -50,7 +50,7 @@ class Side:
         self.guards = RedisGuards(self.scripts)
         self.tail = RedisTail(
             self.scripts, self.work, self.events, self.guards, Metrics(process=False),
-            lambda queue, delay: self.parked.append((queue, delay)),
+            lambda queue, delay: self.parked.append((queue, delay)), SystemClock(),
         )  # fmt: skip
 
     async def add(self, task_id: str = "t1", *, place: bool = True) -> str:
