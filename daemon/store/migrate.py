@@ -21,7 +21,7 @@ from typing import Any, Final
 import asyncpg
 
 from daemon.errors import ConfigError, StoreAway
-from daemon.store.pool import FAILURES, Pool, behind_pgbouncer, postgres_url, translate
+from daemon.store.pool import FAILURES, Pool, SchemaMismatch, behind_pgbouncer, postgres_url, translate
 from daemon.store.sql import load_queries
 
 LOCK_KEY: Final = 0x7173_7472_6561_6D64  # "qstreamd": the advisory lock of whoever migrates this database
@@ -207,6 +207,7 @@ async def _apply(connection: asyncpg.Connection[Any], migration: Migration) -> N
                     await connection.execute(statement)
             await connection.execute(*note)
     except asyncpg.PostgresError as error:
-        if isinstance(translate(error), StoreAway) and not (error.sqlstate or "").startswith(("42", "3F", "0A")):
+        ours = translate(error)
+        if isinstance(ours, StoreAway) and not isinstance(ours, SchemaMismatch):
             raise
         raise ConfigError([f"migration {migration.name} failed: {type(error).__name__}: {error}"]) from error

@@ -77,9 +77,8 @@ def translate(error: Failure) -> StoreAway | StatementRefused:
     if state.startswith("08"):
         return StoreAway(f"Postgres can't be reached ({name})")
     if state.startswith(_SCHEMA):
-        return SchemaMismatch(
-            f"Postgres: {getattr(error, 'message', '')} ({name}); does the schema fit? Run `python -m daemon migrate`"
-        )
+        text = getattr(error, "message", "")
+        return SchemaMismatch(f"Postgres: {text} ({name}); does the schema fit? Run `python -m daemon migrate`")
     if state.startswith(_REFUSED):
         return StoreAway(f"Postgres refuses the user, password or database of DATABASE_URL ({name})")
     if state.startswith((*_AWAY, *_CONFLICT)) or not state:

@@ -16,8 +16,8 @@ from tests.integration.store.samples import LEASE_S, claimed, delivery
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "task-context.md"
 TABLES = (
     'CREATE TABLE public."Resume" ("id" uuid PRIMARY KEY, "text" text NOT NULL, "photo" text)',
-    'CREATE TABLE public."Job" ("id" text PRIMARY KEY, "ownerId" text NOT NULL, "role" text NOT NULL,'
-    ' "resumeId" uuid NOT NULL REFERENCES public."Resume" ("id"))',
+    """CREATE TABLE public."Job" ("id" text PRIMARY KEY, "ownerId" text NOT NULL, "role" text NOT NULL,
+                                 "resumeId" uuid NOT NULL REFERENCES public."Resume" ("id"))""",
 )
 RESUME = "5b1f0a4e-8f0e-4c55-9a3e-0d7f6f1f2a10"
 
@@ -33,10 +33,8 @@ async def blocks(pool: Pool) -> list[str]:
         f"INSERT INTO public.\"Job\" VALUES ('clx1', 'u1', 'engineer', '{RESUME}')",  # noqa: S608
     ):
         await pool.fetch(sql)
-    return [
-        re.sub("^  ", "", b, flags=re.MULTILINE)
-        for b in re.findall(r"```sql\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
-    ]
+    found = re.findall(r"```sql\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    return [re.sub("^  ", "", block, flags=re.MULTILINE) for block in found]
 
 
 async def test_the_view_of_the_guide_gives_the_input(blocks: list[str], pool: Pool, ledger: PostgresLedger) -> None:

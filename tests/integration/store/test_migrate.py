@@ -180,6 +180,31 @@ async def test_a_template_can_not_be_changed_even_by_hand(pool: Pool) -> None:
     await pool.fetch("DELETE FROM qstreamd.prompt_templates")
 
 
+async def test_a_server_that_is_away_is_store_away(empty_url: str) -> None:
+    """Before the first file, and in the middle of one, which then was not applied."""
+    with pytest.raises(StoreAway, match="can't be reached"):
+        await migrate("postgresql://u@/d?host=/nowhere&port=5432")
+    suicide = Migration("0002_two", "CREATE TABLE qstreamd.two (n int); SELECT pg_terminate_backend(pg_backend_pid());")
+    with pytest.raises(StoreAway):
+        await migrate(empty_url, [ONE, suicide])
+    assert (await status(empty_url, [ONE, TWO])).pending == ("0002_two",)
+    assert await migrate(empty_url, [ONE, TWO]) == ["0002_two"]
+
+
+async def test_an_unusable_url_is_a_configuration_error() -> None:
+    """Without a word of what is in it."""
+    with pytest.raises(ConfigError, match="DATABASE_URL"):
+        await migrate("postgresql://u:secret@h/d?sslmode=maybe")
+
+
+async def test_a_role_without_rights_is_told_so(empty_url: str, postgres_url: str) -> None:
+    """The schema of another role can't even be read."""
+    await migrate(empty_url)
+    role = urlsplit(empty_url).netloc
+    with pytest.raises(StoreAway, match="permission denied"):
+        await migrate(urlunsplit(urlsplit(postgres_url)._replace(netloc=role)))
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
