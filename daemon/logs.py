@@ -32,6 +32,7 @@ VALUE_CHARS_MAX: Final = 256  #: longer values are cut: ids and reasons are shor
 ITEMS_MAX: Final = 32  #: of a list or mapping
 DEPTH_MAX: Final = 3
 FRAMES_MAX: Final = 24  #: innermost first to go in; the place that raised matters most
+SECRET_CHARS_MIN: Final = 9  #: shorter ones are words as well (`postgres`): masking them would blind the log
 MASK: Final = "***"
 
 #: names (lower case, `_` for `-` and camel humps) whose value is never logged; `dropped` says that one was there
@@ -155,7 +156,7 @@ def configure(runtime: RuntimeSettings, secrets: Iterable[str] = (), *, stream: 
     out = stream or sys.stderr
     pretty = runtime.log_format == "pretty" or (runtime.log_format == "auto" and _isatty(out))
     colours = pretty and _isatty(out) and not runtime.no_color
-    known = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
+    known = sorted({s for s in secrets if len(s) >= SECRET_CHARS_MIN}, key=len, reverse=True)
     _sink.level = _NUMBERS[runtime.log_level]
     _sink.console = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=28) if pretty else None
     _sink.priorities = not pretty and _is_journal(out, runtime.journal_stream)
@@ -193,22 +194,19 @@ def _name_event(output: _Output, _: str, fields: Fields) -> Fields:
     return fields
 
 
-def _describe_exception(_: object, __: str, fields: Fields) -> Fields:
-    given = fields.pop("exc_info", None)
-    if given is True:
-        given = sys.exception()
-    if isinstance(given, tuple):
-        given = given[1]
-    if isinstance(given, BaseException):
-        fields["exception"] = describe(given)
-    return fields
-
-
 def _drop_content(_: object, __: str, fields: Fields) -> Fields:
+    """Every field cleaned; an exception described, which needs no cleaning."""
+    error = fields.pop("exc_info", None)
     dropped: list[str] = []
     clean = dict(_clean_items(fields, 0, dropped))
     if dropped:
         clean["dropped"] = sorted(set(dropped))
+    if error is True:
+        error = sys.exception()
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        clean["exception"] = describe(error)
     return clean
 
 
@@ -226,7 +224,6 @@ def _render(_: object, __: str, fields: Fields) -> str:
 _CHAIN: Final[Sequence[Any]] = (
     structlog.contextvars.merge_contextvars,
     _name_event,
-    _describe_exception,
     _drop_content,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     _render,
