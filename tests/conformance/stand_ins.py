@@ -196,4 +196,4 @@ def _unavailable(reason: str) -> None:
     """Skip, or fail where node is required, so that a CI machine cannot lose these tests unseen."""
     if os.environ.get("TEST_REQUIRE_NODE") == "1":  # noqa: TID251 - a switch of the suite, not of the product
         pytest.fail(f"aimock is required here: {reason}")
-    pytest.skip(f"aimock was not run: {reason}")
+    pytest.skip(f"aimock is not installed: {reason}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import sys
 import traceback
 import zlib
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -176,3 +178,28 @@ async def test_the_fake_refuses_what_the_vendors_refuse(
             assert answer.status == status
         async with session.post(path, json=body) as answer:
             assert answer.status in (401, 404)
+
+
+async def test_the_fake_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
+    """For the demo and chaos runs: one JSON line when ready, its history in a file, a clean end on SIGTERM."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "daemon.dev.fake_llm", "--log", str(tmp_path / "calls.jsonl"), "--words", "5",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            ready = json.loads(await process.stdout.readline())
+            stand_in = StandIn("fake", "openai", ready["url"], 2.0)
+            provider = stand_in.provider()
+            await text(provider, await stand_in.request())
+            await provider.aclose()
+            process.terminate()
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    events = [json.loads(line)["event"] for line in (tmp_path / "calls.jsonl").read_text("utf-8").splitlines()]
+    assert events == ["began", "ended"]
+    assert (ready["openaiBaseUrl"], ready["geminiBaseUrl"]) == (f"{ready['url']}/v1", ready["url"])
