@@ -21,7 +21,7 @@ from daemon.errors import ModelClosed, ProviderError
 from daemon.ports import Provider
 from tests.conformance.stand_ins import StandIn
 
-SECRETS = ("test-key-0123", "canary-4711", "You are brief", "data:image")
+SECRETS = ("0123", "canary", "brief")  #: parts of key, prompt and system text that no spelling of them changes
 
 
 def png(width: int, height: int, padding: int = 0) -> bytes:
@@ -111,7 +111,7 @@ async def test_a_body_that_echoes_secrets_is_not_passed_on(
     error = raised.value
     shown = "".join(traceback.format_exception(error)) + repr(error) + error.detail + error.message
     shown += repr(error.__cause__) + repr(error.__context__) + "".join(capfd.readouterr())
-    assert [secret for secret in SECRETS if secret in shown] == []
+    assert [secret for secret in SECRETS if secret in shown.lower()] == []
 
 
 async def test_a_refused_key_is_shouted_about_and_parks_the_model(

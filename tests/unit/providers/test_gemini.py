@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from daemon.contracts import Channel, Delta, Finished, ModelRequest, Picture, Usage
 from daemon.errors import Code, ModelClosed, ProviderError
-from daemon.providers.gemini import _REFUSES, _SLIPS, Answer, _Error, arguments
+from daemon.providers.gemini import _REFUSES, _SLIPS, Answer, _Error, _post, arguments
 
 
 def said(*texts: str, finish: str | None = None, **more: Any) -> bytes:
@@ -131,6 +132,35 @@ def test_an_error_inside_a_stream_closes_the_model_only_before_its_first_word() 
         folded(said("a"), overload)
     assert raised.value.code is Code.LLM_ERROR
     assert not isinstance(raised.value, ModelClosed)
+
+
+class Opened:
+    """An answer that the tap has caught."""
+
+    closed = False
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_an_answer_that_the_sdk_then_fails_on_is_closed() -> None:
+    """Whatever a release does between sending and returning, no socket stays open."""
+    from daemon.providers.transport import _caught
+
+    opened = Opened()
+
+    async def generate_content(**_: object) -> None:
+        caught = _caught.get()
+        assert caught is not None
+        caught.append(cast("Any", opened))
+        raise RuntimeError
+
+    models = SimpleNamespace(generate_content=generate_content)
+    client = cast("Any", SimpleNamespace(aio=SimpleNamespace(models=models)))
+    with pytest.raises(RuntimeError):
+        await _post(client, ModelRequest("gemini", "m", "", "Hello", stream=False))
+    assert opened.closed
+    assert _caught.get() is None
 
 
 def test_a_break_after_the_finish_reason_is_no_error() -> None:
