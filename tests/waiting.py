@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -14,12 +14,15 @@ T = TypeVar("T")
 class WaitUntil(Protocol):
     """The type of the fixture `wait_until`."""
 
+    @overload
     async def __call__(
-        self, predicate: Callable[[], T | Awaitable[T]], *, description: str, within_s: float = 5
+        self, predicate: Callable[..., Awaitable[T | None]], *, description: str, within_s: float = 5
     ) -> T: ...
+    @overload
+    async def __call__(self, predicate: Callable[..., T | None], *, description: str, within_s: float = 5) -> T: ...
 
 
-async def wait_until(predicate: Callable[[], T | Awaitable[T]], *, description: str, within_s: float = 5) -> T:
+async def _wait_until(predicate: Callable[[], Any], *, description: str, within_s: float = 5) -> Any:
     """The first true answer of `predicate` (plain or async); an AssertionError with the last one when time is up.
 
     What `predicate` raises goes to the caller at once. It is asked every few milliseconds, more rarely as time passes.
@@ -27,8 +30,9 @@ async def wait_until(predicate: Callable[[], T | Awaitable[T]], *, description: 
     deadline = time.monotonic() + within_s
     pause_s = 0.002
     while True:
-        answer = predicate()
-        seen = await answer if inspect.isawaitable(answer) else answer
+        seen = predicate()
+        if inspect.isawaitable(seen):
+            seen = await seen
         if seen:
             return seen
         left = deadline - time.monotonic()
@@ -36,3 +40,6 @@ async def wait_until(predicate: Callable[[], T | Awaitable[T]], *, description: 
             raise AssertionError(f"not within {within_s:g} s: {description}; last seen: {seen!r}")
         await asyncio.sleep(min(pause_s, left))
         pause_s = min(pause_s * 1.5, 0.05)
+
+
+wait_until: WaitUntil = _wait_until
