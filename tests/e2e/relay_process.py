@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,12 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PUBLIC: Final = "https://relay.example.com"  #: never reached: what QStash signed, not where we call
 CURRENT: Final = "sig_current_of_the_tests"
 NEXT: Final = "sig_next_of_the_tests"
+#: as installed for production: the terminal package of the demo, which the log would find, is not there
+PRODUCTION: Final = (
+    "-c",
+    "import sys; sys.modules['rich'] = None; sys.argv[1:] = ['relay']; import daemon.__main__ as m; m.main()",
+)
+UNMEASURED: Final = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}  #: what counts lines needs memory
 GOOD: Final = {"taskId": "t1", "queueId": "q_paid_stream", "userId": "u1", "variables": {"a": "canary-4711"}}
 
 
@@ -108,14 +114,16 @@ def environment(redis_url: str, port: int, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_relay(redis_url: str, *, wait: str = "/healthz/ready", **more: str) -> Iterator[Relay]:
+def running_relay(
+    redis_url: str, *, wait: str = "/healthz/ready", command: Sequence[str] = ("-m", "daemon", "relay"), **more: str
+) -> Iterator[Relay]:
     """A relay that answers `wait` with 200; killed at the end if it still runs."""
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "relay"],
+                [sys.executable, *command],
                 cwd=ROOT,
                 env=environment(redis_url, port, **more),
                 stderr=file,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,18 @@ from daemon.contracts import BODY_BYTES_MAX
 from daemon.dev.embedded import free_port
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.dev.fake_qstash.signing import sign
-from tests.e2e.relay_process import CURRENT, GOOD, PUBLIC, ROOT, Relay, Reply, environment, running_relay
+from tests.e2e.relay_process import (
+    CURRENT,
+    GOOD,
+    PRODUCTION,
+    PUBLIC,
+    ROOT,
+    UNMEASURED,
+    Relay,
+    Reply,
+    environment,
+    running_relay,
+)
 from tests.waiting import WaitUntil
 
 PATH = "/api/worker/stream/resume-review"
@@ -35,7 +47,7 @@ def assert_away(reply: Reply) -> None:
 
 
 async def accepted_again(relay: Relay, wait_until: WaitUntil, task_id: str, within_s: float = 1) -> None:
-    async def ask() -> bool:
+    async def ask() -> Any:
         return (await relay.call(body=GOOD | {"taskId": task_id})).status == 200
 
     await wait_until(ask, description="calls are accepted again", within_s=within_s)
@@ -44,7 +56,7 @@ async def accepted_again(relay: Relay, wait_until: WaitUntil, task_id: str, with
 async def test_a_redis_that_hangs_is_told_within_three_seconds(
     redis_server: EmbeddedRedis, wait_until: WaitUntil
 ) -> None:
-    """A black hole, many calls at once; when it is back, so are we within a second, and a call that got through is found."""
+    """A black hole, many calls at once; when it is back, so are we within a second, and what got through is found."""
     with running_relay(redis_server.url) as relay:
         await relay.call(body=GOOD | {"taskId": "warm"})
         redis_server.pause()
@@ -172,7 +184,9 @@ async def test_development_may_skip_the_signature(redis_url: str) -> None:
         assert (await relay.call(Upstash_Signature="")).status == 200
 
 
-async def test_further_queues_come_from_the_services_file(redis_url: str, tmp_path: Any) -> None:
+async def test_further_queues_come_from_the_services_file(
+    redis_url: str, tmp_path: Path, wait_until: WaitUntil
+) -> None:
     """And SIGHUP reads it again; a bad file changes nothing."""
     shipped = (ROOT / "daemon/services_default/services.toml").read_text("utf-8")
     file = tmp_path / "services.toml"
@@ -183,14 +197,15 @@ async def test_further_queues_come_from_the_services_file(redis_url: str, tmp_pa
         assert (await relay.call("/api/worker/queue/q_long", body | {"taskId": "t2"})).status == 429
         file.write_text("[queues", "utf-8")
         relay.process.send_signal(signal.SIGHUP)
-        while not relay.log("services.refused"):
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: relay.log("services.refused"), description="the bad file is refused")
         assert (await relay.call("/api/worker/queue/q_long", body)).status == 200
         file.write_text(shipped + '\n[queues.q_other]\ntier = "free"\nmode = "batch"\n', "utf-8")
         relay.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(5):
-            while (await relay.call("/api/worker/queue/q_other", body)).status != 200:
-                await asyncio.sleep(0.01)
+
+        async def known() -> Any:
+            return (await relay.call("/api/worker/queue/q_other", body)).status == 200
+
+        await wait_until(known, description="the new queue is known")
         assert (await relay.call("/api/worker/queue/q_long", body)).status == 489
 
 
@@ -267,23 +282,29 @@ async def test_a_chunked_body_is_a_body(redis_url: str) -> None:
         assert (await relay.call()).status == 200
 
 
-@pytest.mark.parametrize(
-    "garbage",
-    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"\x00" * 5000,
-     b"POST / HTTP/1.1\r\n" + b"A: b\r\n" * 5000, b"POST / HTTP/1.1\r\nHost: x\r\nUpstash-Signature: \xff\xff\r\nContent-Length: 0\r\n\r\n"],
-)  # fmt: skip
-async def test_garbage_harms_nobody(redis_url: str, garbage: bytes) -> None:
+GARBAGE = (
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+    b"GET\r\n\r\n",
+    b"\x00" * 5000,
+    b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    b"POST / HTTP/1.1\r\n" + b"A: b\r\n" * 5000,
+    b"POST /worker/execute HTTP/1.1\r\nHost: x\r\nUpstash-Signature: \xff\xff\r\nContent-Length: 0\r\n\r\n",
+)
+
+
+async def test_garbage_harms_nobody(redis_url: str) -> None:
     """It gets a 4xx or nothing, at most one line, and the next call is served."""
     with running_relay(redis_url) as relay:
-        lines = len(relay.log())
-        async with connection(relay) as (reader, writer):
-            writer.write(garbage)
-            writer.write_eof()
-            async with asyncio.timeout(10):
-                said = await reader.read(20)
-        assert said[:10] in {b"", b"HTTP/1.1 4", b"HTTP/1.0 4"}
-        assert len(relay.log()) <= lines + 1
-        assert (await relay.call()).status == 200
+        for garbage in GARBAGE:
+            lines = len(relay.log())
+            async with connection(relay) as (reader, writer):
+                writer.write(garbage)
+                writer.write_eof()
+                async with asyncio.timeout(10):
+                    said = await reader.read(20)
+            assert said[:10] in {b"", b"HTTP/1.1 4", b"HTTP/1.0 4"}, garbage[:40]
+            assert len(relay.log()) <= lines + 1, garbage[:40]
+            assert (await relay.call()).status == 200
 
 
 async def test_a_caller_that_leaves_finds_a_duplicate(redis_url: str, wait_until: WaitUntil) -> None:
@@ -317,7 +338,7 @@ async def test_a_stop_lets_calls_finish_and_refuses_new_ones(redis_url: str, wai
     with running_relay(redis_url) as relay:
         async with connection(relay) as (reader, writer):
             writer.write(head(raw) + raw[:10])
-            await wait_until(lambda: relay.get("/healthz/ready"), description="the call has begun")
+            assert (await relay.get("/healthz/ready")).status == 200  # it came later, so the call has begun
             relay.process.send_signal(signal.SIGTERM)
             await wait_until(lambda: relay.log("signal.received"), description="the signal was seen")
             refused = await relay.call(body=GOOD | {"taskId": "t2"})
@@ -347,17 +368,16 @@ async def test_a_second_signal_ends_it_at_once(redis_url: str, wait_until: WaitU
 
 
 def resident_mb(relay: Relay) -> float:
-    with open(f"/proc/{relay.process.pid}/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    pages = Path(f"/proc/{relay.process.pid}/statm").read_text("ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
 async def test_it_is_ready_within_a_second_and_stays_small(redis_url: str) -> None:
-    """Budgets of architecture 4: start to ready at most 1 s, idle memory at most 60 MB."""
+    """Budgets of architecture 4: start to ready at most 1 s (more is allowed to a busy machine), idle at most 60 MB."""
     began = time.monotonic()
-    with running_relay(redis_url) as relay:
-        ready_s = time.monotonic() - began
-        await asyncio.gather(*(relay.call(body=GOOD | {"taskId": f"t{n}"}) for n in range(50)))
-        idle_mb = resident_mb(relay)
-    assert idle_mb <= 60
-    assert ready_s < 3, "a wide limit for a busy machine; 0.4 s on an idle one"
+    with running_relay(redis_url, command=PRODUCTION, **UNMEASURED) as relay:
+        assert time.monotonic() - began < 3
+        assert resident_mb(relay) <= 60
+        await asyncio.gather(*(relay.call(body=GOOD | {"taskId": f"t{n}"}) for n in range(200)))
+        assert resident_mb(relay) <= 70
