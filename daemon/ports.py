@@ -7,7 +7,7 @@ every one may be repeated with the same arguments.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -291,7 +291,7 @@ class DeltaSink(Protocol):
 class Provider(Protocol):
     """One vendor's API."""
 
-    def generate(self, request: ModelRequest) -> AsyncIterator[Piece]:
+    def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         """Deltas, then exactly one `Finished`.
 
         An async generator: close it (`aclosing`) and the socket is closed at once.

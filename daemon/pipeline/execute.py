@@ -38,7 +38,7 @@ async def execute(
     finished: Finished | None = None
     first_token_at: float | None = None
     # the port promises a generator
-    async with scope, aclosing(provider.generate(request)) as pieces:  # type: ignore[type-var]
+    async with scope, aclosing(provider.generate(request)) as pieces:
         with Clocks(scope, limits, streams=request.stream) as clocks:
             async for piece in pieces:
                 if isinstance(piece, Finished):
