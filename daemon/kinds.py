@@ -5,7 +5,6 @@ Every parser raises ValueError without words: the words of a mistake are made in
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -118,7 +117,7 @@ def several(kind: Kind) -> Kind:
 
 
 def _bounded(number: Any, least: float, most: float) -> Any:
-    if not math.isfinite(number) or not least <= number <= most:
+    if not least <= number <= most:
         raise ValueError
     return number
 

@@ -1,9 +1,8 @@
 """Log lines: dotted events with ids and numbers, never content. The only module that knows structlog.
 
-What a task says (prompts, answers, bodies) and what opens doors (keys, tokens, signatures) is removed here by a
-processor, whatever the caller hands in: by name (`FORBIDDEN`), by value (configured secrets), by type (only plain
-values are printed, everything else becomes its type's name) and by length. It holds before `configure` too. One JSON
-object a line on stderr; lines of libraries come in as `library.warned` without their arguments.
+What a task says and what opens doors is removed by a processor (`redaction`), whatever the caller hands in; it holds
+before `configure` too. One JSON object a line on stderr; lines of libraries come in as `library.warned` without their
+arguments.
 
     log = logger("worker.consumer")
     log.info("batch.read", queue=queue, entries=3)
@@ -17,42 +16,26 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
-from types import MappingProxyType, TracebackType
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, TextIO, cast
 
 import msgspec
-import structlog
 
 from daemon.config import RuntimeSettings
-from daemon.errors import QstreamdError
+from daemon.redaction import Redaction
 
-VALUE_CHARS_MAX: Final = 256  #: longer values are cut: ids and reasons are short, content is not
-ITEMS_MAX: Final = 32  #: of a list or mapping
-DEPTH_MAX: Final = 3
-FRAMES_MAX: Final = 24  #: innermost first to go in; the place that raised matters most
-SECRET_CHARS_MIN: Final = 9  #: shorter ones are words as well (`postgres`): masking them would blind the log
-MASK: Final = "***"
+# Where the demo's extra is installed, structlog would import rich: 55 ms and 3 MB of every process, the relay too, for
+# tracebacks that are never printed here. It takes no for an answer; whoever wants rich can import it afterwards.
+_RICH_IS_LOADED: Final = "rich" in sys.modules
+if not _RICH_IS_LOADED:
+    sys.modules["rich"] = cast(Any, None)
+import structlog  # noqa: E402
 
-#: names (lower case, `_` for `-` and camel humps) whose value is never logged; `dropped` says that one was there
-FORBIDDEN: Final = frozenset(
-    {
-        "prompt", "system", "system_instruction", "instructions", "content", "contents", "delta", "text", "output",
-        "answer", "completion", "response", "body", "raw_body", "message", "messages", "message_body", "payload",
-        "data", "variables", "image", "images", "input", "result", "signature", "upstash_signature", "authorization",
-        "cookie", "set_cookie", "headers", "token", "key", "api_key", "secret", "password", "passphrase", "dsn",
-        "credentials",
-    }
-)  # fmt: skip
-#: … or that end in one of these words
-FORBIDDEN_ENDINGS: Final = ("_prompt", "_token", "_secret", "_password", "_signature", "_api_key", "_signing_key")
+if not _RICH_IS_LOADED:
+    del sys.modules["rich"]
 
 _EVENT: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
-_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_QUERY_SECRET: Final = re.compile(r"(?i)([?&][a-z_-]*(?:token|key|secret|signature|password)=)[^&\s#]+")
-
 _NUMBERS: Final = MappingProxyType(
     {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 )
@@ -68,7 +51,7 @@ class _Sink:
     level: int = logging.INFO
     console: structlog.dev.ConsoleRenderer | None = None  #: None: JSON
     priorities: bool = False
-    secrets: re.Pattern[str] | None = None
+    redaction: Redaction = field(default_factory=Redaction)
     stream: TextIO | None = None  #: None: whatever sys.stderr is when the line is written
 
     def msg(self, line: str) -> None:
@@ -156,11 +139,10 @@ def configure(runtime: RuntimeSettings, secrets: Iterable[str] = (), *, stream: 
     out = stream or sys.stderr
     pretty = runtime.log_format == "pretty" or (runtime.log_format == "auto" and _isatty(out))
     colours = pretty and _isatty(out) and not runtime.no_color
-    known = sorted({s for s in secrets if len(s) >= SECRET_CHARS_MIN}, key=len, reverse=True)
     _sink.level = _NUMBERS[runtime.log_level]
     _sink.console = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=28) if pretty else None
     _sink.priorities = not pretty and _is_journal(out, runtime.journal_stream)
-    _sink.secrets = re.compile("|".join(map(re.escape, known))) if known else None
+    _sink.redaction = Redaction(secrets)
     _sink.stream = stream
     logging.root.handlers[:] = [_Libraries(logging.WARNING)]
     logging.root.setLevel(logging.WARNING)
@@ -195,18 +177,15 @@ def _name_event(output: _Output, _: str, fields: Fields) -> Fields:
 
 
 def _drop_content(_: object, __: str, fields: Fields) -> Fields:
-    """Every field cleaned; an exception described, which needs no cleaning."""
+    """Every field redacted; an exception described."""
     error = fields.pop("exc_info", None)
-    dropped: list[str] = []
-    clean = dict(_clean_items(fields, 0, dropped))
-    if dropped:
-        clean["dropped"] = sorted(set(dropped))
+    clean = _sink.redaction.fields(fields)
     if error is True:
         error = sys.exception()
     if isinstance(error, tuple):
         error = error[1]
     if isinstance(error, BaseException):
-        clean["exception"] = describe(error)
+        clean["exception"] = _sink.redaction.exception(error)
     return clean
 
 
@@ -228,84 +207,6 @@ _CHAIN: Final[Sequence[Any]] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     _render,
 )
-
-
-# --- what may be printed ------------------------------------------------------------------------------------------
-
-
-def forbidden(name: str) -> bool:
-    """Whether a field of this name is never logged."""
-    plain = _HUMP.sub("_", name).lower().replace("-", "_")
-    return plain in FORBIDDEN or plain.endswith(FORBIDDEN_ENDINGS)
-
-
-def _clean_items(items: Mapping[Any, Any], depth: int, dropped: list[str]) -> Iterator[tuple[str, Any]]:
-    for at, (key, value) in enumerate(items.items()):
-        name = str(key)[:64]
-        if at >= ITEMS_MAX and depth:
-            return
-        if forbidden(name):
-            dropped.append(name)
-        else:
-            yield name, _clean(value, depth, dropped)
-
-
-def _clean(value: object, depth: int, dropped: list[str]) -> object:
-    if isinstance(value, Enum):
-        value = value.value
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, str):
-        return mask(value)
-    if isinstance(value, BaseException):
-        return _headline(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"<{len(value)} bytes>"
-    if depth < DEPTH_MAX and isinstance(value, Mapping):
-        return dict(_clean_items(value, depth + 1, dropped))
-    if depth < DEPTH_MAX and isinstance(value, list | tuple | set | frozenset) and not hasattr(value, "_fields"):
-        return [_clean(item, depth + 1, dropped) for item in list(value)[:ITEMS_MAX]]
-    return f"<{type(value).__name__}>"
-
-
-def mask(text: str) -> str:
-    """`text` without secrets: configured values, user and password of URLs, keys in queries; cut to a line's length."""
-    text = _QUERY_SECRET.sub(rf"\1{MASK}", _USERINFO.sub(MASK, text))
-    if _sink.secrets is not None:
-        text = _sink.secrets.sub(MASK, text)
-    if len(text) > VALUE_CHARS_MAX:
-        text = f"{text[:VALUE_CHARS_MAX]}… ({len(text)} characters)"
-    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
-
-
-def _headline(error: BaseException) -> str:
-    """Type, and the words only where they are ours (free of content by contract) or the system's."""
-    name = type(error).__name__
-    if isinstance(error, QstreamdError):
-        return mask(f"{name}: {error}")
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{name}: {os.strerror(error.errno) if error.errno > 0 else error.errno}"
-    return name
-
-
-def describe(error: BaseException, depth: int = 0) -> dict[str, Any]:
-    """Type and frames of an exception and of its causes: no message of a stranger, no source line, no local value."""
-    described: dict[str, Any] = {"type": _headline(error), "frames": list(_frames(error.__traceback__))[-FRAMES_MAX:]}
-    if depth >= DEPTH_MAX:
-        return described
-    if isinstance(error, BaseExceptionGroup):
-        described["errors"] = [describe(inner, depth + 1) for inner in error.exceptions[:ITEMS_MAX]]
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None:
-        described["cause"] = describe(cause, depth + 1)
-    return described
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[str]:
-    while traceback is not None:
-        frame = traceback.tb_frame
-        yield f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_qualname}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
 
 
 def _pretty_exception(described: Mapping[str, Any], title: str = "") -> str:

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ from typing import Any, NamedTuple
 import pytest
 import structlog  # noqa: TID251  # to see that nothing of it is configured
 
-from daemon import logs
+from daemon import redaction
 from daemon.config import RuntimeSettings
 from daemon.errors import RedisAway, Rejected
 from daemon.kinds import SecretStr
-from daemon.logs import bind_attempt, configure, debugging, forbidden, logger
+from daemon.logs import bind_attempt, configure, debugging, logger
 
 PROMPT = "Review this résumé for the post of a nurse"
 Lines = Callable[[], list[dict[str, Any]]]
@@ -118,7 +119,7 @@ def test_content_and_secrets_are_dropped_by_name(lines: Lines, name: str) -> Non
 )
 def test_numbers_and_ids_have_names_that_stay(name: str) -> None:
     """The list is no wider than it must be."""
-    assert not forbidden(name)
+    assert not redaction.forbidden(name)
 
 
 def test_what_does_not_look_like_an_event_is_not_printed(lines: Lines) -> None:
@@ -186,7 +187,7 @@ def test_only_plain_values_are_printed(lines: Lines, value: object, shown: objec
 def test_a_long_text_is_cut(lines: Lines) -> None:
     """Ids and reasons are short; what is long is content."""
     log.info("value.seen", reason="x" * 10_000)
-    assert lines()[0]["reason"] == "x" * logs.VALUE_CHARS_MAX + "… (10000 characters)"
+    assert lines()[0]["reason"] == "x" * redaction.VALUE_CHARS_MAX + "… (10000 characters)"
 
 
 @pytest.mark.parametrize(
@@ -268,8 +269,8 @@ def test_groups_and_long_chains_of_exceptions_are_bounded(lines: Lines) -> None:
         log.error("loops.ended", exc_info=ExceptionGroup("group", [error, chain]))  # noqa: TRY400  # a group of both
     (line,) = lines()
     fallen, chained = line["exception"]["errors"]
-    assert len(fallen["frames"]) == logs.FRAMES_MAX
-    assert json.dumps(chained).count('"cause"') == logs.DEPTH_MAX - 1
+    assert len(fallen["frames"]) == redaction.FRAMES_MAX
+    assert json.dumps(chained).count('"cause"') == redaction.DEPTH_MAX - 1
 
 
 def test_a_suppressed_context_is_not_told(lines: Lines) -> None:
@@ -435,3 +436,13 @@ def test_nothing_of_structlog_is_configured_globally(lines: Lines) -> None:
     log.info("a.line")
     assert lines()
     assert not structlog.is_configured()
+
+
+def test_rich_is_not_imported_for_us_and_stays_importable() -> None:
+    """Every process pays for what the log imports; the demo still gets its rich."""
+    script = "import daemon.logs, sys; print('rich' in sys.modules); import rich; print(rich.__name__)"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout.split() == ["False", "rich"]
