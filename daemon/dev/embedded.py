@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -63,6 +63,7 @@ class Embedded(ABC):
         self._process: subprocess.Popen[bytes] | None = None
         self._user: int | None = None  # run as this user and group; None: as ourselves
         self._group: int | None = None
+        self._env: Mapping[str, str] = CHILD_ENV
         self._watcher = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHER, "watcher", str(self.directory)],
             stdin=subprocess.PIPE,
@@ -193,7 +194,7 @@ class Embedded(ABC):
             group=self._group,
             extra_groups=None if self._group is None else [],
             start_new_session=True,
-            env=CHILD_ENV,
+            env=self._env,
         )
         self._tell_watcher(f"{self._process.pid} {self.end_signal.name.removeprefix('SIG')}")
 

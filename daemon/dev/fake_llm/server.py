@@ -27,19 +27,19 @@ class FakeLLM:
     """The fake as an async context manager; `url`, `openai_url` and `gemini_url` are known inside it.
 
     `tokens_per_s` is the speed of writing, `first_token_s` the wait before, `words` the length of prose. `answer`
-    replaces the writing: it gets the request and returns the text. `log_path` gets a JSON line for each beginning and
-    each end of a call.
+    gets the request and returns the text, or None to have it written as usual. `log_path` gets a JSON line for each
+    beginning and each end of a call.
     """
 
     def __init__(
         self, *, host: str = "127.0.0.1", port: int = 0, tokens_per_s: float = 80.0, first_token_s: float = 0.2,
-        keepalive_s: float = 0.5, drip_s: float = 2.0, words: int = 90, answer: Callable[[Asked], str] | None = None,
-        log_path: Path | None = None,
+        keepalive_s: float = 0.5, drip_s: float = 2.0, words: int = 90,
+        answer: Callable[[Asked], str | None] | None = None, log_path: Path | None = None,
     ) -> None:  # fmt: skip
         self._host, self._port = host, port
         self._pace = Pace(1 / tokens_per_s, first_token_s, keepalive_s, drip_s)
         self._words = words
-        self._write = answer or self._prose
+        self._answer = answer
         self._faults = Faults()
         self._log = CallLog(log_path)
         self._runner: web.AppRunner | None = None
@@ -160,11 +160,15 @@ class FakeLLM:
         with self._log.call(fault.kind if fault else "", **told) as call:
             if fault is not None and (refused := refusal_of(shape, fault, asked, key)) is not None:
                 return refused
-            text = self._write(asked)
+            text = self._said(asked)
             known, self._told = asked.conversation in self._told, self._told | {asked.conversation}
             return await Answering(request, shape, asked, fault, text, call, self._pace, cached=known).run()
 
     # --- what is said ---------------------------------------------------------------------------------------------
+
+    def _said(self, asked: Asked) -> str:
+        text = None if self._answer is None else self._answer(asked)
+        return self._prose(asked) if text is None else text
 
     def _prose(self, asked: Asked) -> str:
         rng = Random(f"{asked.model}{asked.conversation}")

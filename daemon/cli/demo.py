@@ -1,0 +1,70 @@
+"""`python -m daemon demo`: the whole way of a task on embedded servers, for people to look at."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from daemon import config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from daemon.dev.demo.show import Trouble
+
+INTERRUPTED: Final = 130
+#: what the extra `demo` brings beside the servers
+_NEEDED: Final = ("rich",)
+
+
+@click.command("demo")
+@click.option("--keep", is_flag=True, help="Leave all running afterwards; prints addresses and a curl. Ctrl-C ends it.")
+@click.option("--plain", is_flag=True, help="Lines instead of a live view; the default without a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end; the view goes to stderr.")
+@click.option("--follow", metavar="TASK", help="Only print the events of that task in REDIS_URL, one JSON line each.")
+def command(*, keep: bool, plain: bool, as_json: bool, follow: str | None) -> None:
+    """Start all parts, send a task to each queue through signed calls, watch them stream, and check what became of them.
+
+    Uses REDIS_URL and DATABASE_URL where they are set and nobody else works there, else servers of its own. Exit 0 only
+    if every task ended as it should, 1 if not, 130 after Ctrl-C.
+    """
+    settings = config.load()
+    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
+        raise click.ClickException("the demo needs more packages: pip install 'qstreamd[demo]', or make demo")
+    try:
+        if follow is not None:
+            from daemon.dev.demo.staying import follow as follow_task
+
+            asyncio.run(follow_task(settings.redis, follow, click.echo))
+            return
+        good = _demo(settings, keep=keep, plain=plain, as_json=as_json)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(0 if keep else INTERRUPTED)
+    sys.exit(0 if good else 1)
+
+
+def _demo(settings: config.Settings, *, keep: bool, plain: bool, as_json: bool) -> bool:
+    from rich.console import Console
+
+    from daemon.dev.demo.show import Choice, Trouble, show
+
+    console = Console(stderr=as_json)
+    live = console.is_terminal and not plain and settings.runtime.no_color is None
+    try:
+        return asyncio.run(show(Choice(live=live, json=as_json, keep=keep), settings, console))
+    except Trouble as trouble:
+        _complain(console, trouble)
+        return False
+
+
+def _complain(console: Console, trouble: Trouble) -> None:
+    from rich.text import Text
+
+    console.print(Text(f"\n✗ {trouble}", "bold red"))
+    for line in trouble.words.splitlines():
+        console.print(Text(f"  │ {line}", "dim"), soft_wrap=True)
+    console.print(Text(f"  {trouble.hint}"), soft_wrap=True)

@@ -1,0 +1,225 @@
+"""The end of the demo: what was written to Postgres, whether every promise was kept, and the tables that show it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from daemon import keys
+from daemon.contracts import DEFAULT_QUEUES, content_sha256
+from daemon.dev.demo.watching import Phase, Watched
+from daemon.dev.demo.world import World
+
+SETTLE_S: Final = 3.0  #: the ack follows the terminal event within milliseconds
+
+ROWS: Final = """\
+SELECT a.task_id, a.attempt, a.outcome, a.code, r.id AS result, length(r.content) AS chars,
+       round((r.usage->>'costUsd')::numeric, 6) AS usd, left(r.content_sha256, 8) AS sha256
+FROM qstreamd.attempts a LEFT JOIN qstreamd.results r USING (task_id, attempt)
+WHERE a.task_id LIKE $1 ORDER BY a.started_at"""
+_CONTENTS: Final = """\
+SELECT t.task_id, t.state, t.attempt, r.content, r.content_sha256
+FROM qstreamd.tasks t LEFT JOIN qstreamd.results r USING (task_id) WHERE t.task_id LIKE $1"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise and whether it was kept; `found` says what was seen instead."""
+
+    promise: str
+    found: Sequence[str] = ()
+
+    @property
+    def kept(self) -> bool:
+        """Nothing was found."""
+        return not self.found
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Everything that is shown and judged at the end. Times in seconds since the start of the demo."""
+
+    run: str
+    tasks: Sequence[Watched]
+    rows: Sequence[dict[str, Any]]
+    checks: Sequence[Check]
+    first_token_s: float | None
+    took_s: float
+
+    @property
+    def good(self) -> bool:
+        """Every promise was kept."""
+        return all(check.kept for check in self.checks)
+
+
+async def closing(
+    world: World, run: str, tasks: Sequence[Watched], *, began: float, first_token_s: float | None
+) -> Closing:
+    """What Postgres, Redis and the stand-ins say about the tasks of this run."""
+    connection = await world.connect()
+    try:
+        rows = [dict(row) for row in await connection.fetch(ROWS, f"demo-{run}-%")]
+        contents = {row["task_id"]: dict(row) for row in await connection.fetch(_CONTENTS, f"demo-{run}-%")}
+    finally:
+        await connection.close(timeout=5)
+    checks = (
+        Check(f"all {len(tasks)} tasks are done, in six queues", [*_not_done(tasks)]),
+        Check("the one that broke off was run again and ended on attempt 2", [*_other_attempts(tasks)]),
+        Check("the text that was streamed = contentSha256 = results.content", [*_other_texts(tasks, contents)]),
+        Check(
+            "events in order, each stream with one queued and one end",
+            [f"{t.order.name}: {b}" for t in tasks for b in t.broken],
+        ),
+        Check("the call that QStash delivered twice ran once", _calls(world, tasks)),
+        Check("both screenshots reached the model", _pictures(world, tasks)),
+        Check("nothing left in the queues", await _left(world)),
+    )
+    return Closing(run, tasks, rows, checks, first_token_s, time.monotonic() - began)
+
+
+def _not_done(tasks: Sequence[Watched]) -> list[str]:
+    return [f"{t.order.name}: {t.phase} {t.code}".rstrip() for t in tasks if t.phase is not Phase.DONE]
+
+
+def _other_attempts(tasks: Sequence[Watched]) -> list[str]:
+    return [f"{t.order.name}: attempt {t.attempt}" for t in tasks if t.attempt != t.order.attempts]
+
+
+def _other_texts(tasks: Sequence[Watched], contents: dict[str, dict[str, Any]]) -> list[str]:
+    found = []
+    for task in tasks:
+        row = contents.get(task.task_id)
+        if row is None or row["content"] is None:
+            found.append(f"{task.order.name}: no result")
+            continue
+        hashes = {task.done.get("contentSha256"), row["content_sha256"], content_sha256(row["content"])}
+        if len(hashes) > 1 or (task.streams and task.text != row["content"]):
+            found.append(f"{task.order.name}: they differ")
+        if (row["state"], row["attempt"]) != ("done", task.attempt):
+            found.append(f"{task.order.name}: {row['state']}, attempt {row['attempt']} in Postgres")
+    return found
+
+
+def _calls(world: World, tasks: Sequence[Watched]) -> list[str]:
+    found = []
+    for task in tasks:
+        said = [c.answer for c in world.qstash.delivered if f'"{task.task_id}"'.encode() in c.body]
+        states = [
+            "duplicate" if b'"duplicate"' in a.body else "queued" if a.status == 200 else str(a.status) for a in said
+        ]
+        if states != (["queued", "duplicate"] if task.order.twice else ["queued"]):
+            found.append(f"{task.order.name}: {', '.join(states) or 'no call'}")
+    calls, wanted = len(world.models.calls), sum(t.order.attempts for t in tasks)
+    return found if calls == wanted else [*found, f"{calls} calls of a model, not {wanted}"]
+
+
+def _pictures(world: World, tasks: Sequence[Watched]) -> list[str]:
+    seen, wanted = sum(c.images for c in world.models.calls), sum(t.order.picture for t in tasks)
+    return [] if seen == wanted else [f"{seen} of {wanted}"]
+
+
+async def _left(world: World) -> list[str]:
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        found = []
+        for queue in DEFAULT_QUEUES:
+            its = keys.queue_keys(queue)
+            here = [
+                await world.redis.xlen(its.tasks),
+                await world.redis.xlen(its.ready),
+                await world.redis.zcard(its.retry),
+            ]
+            if any(here) or int(await world.redis.get(its.counter) or 0):
+                found.append(f"{queue}: {sum(here)}")
+        if not found or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.05)
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def show(console: Console, end: Closing) -> None:
+    """The tables and the promises, for people."""
+    console.print()
+    console.print(_tasks(end.tasks, wide=console.width >= 96))
+    console.print()
+    console.print(Text(" What it wrote to Postgres: qstreamd.attempts beside qstreamd.results", "bold"))
+    console.print(_rows(end))
+    console.print()
+    for check in end.checks:
+        mark, style = ("✓", "green") if check.kept else ("✗", "bold red")
+        console.print(Text.assemble((f" {mark} ", style), check.promise))
+        for found in check.found:
+            console.print(Text(f"     {found}", "red"))
+    token = "no token" if end.first_token_s is None else f"first token after {end.first_token_s:.1f} s"
+    console.print(Text(f"\n {token}, everything after {end.took_s:.1f} s", "bold"))
+
+
+def _tasks(tasks: Sequence[Watched], *, wide: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("task", style="bold", no_wrap=True)
+    table.add_column("queue", style="blue", no_wrap=True)
+    if wide:
+        table.add_column("service", no_wrap=True)
+    for name in ("wait", "1st token", "duration", "tries", "tokens", "result"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for t in tasks:
+        used = t.done.get("usage", {})
+        first = "" if t.first_token_s is None else f"{t.first_token_s:.2f} s"
+        tries = Text(str(t.attempt), "yellow" if t.attempt > 1 else "")
+        tokens = f"{used.get('inputTokens', 0)}+{used.get('outputTokens', 0)}"
+        ended = str(t.result_id) if t.phase is Phase.DONE else Text(t.code or t.phase, "red")
+        service = [t.order.service] if wide else []
+        table.add_row(
+            t.order.name,
+            t.order.queue,
+            *service,
+            f"{t.wait_s:.2f} s",
+            first,
+            f"{t.duration_s:.1f} s",
+            tries,
+            tokens,
+            ended,
+        )
+    return table
+
+
+def _rows(end: Closing) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    numbers = {"attempt", "result", "chars", "usd"}
+    for name in end.rows[0] if end.rows else ("no rows",):
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=True)
+    for row in end.rows:
+        style = "yellow" if row["outcome"] != "done" else ""
+        table.add_row(*("" if value is None else str(value) for value in row.values()), style=style)
+    return table
+
+
+def as_json(end: Closing) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "ok": end.good,
+        "firstTokenS": None if end.first_token_s is None else round(end.first_token_s, 3),
+        "tookS": round(end.took_s, 3),
+        "tasks": [
+            {
+                "taskId": t.task_id, "queueId": t.order.queue, "serviceId": t.order.service, "state": str(t.phase),
+                "attempt": t.attempt, "waitS": round(t.wait_s, 3), "durationS": round(t.duration_s, 3),
+                "firstTokenS": None if t.first_token_s is None else round(t.first_token_s, 3),
+                "usage": t.done.get("usage"), "resultId": t.result_id, "contentSha256": t.done.get("contentSha256"),
+                "errorCode": t.code if t.phase is Phase.FAILED else None,
+            }
+            for t in end.tasks
+        ],
+        "rows": [{k: float(v) if k == "usd" and v is not None else v for k, v in row.items()} for row in end.rows],
+        "checks": [{"promise": c.promise, "kept": c.kept, "found": list(c.found)} for c in end.checks],
+    }  # fmt: skip

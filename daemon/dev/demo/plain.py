@@ -1,0 +1,79 @@
+"""The view for pipes, logs and CI: one line for each change, and one for each line of text that is complete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, Self
+
+from daemon.contracts import Event, EventType
+from daemon.dev.demo.screen import REASONS, wrapped
+from daemon.dev.demo.watching import Watched
+
+TEXT_WIDTH: Final = 84
+
+
+class PlainScreen:
+    """A `Screen` that writes lines: seconds since the start, task, what happened."""
+
+    def __init__(self, write: Callable[[str], None], began: float) -> None:
+        self._write = write
+        self._began = began
+        self._shown: dict[tuple[str, int], int] = {}  # (task, attempt) -> characters of its text already written
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def part(self, name: str, detail: str, took_s: float | None) -> None:
+        """One line when it is ready."""
+        if took_s is not None:
+            self._say(name, f"ready      {detail}")
+
+    def asked(self, task: Watched) -> None:
+        """One line."""
+        self._say(task.order.name, f"published  {task.order.queue}, {task.order.service}: {task.order.about}")
+
+    def happened(self, task: Watched, event: Event) -> None:
+        """One line for what changed; text as far as its lines are complete."""
+        if event.type is EventType.TOKEN_BATCH:
+            self._text(task, whole=False)
+            return
+        self._text(task, whole=True)
+        said = _said(task, event)
+        if said:
+            self._say(task.order.name, said)
+
+    def _say(self, name: str, what: str) -> None:
+        self._write(f"{time.monotonic() - self._began:5.1f}  {name:<12} {what}")
+
+    def _text(self, task: Watched, *, whole: bool) -> None:
+        key = (task.task_id, task.attempt)
+        begin = self._shown.get(key, 0)
+        end = len(task.text) if whole else task.text.rfind("\n") + 1
+        for line in wrapped(task.text[begin:end], TEXT_WIDTH):
+            self._say(task.order.name, f"| {line}")
+        self._shown[key] = max(begin, end)
+
+
+def _said(task: Watched, event: Event) -> str:
+    data = event.data
+    match event.type:
+        case EventType.QUEUED:
+            return "queued     accepted by the relay"
+        case EventType.STARTED:
+            return f"started    attempt {task.attempt}, {task.model}"
+        case EventType.PROGRESS:
+            reason = str(data.get("reason", ""))
+            return f"waits      {REASONS.get(reason, reason)}" if reason else ""
+        case EventType.DONE:
+            used = data["usage"]["outputTokens"]
+            return f"done       {task.duration_s:.1f} s, {used} tokens, {data['resultRef']}"
+        case EventType.ERROR if event.terminal:
+            return f"failed     {task.code}: {task.note}"
+        case EventType.ERROR:
+            return f"retry      {task.note}; again in {max(0.0, task.retry_at - float(data['timestamp'])):.1f} s"
+        case _:
+            return ""

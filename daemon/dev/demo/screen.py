@@ -1,0 +1,193 @@
+"""The live view: one line a task, with the end of its text below it while it streams. Drawn twelve times a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol, Self
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from daemon.contracts import Event
+from daemon.dev.demo.watching import Phase, Watched
+
+FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+FRAMES_PER_S: Final = 12
+TAIL_LINES_MAX: Final = 4
+_MARKS: Final = {
+    Phase.ASKED: ("·", "dim"), Phase.QUEUED: ("○", "dim"), Phase.WAITING: ("◌", "yellow"),
+    Phase.RETRYING: ("↻", "yellow"), Phase.DONE: ("✓", "green"), Phase.FAILED: ("✗", "bold red"),
+}  # fmt: skip
+#: why a task waits, for people
+REASONS: Final = {
+    "GUARD_USER": "this user's other task has to end first",
+    "GUARD_MODEL": "the model is busy",
+    "RATE_LIMITED": "the model is closed for a moment",
+}
+
+
+class Screen(Protocol):
+    """What shows the demo. A context manager that holds the terminal."""
+
+    def __enter__(self) -> Self: ...  # noqa: D105  # see the class
+    def __exit__(self, *_: object) -> None: ...  # noqa: D105
+
+    def part(self, name: str, detail: str, took_s: float | None) -> None:
+        """A part of the world starts (`took_s` None) or is ready."""
+
+    def asked(self, task: Watched) -> None:
+        """A task was published."""
+
+    def happened(self, task: Watched, event: Event) -> None:
+        """An event was read and taken into `task`."""
+
+
+@dataclass(slots=True)
+class Board:
+    """What the live view draws."""
+
+    began: float
+    parts: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+    tasks: Sequence[Watched] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, height = options.max_width, console.height
+        yield Text(f" qstreamd demo  {time.monotonic() - self.began:4.1f} s", "bold", no_wrap=True)
+        yield Text()
+        if not any(task.phase is not Phase.ASKED for task in self.tasks):
+            yield from self._parts(width)
+            return
+        room = max(0, height - 3 - len(self.tasks))
+        running = sum(task.streams and task.phase is Phase.RUNNING for task in self.tasks)
+        tail = min(TAIL_LINES_MAX, room // running) if running else 0
+        spare = room - tail * running
+        now = time.time()
+        for task in self.tasks:
+            yield _line(task, width, now)
+            if task.streams and task.phase is Phase.RUNNING:
+                yield from _tail(task.text, width, tail, "")
+            elif task.phase is Phase.DONE and spare > 0:
+                spare -= 1
+                yield from _tail(_excerpt(task), width, 1, "dim")
+
+    def _parts(self, width: int) -> Iterator[Text]:
+        for name, (detail, took_s) in self.parts.items():
+            if took_s is None:
+                mark, style, took = _spinner(), "cyan", ""
+            else:
+                mark, style, took = "✓", "green", f"{took_s:4.1f} s"
+            line = Text(no_wrap=True, overflow="ellipsis")
+            line.append(f"   {mark} ", style).append(f"{name:<10}").append(f"{took:<8}", "dim").append(detail, "dim")
+            line.truncate(width)
+            yield line
+
+
+class LiveScreen:
+    """A `Screen` on a terminal; leaves nothing of itself behind."""
+
+    def __init__(self, console: Console, tasks: Sequence[Watched], began: float) -> None:
+        self._board = Board(began)
+        self._tasks = tasks
+        self._live = Live(
+            self._board, console=console, refresh_per_second=FRAMES_PER_S, transient=True, vertical_overflow="crop"
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def part(self, name: str, detail: str, took_s: float | None) -> None:
+        """Shown with a spinner until it is ready."""
+        self._board.parts[name] = (detail, took_s)
+
+    def asked(self, task: Watched) -> None:
+        """From the first one on, the tasks are shown instead of the parts."""
+        self._board.tasks = self._tasks
+
+    def happened(self, task: Watched, event: Event) -> None:
+        """Drawn with the next frame."""
+
+
+def _spinner() -> str:
+    return FRAMES[int(time.monotonic() * FRAMES_PER_S) % len(FRAMES)]
+
+
+def _line(task: Watched, width: int, now: float) -> Text:
+    mark, style = _MARKS.get(task.phase, (_spinner(), "cyan"))
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f" {mark} ", style).append(f"{task.order.name:<12}", "bold").append(f"{task.order.queue:<15}", "blue")
+    if width >= 110:
+        line.append(f"{task.order.about:<31}", "dim")
+    line.append_text(status(task, now))
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def status(task: Watched, now: float) -> Text:
+    """What a task does, in words. `now` in unix seconds."""
+    match task.phase:
+        case Phase.ASKED:
+            return Text("published to QStash", "dim")
+        case Phase.QUEUED:
+            return Text("accepted, waits for a slot", "dim")
+        case Phase.WAITING:
+            return Text(f"waits: {REASONS.get(task.note, task.note)}", "yellow")
+        case Phase.RETRYING:
+            return Text(f"{task.note}, again in {max(0.0, task.retry_at - now):.1f} s", "yellow")
+        case Phase.RUNNING:
+            return _running(task, now)
+        case Phase.DONE:
+            used = task.done["usage"]
+            again = f"attempt {task.attempt}, " if task.attempt > 1 else ""
+            return Text(f"done in {task.duration_s:.1f} s, {again}{used['outputTokens']} tokens, "
+                        f"result {task.result_id}", "green")  # fmt: skip
+        case Phase.FAILED:
+            return Text(f"{task.code}: {task.note}", "bold red")
+
+
+def _running(task: Watched, now: float) -> Text:
+    said = Text(f"{task.model}  {max(0.0, now - task.attempt_at):4.1f} s")
+    if task.words:
+        said.append(f"  {task.words} words")
+    if task.attempt > 1:
+        said.append(f"  {task.note}", "yellow")
+    return said
+
+
+def _excerpt(task: Watched) -> str:
+    result = task.done.get("result", task.text)
+    return " ".join(str(result if isinstance(result, str) else task.done.get("result")).split())
+
+
+def _tail(text: str, width: int, lines: int, style: str) -> Iterator[Text]:
+    """The last `lines` lines of `text`, wrapped, always so many."""
+    kept = wrapped(text, max(10, width - 8))[-lines:] if lines else []
+    for line in [*kept, *[""] * (lines - len(kept))]:
+        yield Text("   │ ", "dim", no_wrap=True, end="").append(line, style or "default").append("\n")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` cells; breaks at spaces, and between wide characters where there are none."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split(" "):
+            if line and cell_len(line) + 1 + cell_len(word) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}" if line else word
+            while cell_len(line) > width:
+                head = set_cell_size(line, width).rstrip(" ")
+                lines.append(head)
+                line = line[len(head) :]
+        if line:
+            lines.append(line)
+    return lines

@@ -1,0 +1,220 @@
+"""The demo's world: servers, stand-ins, relay and daemon; started side by side, ended in order, watched in between.
+
+REDIS_URL and DATABASE_URL are used when they are given, but only where nobody else works: the stand-in for the models
+must never answer a real task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final, Protocol, Self, cast
+
+import asyncpg
+from redis.asyncio import Redis
+
+from daemon import keys
+from daemon.clock import SystemClock
+from daemon.config import RedisSettings, Settings
+from daemon.contracts import DEFAULT_QUEUES
+from daemon.dev.demo.answers import answer
+from daemon.dev.demo.parts import Part, PartFailed
+from daemon.dev.embedded import Embedded
+from daemon.dev.embedded_postgres import EmbeddedPostgres
+from daemon.dev.embedded_redis import EmbeddedRedis
+from daemon.dev.fake_llm import FakeLLM
+from daemon.dev.fake_qstash import FakeQstash
+from daemon.kinds import SecretStr
+from daemon.store.migrate import migrate
+from daemon.store.pool import postgres_url
+from daemon.stream.connection import Scripts, connect
+from daemon.stream.events import Events
+
+NAMES: Final = ("redis", "postgres", "qstash", "models", "relay", "daemon")
+TOKENS_PER_S: Final = 30.0  #: a pace that eyes can follow
+CONNECT_S: Final = 5.0
+LOOK_S: Final = 0.2  #: how often the processes are looked after
+
+
+class Tell(Protocol):
+    """Hears what becomes of a part; `took_s` None: it starts now."""
+
+    def __call__(self, name: str, detail: str, took_s: float | None) -> None: ...  # noqa: D102  # see the class
+
+
+class InUse(Exception):
+    """A given server serves somebody else."""
+
+
+class World:
+    """Everything that runs, as an async context manager. `tcp`: the embedded Postgres can be reached by other programs."""
+
+    def __init__(self, settings: Settings, tell: Tell, *, tcp: bool = False) -> None:
+        self._tell = tell
+        self._tcp = tcp
+        given = settings.sources
+        self._redis_given = settings.redis if given.get("REDIS_URL", "default") != "default" else None
+        self._postgres_given = settings.postgres.url if given.get("DATABASE_URL", "default") != "default" else None
+        self._stack = AsyncExitStack()
+        self._parts: list[Embedded] = []
+        self._redis_up = asyncio.Event()
+        self.qstash = FakeQstash()
+        self.models = FakeLLM(tokens_per_s=TOKENS_PER_S, answer=answer)
+        self.redis_url = self.database_url = self.relay_url = self.daemon_url = ""
+        self.redis: Redis
+        self.events: Events
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether nothing of it outlives us."""
+        return self._redis_given is None and self._postgres_given is None
+
+    async def watch(self) -> None:
+        """Runs for ever; raises `PartFailed` as soon as a process is gone."""
+        while True:
+            for part in self._parts:
+                if not part.running:
+                    raise PartFailed(part.name, "ended by itself", part.last_words())
+            await asyncio.sleep(LOOK_S)
+
+    def last_words(self, name: str) -> str:
+        """The end of a process's log."""
+        return next((part.last_words() for part in self._parts if part.name == name), "")
+
+    def logs(self) -> dict[str, str]:
+        """Where relay and daemon log to."""
+        return {part.name: str(part.log_path) for part in self._parts if isinstance(part, Part)}
+
+    # --- start ----------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        for name, stand_in in (("qstash", self.qstash), ("models", self.models)):
+            began = time.monotonic()
+            await self._stack.enter_async_context(cast("Any", stand_in))
+            self._tell(name, f"stand-in  {stand_in.url}", time.monotonic() - began)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start_redis())
+            group.create_task(self._start_postgres())
+
+    async def _start_redis(self) -> None:
+        began = self._begin("redis")
+        settings = self._redis_given
+        if settings is None:
+            server = EmbeddedRedis(persist=True)
+            await self._run(server)
+            settings = RedisSettings(url=SecretStr(server.url))
+        self.redis_url = settings.url.get_secret_value()
+        self.redis = connect(settings, size=4, name="qstreamd-demo")
+        self._stack.push_async_callback(self.redis.aclose)
+        if self._redis_given is not None:
+            await self._refuse_company()
+        self.events = Events(Scripts(self.redis), Settings().events, SystemClock())
+        info = await self.redis.info("server")
+        version = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+        self._up("redis", began, version, given=self._redis_given is not None)
+        self._redis_up.set()
+        began = self._begin("relay")
+        relay = Part("relay", ["relay"], self._relay_variables)
+        await self._run(relay)
+        self.relay_url = relay.url
+        self._tell("relay", f"process {relay.pid}  {relay.url}", time.monotonic() - began)
+
+    async def _start_postgres(self) -> None:
+        began = self._begin("postgres")
+        if self._postgres_given is None:
+            server = EmbeddedPostgres(tcp=self._tcp)
+            await self._run(server)
+            self.database_url = server.url
+        else:
+            self.database_url = self._postgres_given.get_secret_value()
+        await migrate(self.database_url)
+        connection = await self.connect()
+        try:
+            version = await connection.fetchval("SELECT split_part(current_setting('server_version'), ' ', 1)")
+        finally:
+            await connection.close(timeout=CONNECT_S)
+        self._up("postgres", began, f"Postgres {version}", given=self._postgres_given is not None)
+        await self._redis_up.wait()
+        began = self._begin("daemon")
+        daemon = Part("daemon", ["--queues", ",".join(DEFAULT_QUEUES)], self._daemon_variables)
+        await self._run(daemon)
+        self.daemon_url = daemon.url
+        self._tell("daemon", f"process {daemon.pid}  all six queues", time.monotonic() - began)
+
+    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
+        """A connection of our own to Postgres."""
+        return await asyncpg.connect(postgres_url(self.database_url), timeout=CONNECT_S, command_timeout=10)
+
+    async def _run(self, server: Embedded) -> None:
+        self._stack.push_async_callback(asyncio.to_thread, server.close)
+        await _in_thread(server.start)
+        self._parts.append(server)
+
+    def _begin(self, name: str) -> float:
+        self._tell(name, "starting", None)
+        return time.monotonic()
+
+    def _up(self, name: str, began: float, version: str, *, given: bool) -> None:
+        self._tell(name, f"{version}{'  given' if given else '  embedded'}", time.monotonic() - began)
+
+    async def _refuse_company(self) -> None:
+        owner = await self.redis.get(keys.ENVIRONMENT)
+        if owner not in {None, b"development"}:
+            raise InUse(f"REDIS_URL belongs to NODE_ENV={bytes(owner).decode(errors='replace')[:40]}")
+        if await self.redis.zcard(keys.CONSUMERS):
+            raise InUse("a daemon reads from REDIS_URL")
+        for queue in DEFAULT_QUEUES:
+            its = keys.queue_keys(queue)
+            here = (
+                await self.redis.xlen(its.tasks) + await self.redis.xlen(its.ready) + await self.redis.zcard(its.retry)
+            )
+            if here:
+                raise InUse(f"{queue} of REDIS_URL holds tasks")
+
+    # --- their settings -------------------------------------------------------------------------------------------
+
+    def _shared_variables(self) -> dict[str, str]:
+        return {"NODE_ENV": "development", "REDIS_URL": self.redis_url, "QSTREAMD_LOG_FORMAT": "pretty"}
+
+    def _relay_variables(self, port: int) -> Mapping[str, str]:
+        signing = {k: v for k, v in self.qstash.environment.items() if k.endswith("_SIGNING_KEY")}
+        own = {"RELAY_PORT": str(port), "WORKER_BASE_URL": f"http://127.0.0.1:{port}"}
+        return {**self._shared_variables(), **signing, **own}
+
+    def _daemon_variables(self, port: int) -> Mapping[str, str]:
+        return {
+            **self._shared_variables(),
+            "DATABASE_URL": self.database_url,
+            "OPS_PORT": str(port),
+            "QSTREAMD_DRAIN_S": "1",  # whoever presses Ctrl-C does not want to wait for an answer
+            "DEEPSEEK_BASE_URL": self.models.openai_url,
+            "OPENAI_BASE_URL": self.models.openai_url,
+            "GEMINI_BASE_URL": self.models.gemini_url,
+            "DEEPSEEK_API_KEY": "demo-deepseek",
+            "OPENAI_API_KEY": "demo-openai",
+            "GEMINI_API_KEY": "demo-gemini",
+        }
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """`work` in a thread; a cancelled caller waits for its end, so that nobody closes what is just being started."""
+    running: Awaitable[None] = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await running
+        raise
