@@ -159,6 +159,14 @@ async def test_a_waiting_task_is_taken_by_any_entry(ledger: PostgresLedger, pool
     assert await outcomes(pool, "t1") == [(1, "failed", "LLM_ERROR"), (2, None, None)]
 
 
+async def test_a_long_wait_is_no_crash(ledger: PostgresLedger, pool: Pool) -> None:
+    """A parked task has no heartbeat for hours; only a running one can have crashed."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    await ledger.leave("t1", 1, Ending(State.RETRYING, Code.LLM_ERROR, "failed"))
+    await let_heartbeat_lapse(pool, "t1")
+    assert claimed(await ledger.claim(delivery("t1", "2-0"), "me", "m1", LEASE_S)).crashes == 0
+
+
 async def test_many_claims_cost_one_statement(ledger: PostgresLedger, pool: Pool) -> None:
     """Answers come in the order of the requests, whatever they are."""
     await ledger.claim(delivery("ended"), "me", "m1", LEASE_S)
