@@ -15,8 +15,8 @@ REQUEST = ClaimRequest(Delivery("q", "tasks", "1-0", WorkEntry(message=MESSAGE, 
 def seen(**old: object) -> dict[str, object]:
     """A row that was not taken, as the snapshot of the statement shows it."""
     return {
-        "attempt": None, "old_state": "running", "old_queue": "q", "old_sha256": "x", "old_attempt": 1, "old_code": None,
-        "old_entry": "tasks/9-0", "old_lapsed": False, **old,
+        "attempt": None, "old_state": "running", "old_queue": "q", "old_sha256": "x", "old_attempt": 1,
+        "old_code": None, "old_entry": "tasks/9-0", "old_lapsed": False, **old,
     }  # fmt: skip
 
 
