@@ -21,7 +21,7 @@ _WORDS_OF_TRUTH: Final = MappingProxyType(
 )
 _UNITS: Final = MappingProxyType({"seconds": "s", "milliseconds": "ms", "microseconds": "µs"})
 _USERINFO: Final = re.compile(r"(?<=://)[^/@\s]*(?=@)")
-_QUERY_PASSWORD: Final = re.compile(r"(?i)([?&][a-z_-]*(?:password|token|secret|key)=)[^&#]+")
+_QUERY_PASSWORD: Final = re.compile(r"(?i)([?&][a-z_-]*(?:password|token|secret|key)=)([^&#]+)")
 
 
 class SecretStr:
@@ -156,9 +156,10 @@ def _show_url(value: SecretStr) -> str:
 
 
 def parts_of_secret(value: str) -> list[str]:
-    """The secret and what in it is one by itself: the password of a URL, the key of `name:key`."""
+    """What of this value opens doors: the password of a URL (quoted or not), the key of `name:key`, else all of it."""
     if "://" in value:
-        url = urlsplit(value)
-        return [value, *(part for part in (url.password, unquote(url.password or "")) if part)]
+        password = urlsplit(value).password or ""
+        quoted = [password, *(match.group(2) for match in _QUERY_PASSWORD.finditer(value))]
+        return list(dict.fromkeys(form for text in quoted if text for form in (text, unquote(text))))
     name, colon, key = value.partition(":")
     return [value, key] if colon and name and key else [value]

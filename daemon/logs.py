@@ -22,7 +22,7 @@ from typing import Any, Final, TextIO, cast
 
 import msgspec
 
-from daemon.config import RuntimeSettings
+from daemon.config import RuntimeSettings, Settings, secrets
 from daemon.redaction import Redaction
 
 # Where the demo's extra is installed, structlog would import rich: 55 ms and 3 MB of every process, the relay too, for
@@ -131,8 +131,15 @@ def bind_attempt(**ids: object) -> Iterator[None]:
         yield
 
 
-def configure(runtime: RuntimeSettings, secrets: Iterable[str] = (), *, stream: TextIO | None = None) -> None:
-    """Set level and form for the whole process, mask `secrets` in every value, and take in the libraries' warnings.
+def begin(settings: Settings) -> None:
+    """Configure the log of a process from its settings, mask its secrets, and say what is doubtful about them."""
+    configure(settings.runtime, secrets(settings))
+    for doubt in settings.warnings:
+        _settings_log.warning("settings.doubtful", reason=doubt)
+
+
+def configure(runtime: RuntimeSettings, masked: Iterable[str] = (), *, stream: TextIO | None = None) -> None:
+    """Set level and form for the whole process, mask these secrets in every value, take in the libraries' warnings.
 
     May be called again; the last call holds. `stream` None means stderr.
     """
@@ -142,7 +149,7 @@ def configure(runtime: RuntimeSettings, secrets: Iterable[str] = (), *, stream: 
     _sink.level = _NUMBERS[runtime.log_level]
     _sink.console = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=28) if pretty else None
     _sink.priorities = not pretty and _is_journal(out, runtime.journal_stream)
-    _sink.redaction = Redaction(secrets)
+    _sink.redaction = Redaction(masked)
     _sink.stream = stream
     logging.root.handlers[:] = [_Libraries(logging.WARNING)]
     logging.root.setLevel(logging.WARNING)
@@ -227,3 +234,4 @@ class _Libraries(logging.Handler):
 
 
 _library_log: Final = logger("library")
+_settings_log: Final = logger("settings")

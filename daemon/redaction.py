@@ -1,8 +1,8 @@
 """What of a log line may be printed: no content, no secret, nothing that is not a plain value.
 
-Removed whatever the caller hands in: by name (`FORBIDDEN`), by value (configured secrets, user and password of URLs, keys
-in queries), by type (a repr may hold a prompt, so only plain values are printed) and by length (ids and reasons are short,
-content is not). Pure: called by `logs` alone.
+Removed whatever the caller hands in: by name (`FORBIDDEN`), by value (configured secrets, user and password of URLs,
+keys in queries), by type (a repr may hold a prompt, so only plain values are printed) and by length (ids and reasons
+are short, content is not). Pure: called by `logs` alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ _USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _QUERY_SECRET: Final = re.compile(r"(?i)([?&][a-z_-]*(?:token|key|secret|signature|password)=)[^&\s#]+")
 
 
+@lru_cache(maxsize=1024)
 def forbidden(name: str) -> bool:
     """Whether a field of this name is never logged."""
     plain = _HUMP.sub("_", name).lower().replace("-", "_")

@@ -17,7 +17,7 @@ from daemon.config import Settings
 from daemon.contracts import QueueSpec
 from daemon.errors import ConfigError, DependencyAway, RedisFull
 from daemon.lifecycle import Notifier, Signals, sample_loop_lag
-from daemon.logs import configure, logger
+from daemon.logs import begin, logger
 from daemon.metrics import Metrics
 from daemon.relay.server import Relay
 from daemon.stream.admission import Admission
@@ -39,7 +39,7 @@ def command() -> None:
     Exit 0 after a stop, 75 when the address is taken, 78 for a bad configuration or a Redis of another environment.
     """
     settings = config.load(role="relay")
-    configure(settings.runtime, config.secrets(settings))
+    begin(settings)
     try:
         uvloop.run(RelayProcess(settings).run())
     except ExceptionGroup as group:

@@ -147,8 +147,9 @@ def test_a_secret_shows_itself_only_when_asked() -> None:
     ("value", "parts"),
     [
         ("sig_abc", ["sig_abc"]),
-        ("redis://:p%40ss@h/0", ["redis://:p%40ss@h/0", "p%40ss", "p@ss"]),
-        ("redis://h/0", ["redis://h/0"]),
+        ("redis://:p%40ss@h/0", ["p%40ss", "p@ss"]),
+        ("postgresql://h/db?password=p%40ss&sslmode=require", ["p%40ss", "p@ss"]),
+        ("redis://h/0", []),
         ("web:0123456789abcdef", ["web:0123456789abcdef", "0123456789abcdef"]),
     ],
 )

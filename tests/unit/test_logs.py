@@ -21,10 +21,10 @@ import pytest
 import structlog  # noqa: TID251  # to see that nothing of it is configured
 
 from daemon import redaction
-from daemon.config import RuntimeSettings
+from daemon.config import RuntimeSettings, load
 from daemon.errors import RedisAway, Rejected
 from daemon.kinds import SecretStr
-from daemon.logs import bind_attempt, configure, debugging, logger
+from daemon.logs import begin, bind_attempt, configure, debugging, logger
 
 PROMPT = "Review this résumé for the post of a nurse"
 Lines = Callable[[], list[dict[str, Any]]]
@@ -436,6 +436,16 @@ def test_nothing_of_structlog_is_configured_globally(lines: Lines) -> None:
     log.info("a.line")
     assert lines()
     assert not structlog.is_configured()
+
+
+def test_a_process_begins_with_its_secrets_masked_and_its_doubts_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """One call at the start of every process."""
+    begin(load({"REDIS_URL": "redis://redis:6379/0", "DEEPSEEK_API_KEY": "configured-secret"}))
+    log.info("value.seen", reason="configured-secret")
+    doubt, seen = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (doubt["level"], doubt["event"]) == ("warning", "settings.doubtful")
+    assert doubt["reason"].startswith("REDIS_URL=redis://redis:6379/0")
+    assert seen["reason"] == "***"
 
 
 def test_rich_is_not_imported_for_us_and_stays_importable() -> None:
