@@ -80,17 +80,9 @@ def failed_task(raw: bytes) -> c.TaskIdentity | None:
             _name(body, callback.get("sourceMessageId"))
         # the public path may have a prefix that the proxy takes off, hence `search`
         found = _PATHS.search(str(callback.get("url")).partition("?")[0])
-        ids = {name: body[name] for name in ("requestId", "traceId") if isinstance(body.get(name), str)}
-        fields = {
-            "serviceId": "failed",
-            "userId": "failed",
-            "taskId": body["taskId"],
-            "queueId": body.get("queueId"),
-            **ids,
-        }
-        if found and found["queue"]:
-            fields["queueId"] = found["queue"]
-        message = c.parse_message(fields)
+        queue = (found and found["queue"]) or body["queueId"]
+        ids = {name: body[name][:128] for name in ("requestId", "traceId") if isinstance(body.get(name), str)}
+        message = c.parse_message({"taskId": body["taskId"], "queueId": queue, "serviceId": "x", "userId": "x", **ids})
     except (KeyError, TypeError, ValueError, Rejected):
         return None
     return c.identity_of(message) if re.fullmatch(c.QUEUE_PATTERN, message.queue_id) else None

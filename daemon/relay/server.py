@@ -32,6 +32,7 @@ INFLIGHT_MAX: Final = 256  #: calls at once; each may hold a body
 QUEUED_DEADLINE_S: Final = 0.25  #: `queued` is best effort and must not make an accepted call late
 FULL_RETRY_AFTER_S: Final = 20  #: tasks of a minute leave a queue slowly
 _DEPRECATED: Final = "@1767225600"  # RFC 9745: since 2026-01-01
+_UNDELIVERED: Final = error(Stage.DELIVER, Code.DELIVERY_FAILED, CODES[Code.DELIVERY_FAILED].en, retryable=False)
 _log = logger("relay")
 
 
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
     """What a call gets; `outcome`, `queue` and `cause` are for our metrics and log only."""
 
     status: int
-    body: Mapping[str, Any] | bytes
+    body: Mapping[str, Any]
     outcome: str = ""
     queue: str = UNKNOWN
     cause: object = None
@@ -70,7 +71,7 @@ class Relay:
         app = web.Application()
         app.router.add_get("/healthz/live", self._handler("live", self._live))
         app.router.add_get("/healthz/ready", self._handler("ready", self._ready))
-        app.router.add_get("/metrics", self._handler("metrics", self._metrics))
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/api/worker/check", self._handler("check", self._check))
         app.router.add_post("/api/qstash/failed", self._handler("failed", self._failed))
         app.router.add_post("/{path:.*}", self._handler("task", self._task))
@@ -94,8 +95,6 @@ class Relay:
         return handler
 
     def _response(self, name: str, request: web.Request, answer: Answer) -> web.Response:
-        if isinstance(answer.body, bytes):
-            return web.Response(body=answer.body, headers={"Content-Type": CONTENT_TYPE})
         body, headers = dict(answer.body), {"Content-Type": "application/json", "Server": "qstreamd"}
         if request.path.startswith("/api/worker/queue/"):
             headers["Deprecation"] = _DEPRECATED
@@ -119,6 +118,7 @@ class Relay:
         """The raw body of a signed call that is whole and small enough; a larger one is read off and not kept."""
         if self.closed or self.inflight > INFLIGHT_MAX:
             raise TaskError(self.closed or "too many calls at once", code=Code.WORKER_OVERLOADED)
+        self._verify(request, None)
         kept, size, sha256 = bytearray(), 0, hashlib.sha256()
         try:
             async with asyncio.timeout(self.settings.body_timeout_s):
@@ -129,25 +129,27 @@ class Relay:
                         kept += chunk
         except (TimeoutError, ClientError, OSError) as cut:
             raise TaskError("the body did not arrive", code=Code.WORKER_OVERLOADED) from cut
-        if not self.qstash.skip_verify:
-            url = f"{self.settings.base_url}{request.raw_path.partition('?')[0]}"
-            token, now = request.headers.get("Upstash-Signature"), self.clock.time()
-            flaw = judge(token, sha256.digest(), url, self.signing_keys, now=now, leeway_s=self.qstash.leeway_s)
-            if flaw is not None:
-                raise Unauthorized(flaw)
+        self._verify(request, sha256.digest())
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise Rejected("Content-Encoding is not allowed")
         if size > bytes_max:
             raise Rejected(f"the body has {size} bytes; at most {bytes_max} are allowed")
         return bytes(kept)
 
+    def _verify(self, request: web.Request, digest: bytes | None) -> None:
+        token, url = request.headers.get("Upstash-Signature"), f"{self.settings.base_url}{_path(request)}"
+        now, leeway_s = self.clock.time(), self.qstash.leeway_s
+        flaw = judge(token, digest, url, self.signing_keys, now=now, leeway_s=leeway_s)
+        if flaw and not self.qstash.skip_verify:
+            raise Unauthorized(flaw)
+
     async def _accept(self, found: Ingested, *, dry: bool = False) -> Verdict:
         async with asyncio.timeout(self.settings.redis_deadline_s):
-            limit = found.queue.max_size or 0
-            return await self.admission.accept(found.message, found.sha256, limit, found.pictures, dry=dry)
+            size = found.queue.max_size or 0
+            return await self.admission.accept(found.message, found.sha256, size, found.pictures, dry=dry)
 
     async def _task(self, request: web.Request) -> Answer:
-        route = route_of(request.raw_path.partition("?")[0])
+        route = route_of(_path(request))
         if route is None:
             return Answer(404, {"code": "NOT_FOUND", "message": "no such route"}, "rejected")
         found = ingest(await self._believed(request, BODY_BYTES_MAX), route, self.queues, request.headers)
@@ -167,7 +169,6 @@ class Relay:
             answer = judged(found, await self._accept(found, dry=True))
         except TaskError as problem:
             answer = refusal(problem)
-        assert not isinstance(answer.body, bytes)
         return Answer(200, {"accepted": answer.status == 200, "answer": answer.status, **answer.body})
 
     async def _failed(self, request: web.Request) -> Answer:
@@ -177,9 +178,7 @@ class Relay:
         async with asyncio.timeout(self.settings.redis_deadline_s):
             failed = await self.admission.refund(task.queue_id, task.task_id)
             if failed:
-                text = CODES[Code.DELIVERY_FAILED].en
-                draft = error(Stage.DELIVER, Code.DELIVERY_FAILED, text, retryable=False)
-                await self.events.append(task, CURRENT_ATTEMPT, [draft])
+                await self.events.append(task, CURRENT_ATTEMPT, [_UNDELIVERED])
         return Answer(200, {"taskId": task.task_id, "status": "failed" if failed else "accepted"})
 
     async def _live(self, _: web.Request) -> Answer:
@@ -192,8 +191,12 @@ class Relay:
             await self.ping()
         return Answer(200, {"status": "ready"})
 
-    async def _metrics(self, _: web.Request) -> Answer:
-        return Answer(200, self.metrics.render())
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _path(request: web.Request) -> str:
+    return request.raw_path.partition("?")[0]
 
 
 def judged(found: Ingested, verdict: Verdict) -> Answer:
@@ -210,16 +213,10 @@ def judged(found: Ingested, verdict: Verdict) -> Answer:
 
 def refusal(problem: Exception) -> Answer:
     """The answer to a call that went wrong before it was judged; what it tells has no secret and no server's words."""
-    match problem:
-        case Unauthorized():
-            return Answer(401, {"code": "BAD_SIGNATURE"}, "unauthorized", cause=problem)
-        case TaskError():
-            outcome = "rejected" if isinstance(problem, Rejected) else "unavailable"
-            told = {"code": problem.code, "message": problem.message}
-            return Answer(CODES[problem.code].http_status or 500, told, outcome, cause=problem)
-        case DependencyAway() | RedisFull() | TimeoutError():
-            code = Code.WORKER_OVERLOADED
-        case _:
-            code = Code.INTERNAL
-    told = {"code": code, "message": CODES[code].en}
-    return Answer(CODES[code].http_status or 500, told, "unavailable", cause=problem)
+    if isinstance(problem, Unauthorized):
+        return Answer(401, {"code": "BAD_SIGNATURE"}, "unauthorized", cause=problem)
+    away = isinstance(problem, DependencyAway | RedisFull | TimeoutError)
+    code = problem.code if isinstance(problem, TaskError) else Code.WORKER_OVERLOADED if away else Code.INTERNAL
+    text = problem.message if isinstance(problem, TaskError) else CODES[code].en
+    outcome = "rejected" if isinstance(problem, Rejected) else "unavailable"
+    return Answer(CODES[code].http_status or 500, {"code": code, "message": text}, outcome, cause=problem)

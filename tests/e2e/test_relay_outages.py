@@ -269,6 +269,19 @@ async def test_a_large_body_is_read_off_and_the_connection_lives(redis_url: str)
         assert resident_mb(relay) < before + 12
 
 
+async def test_a_stranger_is_refused_before_his_body_is_read(redis_url: str) -> None:
+    """Who is not believed by his token sends megabytes to nobody: the answer comes first."""
+    with running_relay(redis_url) as relay:
+        async with connection(relay) as (reader, writer):
+            announced = head(b"", length=10 * BODY_BYTES_MAX).replace(
+                b"Upstash-Signature: ey", b"Upstash-Signature: xx"
+            )
+            writer.write(announced + b"x" * 1000)
+            began = time.monotonic()
+            assert (await answer(reader))[0] == 401
+            assert time.monotonic() - began < 1
+
+
 async def test_a_chunked_body_is_a_body(redis_url: str) -> None:
     raw = json.dumps(GOOD).encode()
     chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (7, raw[:7], len(raw) - 7, raw[7:])
@@ -361,7 +374,7 @@ async def test_a_second_signal_ends_it_at_once(redis_url: str, wait_until: WaitU
             for count in (1, 2):
                 relay.process.send_signal(signal.SIGTERM)
                 await wait_until(
-                    lambda count=count: len(relay.log("signal.received")) == count or relay.process.poll() is not None,  # type: ignore[misc]
+                    lambda count=count: len(relay.log("signal.received")) == count or relay.process.poll() is not None,
                     description="the signal was seen",
                 )
             assert await asyncio.to_thread(relay.process.wait, 4) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from daemon.clock import SystemClock
 from tests.integration.js.toolchain import node_modules, run_script
-from tests.unit.relay.tokens import CURRENT, LEEWAY_S, NEXT, URL, Token, table
+from tests.unit.relay.tokens import CURRENT, LEEWAY_S, NEXT, URL, table
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def modules(pytestconfig: pytest.Config) -> Path:
 
 async def test_the_official_javascript_receiver_agrees_where_it_is_right(modules: Path) -> None:
     """Every token of the table; where that Receiver is known to be wrong the table says so."""
-    cases = [case for case in table(SystemClock().time()) if _is_text(case)]
+    cases = [case for case in table(SystemClock().time()) if case.is_text]
     tokens = [
         {"signature": case.text, "body": case.body.decode(), "url": URL, "clockTolerance": LEEWAY_S} for case in cases
     ]
@@ -28,11 +28,3 @@ async def test_the_official_javascript_receiver_agrees_where_it_is_right(modules
     told = {case.name: reason for case, reason in zip(cases, verdicts, strict=True)}
     differing = {c.name: told[c.name] for c in cases if (told[c.name] is None) != c.accepted_by(c.javascript)}
     assert differing == {}
-
-
-def _is_text(case: Token) -> bool:
-    try:
-        case.body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

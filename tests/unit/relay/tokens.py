@@ -36,6 +36,11 @@ class Token:
         """What that Receiver is expected to say."""
         return self.flaw is None if oracle is None else oracle
 
+    @property
+    def is_text(self) -> bool:
+        """Whether an official Receiver can be asked at all: both take text only."""
+        return b"\xff" not in self.body
+
 
 def b64(raw: bytes) -> str:
     """base64url without padding."""
@@ -64,19 +69,17 @@ def token(payload: object, *, key: str = CURRENT, head: object = None, payload_t
 
 def table(now: float) -> list[Token]:
     """Every case, made for this instant."""
+    return [*_claimed(now), *_forged(now)]
+
+
+def _claimed(now: float) -> list[Token]:
+    """Well made and signed by one of ours: what they claim decides."""
     good = token(claims(now))
-    signed, _, signature = good.rpartition(".")
-    head, _, payload = signed.partition(".")
+    binary = b"\xff\x00\xfe"
 
     def case(name: str, flaw: Flaw | None, /, **changes: Any) -> Token:
         return Token(name, token(claims(now, **changes)), flaw)
 
-    critical = {"alg": "HS256", "crit": ["x"], "x": 1}
-    foreign = f"{token(claims(now, jti='2')).rpartition('.')[0]}.{signature}"
-    changed = f"{head}.{part(claims(now, exp=int(now) + 900))}.{signature}"
-    rs256 = {"alg": "RS256", "typ": "JWT"}
-    unsigned = f"{part({'alg': 'none', 'typ': 'JWT'})}.{payload}."
-    binary = b"\xff\x00\xfe"
     # The Python Receiver judges `iat` and has no leeway (its clock_tolerance does nothing); the JavaScript one takes a
     # token without `exp` or `nbf`, and Node passes over characters that are not base64.
     return [
@@ -110,6 +113,20 @@ def table(now: float) -> list[Token]:
         case("a subject that is a list", "malformed", sub=[URL]),
         Token("another body", good, "body_hash", BODY + b" "),
         Token("an empty body", good, "body_hash", b""),
+    ]  # fmt: skip
+
+
+def _forged(now: float) -> list[Token]:
+    """Not well made, or not signed by one of ours."""
+    good = token(claims(now))
+    signed, _, signature = good.rpartition(".")
+    head, _, payload = signed.partition(".")
+    critical = {"alg": "HS256", "crit": ["x"], "x": 1}
+    foreign = f"{token(claims(now, jti='2')).rpartition('.')[0]}.{signature}"
+    changed = f"{head}.{part(claims(now, exp=int(now) + 900))}.{signature}"
+    rs256 = {"alg": "RS256", "typ": "JWT"}
+    unsigned = f"{part({'alg': 'none', 'typ': 'JWT'})}.{payload}."
+    return [
         Token("signed by a foreign key", token(claims(now), key="sig_foreign"), "wrong_key"),
         Token("signed by no key", token(claims(now), key=""), "wrong_key"),
         Token("not signed", unsigned, "malformed"),
