@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-from daemon.config_rules import DAEMON_NEEDS, DOUBTS, RELAY_NEEDS, RULES, Rule, broken
+from daemon.config_rules import DAEMON_NEEDS, DOUBTS, GATEWAY_NEEDS, RELAY_NEEDS, RULES, Rule, broken
 from daemon.environment import Described, Reader, Setting, Source, effective, secrets_in, settings_of
 from daemon.errors import ConfigError
 from daemon.kinds import SecretStr
@@ -88,8 +88,10 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
 
-Role: TypeAlias = Literal["relay", "daemon"]
-_NEEDS: Mapping[Role, Sequence[Rule]] = MappingProxyType({"relay": RELAY_NEEDS, "daemon": DAEMON_NEEDS})
+Role: TypeAlias = Literal["relay", "gateway", "daemon"]
+_NEEDS: Mapping[Role, Sequence[Rule]] = MappingProxyType(
+    {"relay": RELAY_NEEDS, "gateway": GATEWAY_NEEDS, "daemon": DAEMON_NEEDS}
+)
 #: beside QSTREAMD_: a variable that begins so was meant for us, though others may have such names too
 _PREFIXES = ("QUEUE_MAX_", "QUEUE_PARALLELISM_", "MODEL_CONCURRENCY_", "USER_CONCURRENCY_")
 

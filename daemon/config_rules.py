@@ -120,6 +120,16 @@ RELAY_NEEDS: Final = (
          "every call would fail when QStash rolls its keys; take the key from the QStash console"),
 )  # fmt: skip
 DAEMON_NEEDS: Final = (Rule(("DATABASE_URL",), bool, "the daemon keeps tasks and results in Postgres"),)
+GATEWAY_NEEDS: Final = (
+    Rule(("DATABASE_URL",), bool, "the gateway reads states and results in Postgres"),
+    Rule(("TASK_TOKEN_SECRET",), bool, "browsers follow tasks with tokens that it signs: 32 random characters"),
+    Rule(("QSTASH_TOKEN", "API_KEYS", "QSTREAMD_DIRECT_SUBMIT", "NODE_ENV"),
+         lambda token, api_keys, direct, env: token or not api_keys or direct or _development(env),
+         "submitted tasks are published to QStash; take the token from the QStash console"),
+    Rule(("WORKER_BASE_URL", "API_KEYS", "QSTREAMD_DIRECT_SUBMIT", "NODE_ENV"),
+         lambda url, api_keys, direct, env: url or not api_keys or direct or _development(env),
+         "QStash is told to call the relay there"),
+)  # fmt: skip
 #: legal, but somebody should know
 DOUBTS: Final = (
     Rule(("REDIS_URL", "NODE_ENV"), lambda url, env: _development(env) or _has_password(url),

@@ -147,6 +147,22 @@ class GatewaySettings:
         "pages that may read the gateway's answers (CORS)")
     direct_submit: bool = setting("QSTREAMD_DIRECT_SUBMIT", False, flag(),
         "write straight to the stream instead of through QStash, in production too")
+    public_url: str | None = setting("QSTREAMD_GATEWAY_URL", None, web_url(),
+        "public URL of the gateway, for `sseUrl` in answers; unset: a path")
+    token_ttl_s: float = setting("QSTREAMD_TASK_TOKEN_TTL_S", 7200.0, seconds(least=1),
+        "a token made for a submitted task outlives its waiting and running")
+    submits_per_minute: int = setting("QSTREAMD_SUBMITS_PER_MINUTE", 600, whole("calls", most=1_000_000),
+        "of one API key in one process; a loop gone wild gets 429 before it costs money")
+    viewers_max: int = setting("QSTREAMD_VIEWERS_MAX", 10_000, whole("viewers", most=1_000_000),
+        "followers of one process at once; each holds a socket")
+    viewers_per_address: int = setting("QSTREAMD_VIEWERS_PER_ADDRESS", 200, whole("viewers", most=1_000_000),
+        "of one client address: an office fits in, a flood does not")
+    viewer_queue: int = setting("QSTREAMD_VIEWER_QUEUE", 256, whole("events", most=100_000),
+        "waiting for one viewer; a slower one is cut off and comes back with its cursor")
+    viewer_age_s: float = setting("QSTREAMD_VIEWER_AGE_S", 3600.0, seconds(least=1),
+        "a connection is ended after so long and comes back, so that its token is looked at again")
+    comment_s: float = setting("QSTREAMD_COMMENT_S", 15.0, seconds(least=0.05, most=300),
+        "proxies close silent connections after 30 to 60 s; a dead one is noticed so late")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -210,6 +210,29 @@ FROM qstreamd.tasks t
 LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
 WHERE t.task_id = $1::text
 
+-- name: ended
+-- Those of $1 that have ended, with their results.
+-- include: row_columns
+       , r.id, r.content, r.data, r.content_sha256, r.model_id AS result_model_id, r.usage
+FROM qstreamd.tasks t
+LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
+WHERE t.task_id = ANY ($1::text[]) AND t.state IN ('done', 'failed', 'cancelled', 'expired')
+
+-- name: cancel_waiting
+-- A task that waits is ended where it lies; one that runs is its attempt's to end.
+UPDATE qstreamd.tasks
+SET state = 'cancelled', error_code = 'CANCELLED', owner = NULL, heartbeat_at = now(), finished_at = now()
+WHERE task_id = $1::text AND state IN ('queued', 'retrying')
+RETURNING task_id
+
+-- name: audit
+-- $1 rows. Appended, never changed.
+INSERT INTO qstreamd.audit_log (at, actor, role, ip, action, target, params, reason, result, request_id)
+SELECT to_timestamp(at), actor, role, ip, action, target, params, reason, result, request_id
+FROM jsonb_to_recordset($1::jsonb) AS i (
+    at float8, actor text, role text, ip text, action text, target text, params jsonb, reason text, result text,
+    request_id text)
+
 -- name: forgotten
 -- Rows that should have an entry somewhere in Redis and showed no life for $2 seconds; oldest first.
 -- include: row_columns

@@ -5,6 +5,7 @@ Never on the way of an attempt: that is `store.tasks`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,12 +63,15 @@ class TaskRecords:
     async def row(self, task_id: str) -> tuple[TaskRow, StoredResult | None] | None:
         """The task and its result, if any; None when nothing has claimed or ended it yet."""
         rows = await self._pool.fetch(self._sql["row"], task_id)
-        if not rows:
-            return None
-        found = rows[0]
-        if found["id"] is None:
-            return _task_row(found), None
-        return _task_row(found), stored_result({**found, "model_id": found["result_model_id"]})
+        return _with_result(rows[0]) if rows else None
+
+    async def ended(self, task_ids: Sequence[str]) -> list[tuple[TaskRow, StoredResult | None]]:
+        """Those of `task_ids` that have ended, with their results; one statement for any number."""
+        return [_with_result(row) for row in await self._pool.fetch(self._sql["ended"], list(task_ids))]
+
+    async def cancel_waiting(self, task_id: str) -> bool:
+        """End a task that waits (`queued`, `retrying`) as `cancelled`; False: it runs, has ended, or has no row."""
+        return bool(await self._pool.fetch(self._sql["cancel_waiting"], task_id))
 
     async def forgotten(self, queue: str, older_s: float, limit: int = FORGOTTEN_MAX) -> list[TaskRow]:
         """Live rows of `queue` without a sign of life for `older_s`, oldest first; they may still wait in Redis."""
@@ -81,6 +85,12 @@ class TaskRecords:
         """
         rows = await self._pool.fetch(self._sql["replay"], task_id, actor, reason)
         return _task_row(rows[0]) if rows else None
+
+
+def _with_result(row: Row) -> tuple[TaskRow, StoredResult | None]:
+    if row["id"] is None:
+        return _task_row(row), None
+    return _task_row(row), stored_result({**row, "model_id": row["result_model_id"]})
 
 
 def _task_row(row: Row) -> TaskRow:
