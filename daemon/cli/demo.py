@@ -24,13 +24,13 @@ _NEEDED: Final = ("rich",)
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave all running afterwards; prints addresses and a curl. Ctrl-C ends it.")
 @click.option("--plain", is_flag=True, help="Lines instead of a live view; the default without a terminal.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end; the view goes to stderr.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end, the view on stderr.")
 @click.option("--follow", metavar="TASK", help="Only print the events of that task in REDIS_URL, one JSON line each.")
 def command(*, keep: bool, plain: bool, as_json: bool, follow: str | None) -> None:
-    """Start all parts, send a task to each queue through signed calls, watch them stream, and check what became of them.
+    """Start all parts, send tasks to all six queues through signed calls, watch them, and check what became of them.
 
-    Uses REDIS_URL and DATABASE_URL where they are set and nobody else works there, else servers of its own. Exit 0 only
-    if every task ended as it should, 1 if not, 130 after Ctrl-C.
+    Uses REDIS_URL and DATABASE_URL where they are set and nobody else works there, else servers of its own.
+    Exit 0 only if every task ended as it should, 1 if not, 130 after Ctrl-C.
     """
     settings = config.load()
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):

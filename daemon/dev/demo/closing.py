@@ -152,8 +152,8 @@ def show(console: Console, end: Closing) -> None:
     console.print()
     console.print(_tasks(end.tasks, wide=console.width >= 96))
     console.print()
-    console.print(Text(" What it wrote to Postgres: qstreamd.attempts beside qstreamd.results", "bold"))
-    console.print(_rows(end))
+    console.print(Text("What it wrote to Postgres: qstreamd.attempts beside qstreamd.results", "bold"))
+    console.print(_rows(end, wide=console.width >= 88))
     console.print()
     for check in end.checks:
         mark, style = ("✓", "green") if check.kept else ("✗", "bold red")
@@ -165,43 +165,43 @@ def show(console: Console, end: Closing) -> None:
 
 
 def _tasks(tasks: Sequence[Watched], *, wide: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = _table()
     table.add_column("task", style="bold", no_wrap=True)
     table.add_column("queue", style="blue", no_wrap=True)
     if wide:
         table.add_column("service", no_wrap=True)
-    for name in ("wait", "1st token", "duration", "tries", "tokens", "result"):
+    for name in ("wait s", "token s", "total s", "tries", "tokens", "result"):
         table.add_column(name, justify="right", no_wrap=True)
     for t in tasks:
         used = t.done.get("usage", {})
-        first = "" if t.first_token_s is None else f"{t.first_token_s:.2f} s"
-        tries = Text(str(t.attempt), "yellow" if t.attempt > 1 else "")
-        tokens = f"{used.get('inputTokens', 0)}+{used.get('outputTokens', 0)}"
-        ended = str(t.result_id) if t.phase is Phase.DONE else Text(t.code or t.phase, "red")
-        service = [t.order.service] if wide else []
         table.add_row(
             t.order.name,
             t.order.queue,
-            *service,
-            f"{t.wait_s:.2f} s",
-            first,
-            f"{t.duration_s:.1f} s",
-            tries,
-            tokens,
-            ended,
+            *([t.order.service] if wide else []),
+            f"{t.wait_s:.2f}",
+            "" if t.first_token_s is None else f"{t.first_token_s:.2f}",
+            f"{t.duration_s:.1f}",
+            Text(str(t.attempt), "yellow" if t.attempt > 1 else ""),
+            f"{used.get('inputTokens', 0)}+{used.get('outputTokens', 0)}",
+            str(t.result_id) if t.phase is Phase.DONE else Text(t.code or t.phase, "red"),
         )
     return table
 
 
-def _rows(end: Closing) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+def _rows(end: Closing, *, wide: bool) -> Table:
+    table = _table()
     numbers = {"attempt", "result", "chars", "usd"}
-    for name in end.rows[0] if end.rows else ("no rows",):
+    names = [name for name in (end.rows[0] if end.rows else ()) if wide or name != "sha256"]
+    for name in names:
         table.add_column(name, justify="right" if name in numbers else "left", no_wrap=True)
     for row in end.rows:
         style = "yellow" if row["outcome"] != "done" else ""
-        table.add_row(*("" if value is None else str(value) for value in row.values()), style=style)
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in names), style=style)
     return table
+
+
+def _table() -> Table:
+    return Table(box=box.HORIZONTALS, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), border_style="dim")
 
 
 def as_json(end: Closing) -> dict[str, Any]:

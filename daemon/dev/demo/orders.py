@@ -80,12 +80,14 @@ async def publish(order: Order, task_id: str, *, relay_url: str, qstash: Mapping
         headers["Upstash-Fake-Mischief"] = "twice"
     url = f"{qstash['QSTASH_URL']}/v2/publish/{relay_url}{order.path}"
     timeout = aiohttp.ClientTimeout(total=PUBLISH_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        async with session.post(url, data=order.body(task_id), headers=headers) as answer:
-            said = await answer.text()
-            if answer.status != 200:
-                raise PublishRefused(f"{order.name}: {answer.status} {said[:300]}")
-            return str(msgspec.json.decode(said)["messageId"])
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(url, data=order.body(task_id), headers=headers) as answer,
+    ):
+        said = await answer.text()
+        if answer.status != 200:
+            raise PublishRefused(f"{order.name}: {answer.status} {said[:300]}")
+        return str(msgspec.json.decode(said)["messageId"])
 
 
 def _file(name: str) -> bytes:

@@ -27,7 +27,7 @@ class PartFailed(Exception):
 
 
 class Part(Embedded):
-    """`python -m daemon …` with `variables` as its only settings, on a port of its own; ready when it says so itself."""
+    """`python -m daemon …` with no other settings than `variables`, on a port of its own; ready when it says so."""
 
     transient = ("Address already in use", "address already in use", "can't listen")
     stop_timeout_s = 8.0

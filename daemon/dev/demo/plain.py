@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from daemon.contracts import Event, EventType
 from daemon.dev.demo.screen import REASONS, wrapped
-from daemon.dev.demo.watching import Watched
+from daemon.dev.demo.watching import Phase, Watched
 
 TEXT_WIDTH: Final = 84
 
@@ -66,14 +66,14 @@ def _said(task: Watched, event: Event) -> str:
         case EventType.STARTED:
             return f"started    attempt {task.attempt}, {task.model}"
         case EventType.PROGRESS:
-            reason = str(data.get("reason", ""))
-            return f"waits      {REASONS.get(reason, reason)}" if reason else ""
+            return f"waits      {REASONS.get(task.note, task.note)}" if task.phase is Phase.WAITING else ""
         case EventType.DONE:
             used = data["usage"]["outputTokens"]
             return f"done       {task.duration_s:.1f} s, {used} tokens, {data['resultRef']}"
         case EventType.ERROR if event.terminal:
             return f"failed     {task.code}: {task.note}"
         case EventType.ERROR:
-            return f"retry      {task.note}; again in {max(0.0, task.retry_at - float(data['timestamp'])):.1f} s"
+            again_s = max(0.0, task.retry_at - float(data["timestamp"]))
+            return f"retry      attempt {task.attempt}: {task.note}; again in {again_s:.1f} s"
         case _:
             return ""

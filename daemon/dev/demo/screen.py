@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from daemon.dev.demo.watching import Phase, Watched
 FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAMES_PER_S: Final = 12
 TAIL_LINES_MAX: Final = 4
+WAY: Final = "QStash → relay → Redis → daemon → model → Postgres"
 _MARKS: Final = {
     Phase.ASKED: ("·", "dim"), Phase.QUEUED: ("○", "dim"), Phase.WAITING: ("◌", "yellow"),
     Phase.RETRYING: ("↻", "yellow"), Phase.DONE: ("✓", "green"), Phase.FAILED: ("✗", "bold red"),
@@ -33,8 +35,8 @@ REASONS: Final = {
 class Screen(Protocol):
     """What shows the demo. A context manager that holds the terminal."""
 
-    def __enter__(self) -> Self: ...  # noqa: D105  # see the class
-    def __exit__(self, *_: object) -> None: ...  # noqa: D105
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def part(self, name: str, detail: str, took_s: float | None) -> None:
         """A part of the world starts (`took_s` None) or is ready."""
@@ -56,23 +58,26 @@ class Board:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, console.height
-        yield Text(f" qstreamd demo  {time.monotonic() - self.began:4.1f} s", "bold", no_wrap=True)
+        head = Text(
+            f" qstreamd demo  {time.monotonic() - self.began:4.1f} s", "bold", no_wrap=True, overflow="ellipsis"
+        )
+        yield head.append(f"   {WAY}", "not bold dim")
         yield Text()
         if not any(task.phase is not Phase.ASKED for task in self.tasks):
             yield from self._parts(width)
             return
         room = max(0, height - 3 - len(self.tasks))
-        running = sum(task.streams and task.phase is Phase.RUNNING for task in self.tasks)
+        running = sum(_writes(task) for task in self.tasks)
         tail = min(TAIL_LINES_MAX, room // running) if running else 0
         spare = room - tail * running
         now = time.time()
         for task in self.tasks:
             yield _line(task, width, now)
-            if task.streams and task.phase is Phase.RUNNING:
+            if _writes(task):
                 yield from _tail(task.text, width, tail, "")
             elif task.phase is Phase.DONE and spare > 0:
                 spare -= 1
-                yield from _tail(_excerpt(task), width, 1, "dim")
+                yield from _tail(_excerpt(task, width - 8), width, 1, "dim")
 
     def _parts(self, width: int) -> Iterator[Text]:
         for name, (detail, took_s) in self.parts.items():
@@ -115,6 +120,10 @@ class LiveScreen:
         """Drawn with the next frame."""
 
 
+def _writes(task: Watched) -> bool:
+    return task.phase is Phase.RUNNING and bool(task.text)
+
+
 def _spinner() -> str:
     return FRAMES[int(time.monotonic() * FRAMES_PER_S) % len(FRAMES)]
 
@@ -122,9 +131,7 @@ def _spinner() -> str:
 def _line(task: Watched, width: int, now: float) -> Text:
     mark, style = _MARKS.get(task.phase, (_spinner(), "cyan"))
     line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(f" {mark} ", style).append(f"{task.order.name:<12}", "bold").append(f"{task.order.queue:<15}", "blue")
-    if width >= 110:
-        line.append(f"{task.order.about:<31}", "dim")
+    line.append(f" {mark} ", style).append(f"{task.order.name:<13}", "bold").append(f"{task.order.queue:<15}", "blue")
     line.append_text(status(task, now))
     line.truncate(width, overflow="ellipsis")
     return line
@@ -157,13 +164,17 @@ def _running(task: Watched, now: float) -> Text:
     if task.words:
         said.append(f"  {task.words} words")
     if task.attempt > 1:
-        said.append(f"  {task.note}", "yellow")
+        said.append(f"  again, after {task.code}", "yellow")
+    elif not task.words:
+        said.append(f"  {task.order.about}", "dim")
     return said
 
 
-def _excerpt(task: Watched) -> str:
+def _excerpt(task: Watched, width: int) -> str:
+    """One line of the answer."""
     result = task.done.get("result", task.text)
-    return " ".join(str(result if isinstance(result, str) else task.done.get("result")).split())
+    line = " ".join((result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)).split())
+    return line if cell_len(line) <= width else set_cell_size(line, width - 1).rstrip() + "…"
 
 
 def _tail(text: str, width: int, lines: int, style: str) -> Iterator[Text]:
@@ -179,7 +190,7 @@ def wrapped(text: str, width: int) -> list[str]:
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split(" "):
-            if line and cell_len(line) + 1 + cell_len(word) > width:
+            if line and cell_len(line) + 1 + cell_len(word) > width >= cell_len(word):
                 lines.append(line)
                 line = word
             else:
@@ -187,7 +198,7 @@ def wrapped(text: str, width: int) -> list[str]:
             while cell_len(line) > width:
                 head = set_cell_size(line, width).rstrip(" ")
                 lines.append(head)
-                line = line[len(head) :]
+                line = line[len(head) :].lstrip(" ")
         if line:
             lines.append(line)
     return lines

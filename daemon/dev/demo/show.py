@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 from rich.console import Console
+from rich.text import Text
 
 from daemon.config import Settings
 from daemon.dev.demo import closing, staying
@@ -71,10 +72,10 @@ async def show(choice: Choice, settings: Settings, console: Console) -> bool:
             sys.stdout.write(json.dumps(closing.as_json(end), ensure_ascii=False) + "\n")
             sys.stdout.flush()
         if choice.keep:
-            staying.show(console, world, tasks[0].task_id)
+            staying.show(console, world)
             await _beside_watch(world, _until_interrupted())
     if not choice.keep:
-        console.print(staying.HINT)
+        console.print(Text(staying.HINT, "dim"), soft_wrap=True)
     return end.good
 
 
@@ -129,7 +130,7 @@ async def _ask_and_watch(world: World, screen: Screen, tasks: Sequence[Watched],
         try:
             await publish(task.order, task.task_id, relay_url=world.relay_url, qstash=world.qstash.environment)
         except (PublishRefused, aiohttp.ClientError, TimeoutError) as error:
-            raise Trouble(f"publishing: {error or type(error).__name__}", world.last_words("relay")) from error
+            raise Trouble(f"publishing: {str(error) or type(error).__name__}", world.last_words("relay")) from error
         screen.asked(task)
     first_token_s: float | None = None
     deadline = time.monotonic() + END_S

@@ -21,18 +21,16 @@ from daemon.stream.connection import Scripts, connect
 from daemon.stream.events import Events
 
 FOLLOW_S: Final = 0.1
-HINT: Final = Text.assemble(
-    (" Look further: ", "bold"),
-    "make demo ARGS=--keep leaves all of it running, with addresses and a curl.\n",
-    " Read on: README.md, docs/how-it-works.md (one task through the files), docs/front-end.md (Next.js).",
-)
+HINT: Final = """\
+ make demo ARGS=--keep leaves all of it running, with addresses and a curl
+ docs/how-it-works.md: one task through the files; docs/front-end.md: the Next.js side"""
 _MESSAGE: Final = (
     '{"taskId":"mine-1","queueId":"q_paid_stream","userId":"me",'
     '"variables":{"resume":"Ten years of Python, two of them on call."}}'
 )
 
 
-def show(console: Console, world: World, example: str) -> None:
+def show(console: Console, world: World) -> None:
     """The addresses and commands that work as long as the demo stays."""
     env = world.qstash.environment
     told = {
@@ -50,8 +48,8 @@ def show(console: Console, world: World, example: str) -> None:
     python = _python()
     target = f"{env['QSTASH_URL']}/v2/publish/{world.relay_url}/api/worker/stream/resume-review"
     _print(console, "\nPublish a task as Next.js would, then follow it as a front end would:", "bold")
-    _print(console, f"  curl -sS -H 'Authorization: Bearer {env['QSTASH_TOKEN']}' -H 'Content-Type: application/json' \\\n"
-                    f"    -d '{_MESSAGE}' \\\n    {target}\n")  # fmt: skip
+    head = f"-H 'Authorization: Bearer {env['QSTASH_TOKEN']}' -H 'Content-Type: application/json'"
+    _print(console, f"  curl -sS {head} \\\n    -d '{_MESSAGE}' \\\n    {target}\n")
     _print(console, f"  REDIS_URL={shlex.quote(world.redis_url)} {python} -m daemon demo --follow mine-1")
     _print(console, "\nMake the next answer break off, or see which calls the models got:", "bold")
     _print(console, f"  curl -sS {world.models.url}/_fake/plan -d '{json.dumps({'faults': ['error-mid']})}'")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from daemon.contracts import Event, EventType, content_sha256
+from daemon.contracts import Event, EventType, Reason, content_sha256
 from daemon.dev.demo.orders import Order
+
+_WORD: Final = re.compile(r"[\u3400-\u9fff]|[^\s\u3000-\u9fff\uff00-\uffef]+")
 
 
 class Phase(StrEnum):
@@ -57,9 +60,8 @@ class Watched:
 
     @property
     def words(self) -> int:
-        """How much of the answer is there; characters where no spaces part words."""
-        spaced = len(self.text.split())
-        return spaced if len(self.text) < 12 * max(spaced, 1) else len(self.text)
+        """How much of the answer is there; each character counts where no spaces part words."""
+        return len(_WORD.findall(self.text))
 
     @property
     def wait_s(self) -> float:
@@ -93,9 +95,8 @@ class Watched:
             case EventType.STARTED:
                 self._start(data, at)
             case EventType.PROGRESS:
-                if "reason" in data:
-                    self.phase = Phase.WAITING
-                    self.note = str(data["reason"])
+                if data.get("reason", Reason.RETRY_AT) != Reason.RETRY_AT:  # the error before it said that already
+                    self.phase, self.note = Phase.WAITING, str(data["reason"])
             case EventType.TOKEN_BATCH:
                 if data["channel"] == "text":
                     self.first_token_at = self.first_token_at or at
@@ -118,7 +119,7 @@ class Watched:
             self.phase, self.ended_at, self.note = Phase.FAILED, at, str(event.data["message"])
         else:
             self.phase, self.retry_at = Phase.RETRYING, float(event.data.get("retryAt", at))
-            self.note = f"attempt {self.attempt} broke off after {self.words} words: {self.code}"
+            self.note = f"{self.code} after {self.words} words"
 
     def _check(self, event: Event) -> None:
         """What protocol 5 promises of the order."""

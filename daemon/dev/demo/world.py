@@ -49,7 +49,7 @@ class InUse(Exception):
 
 
 class World:
-    """Everything that runs, as an async context manager. `tcp`: the embedded Postgres can be reached by other programs."""
+    """Everything that runs, as an async context manager. `tcp`: other programs can reach the embedded Postgres."""
 
     def __init__(self, settings: Settings, tell: Tell, *, tcp: bool = False) -> None:
         self._tell = tell
@@ -173,7 +173,7 @@ class World:
     async def _refuse_company(self) -> None:
         owner = await self.redis.get(keys.ENVIRONMENT)
         if owner not in {None, b"development"}:
-            raise InUse(f"REDIS_URL belongs to NODE_ENV={bytes(owner).decode(errors='replace')[:40]}")
+            raise InUse(f"REDIS_URL belongs to another environment: {owner!r:.60}")
         if await self.redis.zcard(keys.CONSUMERS):
             raise InUse("a daemon reads from REDIS_URL")
         for queue in DEFAULT_QUEUES:

@@ -7,7 +7,8 @@ from random import Random
 from typing import Final
 
 _WORD: Final = re.compile(r"[^\W\d_]{4,}|[\u4e00-\u9fff]{2,4}")
-_TOKEN: Final = re.compile(r"\s*\S{1,12}")
+#: a word or its beginning; a character or two where no spaces part words
+_TOKEN: Final = re.compile(r"\s*(?:[\u3000-\u9fff\uff00-\uffef]{1,2}|[^\s\u3000-\u9fff\uff00-\uffef]{1,12})")
 _STOP: Final = frozenset(
     {
         "about", "above", "after", "also", "answer", "been", "before", "from", "give", "have", "into", "json", "more",
