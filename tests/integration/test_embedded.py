@@ -148,12 +148,12 @@ def test_a_server_that_ignores_its_stop_signal_is_killed() -> None:
         assert gone(pid)
 
 
-def test_a_kill_takes_the_children_too() -> None:
+async def test_a_kill_takes_the_children_too(wait_until: WaitUntil) -> None:
     """As when the machine loses power."""
     with Shell("sleep 60 & touch ready; wait") as server:
         [child] = children(server.pid)
         server.kill()
-        assert gone(child)
+        await wait_until(partial(gone, child), description="the child is gone")
 
 
 def test_every_call_may_be_repeated() -> None:
