@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -149,10 +149,8 @@ class TaskIdentity:
 
 def identity_of(message: TaskMessage) -> TaskIdentity:
     """The identity of a task. Ids that the producer left out are made from the task id, so relay and daemon agree."""
-    made_up = hashlib.sha256(message.task_id.encode()).hexdigest()[:32]
-    return TaskIdentity(
-        message.task_id, message.queue_id, message.request_id or f"r_{made_up[:16]}", message.trace_id or made_up
-    )
+    m, made_up = message, hashlib.sha256(message.task_id.encode()).hexdigest()[:32]
+    return TaskIdentity(m.task_id, m.queue_id, m.request_id or f"r_{made_up[:16]}", m.trace_id or made_up)
 
 
 def canonical_sha256(body: Mapping[str, Any]) -> str:
@@ -215,13 +213,9 @@ def _check_ids(m: TaskMessage) -> None:
 
 def _check_texts(m: TaskMessage) -> None:
     values = {
-        "userId": m.user_id,
-        "jobId": m.job_id,
-        "requestId": m.request_id,
-        "traceId": m.trace_id,
-        "modelId": m.model_id,
-        "templateId": m.template_id,
-    }
+        "userId": m.user_id, "jobId": m.job_id, "requestId": m.request_id, "traceId": m.trace_id,
+        "modelId": m.model_id, "templateId": m.template_id,
+    }  # fmt: skip
     for name, value in values.items():
         if value is not None and len(value) > TEXT_LIMITS[name]:
             raise _refuse(name, value, f"at most {TEXT_LIMITS[name]} characters")
@@ -384,12 +378,9 @@ def error(stage: Stage, code: Code, message: str, *, retryable: bool, retry_at: 
 def done(result_id: int, *, usage: Usage, model_id: str, content_sha256: str, result: Any | None) -> EventDraft:
     """Terminal, after the row is committed. `result` only when its JSON is at most 4 KiB."""
     fields: dict[str, Any] = {
-        "stage": Stage.WRITE,
-        "resultRef": f"db:result:{result_id}",
-        "usage": usage,
-        "modelId": model_id,
+        "stage": Stage.WRITE, "resultRef": f"db:result:{result_id}", "usage": usage, "modelId": model_id,
         "contentSha256": content_sha256,
-    }
+    }  # fmt: skip
     if result is not None and len(msgspec.json.encode(result)) <= RESULT_INLINE_BYTES_MAX:
         fields["result"] = result
     return EventDraft(EventType.DONE, fields, terminal=True)
@@ -406,57 +397,3 @@ class Event(msgspec.Struct, frozen=True, rename="camel"):
     def terminal(self) -> bool:
         """No event follows this one."""
         return self.type is EventType.DONE or (self.type is EventType.ERROR and not self.data.get("retryable", False))
-
-
-# --- model calls ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """Image bytes ready for a model: type already judged by magic bytes."""
-
-    mime_type: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """One call of one model: what an adapter needs and nothing of the task around it."""
-
-    provider: str  #: deepseek | openai | gemini
-    model_name: str  #: what the provider calls it
-    system: str
-    prompt: str
-    pictures: tuple[Picture, ...] = ()
-    stream: bool = True
-    json_output: bool = False
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Text as it arrives."""
-
-    channel: Channel
-    text: str
-
-
-FinishReason = Literal["stop", "length", "refused", "error"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The provider's last word. A stream that ends without one is an error (`LLM_ERROR`), raised by the adapter.
-
-    `usage.cost_usd` is always None here: prices belong to the services file.
-    """
-
-    reason: FinishReason
-    usage: Usage
-    model_name: str = ""  #: as the provider reports it
-    request_id: str = ""  #: the provider's id, for support
-
-
-Piece = Delta | Finished

@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from daemon.contracts import Channel, EventDraft, ModelRequest, Picture, Piece, State, Usage, WorkEntry
+from daemon.calls import ModelRequest, Picture, Piece
+from daemon.contracts import Channel, EventDraft, State, Usage, WorkEntry
 from daemon.contracts import TaskIdentity as TaskIdentity
 from daemon.errors import Code, TaskError
 

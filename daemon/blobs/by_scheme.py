@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from daemon.blobs.inline import decode
-from daemon.contracts import ImageRef, Picture
+from daemon.calls import Picture
+from daemon.contracts import ImageRef
 from daemon.errors import Code, Rejected
 from daemon.ports import Blobs
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from daemon.blobs.magic import picture
-from daemon.contracts import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef, Picture
+from daemon.calls import Picture
+from daemon.contracts import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef
 from daemon.errors import Code, Rejected
 
 _DATA_URL: Final = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from daemon.contracts import Picture
+from daemon.calls import Picture
 from daemon.errors import Code, Rejected
 
 PIXELS_MAX: Final = 40_000_000  # 7.7k x 5.2k: more than any phone screenshot; models scale down far below this

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from daemon.contracts import Channel, Finished, ModelRequest
+from daemon.calls import Finished, ModelRequest
+from daemon.contracts import Channel
 from daemon.errors import Code, ProviderError
 from daemon.pipeline.clocks import Clocks, Limits
 from daemon.pipeline.scope import CallScope
@@ -46,13 +47,21 @@ async def execute(
                     continue
                 if clocks.token() and request.stream:
                     first_token_at = clock.time()
+                text = _keepable(piece.text)
                 if piece.channel is Channel.TEXT:
-                    texts.append(piece.text)
+                    texts.append(text)
                 if writer is not None:
-                    writer.push(piece.channel, piece.text)
+                    writer.push(piece.channel, text)
     if finished is None:
         raise ProviderError(detail="the answer ended without a finish reason")
     return Answer(_usable("".join(texts), finished), finished, first_token_at)
+
+
+def _keepable(text: str) -> str:
+    """`text` without what Postgres can't hold, so that what was streamed is what was stored, hash and all."""
+    if text.isascii():
+        return text if "\x00" not in text else text.replace("\x00", "")
+    return text.replace("\x00", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _usable(text: str, finished: Finished) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from daemon.contracts import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef, ModelRequest, Picture, TaskMessage
+from daemon.calls import ModelRequest, Picture
+from daemon.contracts import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef, TaskMessage
 from daemon.errors import Code, Rejected
 from daemon.pipeline.route import Plan
 from daemon.pipeline.validate import check_images

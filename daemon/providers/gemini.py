@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from daemon.contracts import Channel, Delta, Finished, FinishReason, ModelRequest, Piece, Usage
+from daemon.calls import Delta, Finished, FinishReason, ModelRequest, Piece
+from daemon.contracts import Channel, Usage
 from daemon.errors import Code, ProviderError
 from daemon.logs import logger
 from daemon.providers.payloads import TooLarge, payloads

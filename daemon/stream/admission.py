@@ -13,8 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from daemon import keys
+from daemon.calls import Picture
 from daemon.config import QueueSettings
-from daemon.contracts import ImageRef, Picture, TaskMessage, WorkEntry
+from daemon.contracts import ImageRef, TaskMessage, WorkEntry
 from daemon.ports import Clock
 from daemon.stream.connection import Scripts, load_script
 

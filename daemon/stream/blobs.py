@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from daemon.contracts import Picture
+from daemon.calls import Picture
 from daemon.errors import Code, Rejected
 from daemon.stream.connection import translated
 

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal
 
 import pytest
 
-from daemon.contracts import ModelRequest
+from daemon.calls import ModelRequest
 from daemon.ports import Provider
 from daemon.providers.gemini import Gemini
 from daemon.providers.openai_compatible import DIALECTS, OpenAICompatible

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from daemon.contracts import Channel, Delta, Finished, ModelRequest
+from daemon.calls import Delta, Finished, ModelRequest
+from daemon.contracts import Channel
 from daemon.errors import CODES, Code, Disposition, ModelClosed, ProviderError
 from daemon.ports import Provider
 from tests.conformance.stand_ins import AIMOCK, FAKE, LLMOCK, StandIn

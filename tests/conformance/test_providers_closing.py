@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from daemon.contracts import Finished, ModelRequest, Piece
+from daemon.calls import Finished, ModelRequest, Piece
 from daemon.dev.fake_llm import Call, FakeLLM
 from daemon.errors import Code, ProviderError
 from daemon.ports import Provider

@@ -15,7 +15,7 @@ import aiohttp
 import jsonschema
 import pytest
 
-from daemon.contracts import Delta, Finished, Picture
+from daemon.calls import Delta, Finished, Picture
 from daemon.dev.fake_llm import FakeLLM
 from daemon.errors import ModelClosed, ProviderError
 from daemon.ports import Provider

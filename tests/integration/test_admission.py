@@ -11,9 +11,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from daemon import keys
+from daemon.calls import Picture
 from daemon.clock import SystemClock
 from daemon.config import QueueSettings, RedisSettings
-from daemon.contracts import ImageRef, Picture, TaskMessage, WorkEntry
+from daemon.contracts import ImageRef, TaskMessage, WorkEntry
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.errors import ConfigError, RedisFull
 from daemon.kinds import SecretStr

@@ -5,7 +5,8 @@ from base64 import b64encode, urlsafe_b64encode
 import pytest
 
 from daemon.blobs.inline import decode
-from daemon.contracts import INLINE_BASE64_BYTES_MAX, ImageRef, Picture
+from daemon.calls import Picture
+from daemon.contracts import INLINE_BASE64_BYTES_MAX, ImageRef
 from daemon.errors import Code, Rejected
 from tests.unit.blobs.pictures import GIF, JPEG, PNG, STRANGERS
 

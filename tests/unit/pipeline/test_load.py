@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from daemon.calls import ModelRequest, Picture
 from daemon.config import GuardSettings
-from daemon.contracts import INLINE_BASE64_BYTES_MAX, ImageRef, ModelRequest, Picture
+from daemon.contracts import INLINE_BASE64_BYTES_MAX, ImageRef
 from daemon.errors import Code, Rejected
 from daemon.pipeline.load import for_model, load, reference
 from daemon.pipeline.route import route

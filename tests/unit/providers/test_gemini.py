@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from daemon.contracts import Channel, Delta, Finished, ModelRequest, Picture, Usage
+from daemon.calls import Delta, Finished, ModelRequest, Picture
+from daemon.contracts import Channel, Usage
 from daemon.errors import Code, ModelClosed, ProviderError
 from daemon.providers.gemini import _REFUSES, _SLIPS, Answer, _Error, _post, arguments
 

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from daemon.contracts import Channel, Delta, Finished, ModelRequest, Picture, Usage
+from daemon.calls import Delta, Finished, ModelRequest, Picture
+from daemon.contracts import Channel, Usage
 from daemon.errors import Code, ModelClosed, ProviderError
 from daemon.providers.openai_compatible import DIALECTS, Answer, arguments
 

@@ -1,0 +1,258 @@
+"""`run` on a real Redis and a real Postgres, with a provider that says what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from daemon import keys
+from daemon.calls import ModelRequest, Piece
+from daemon.clock import SystemClock
+from daemon.config import (
+    EventSettings,
+    GuardSettings,
+    LeaseSettings,
+    PostgresSettings,
+    QueueSettings,
+    RedisSettings,
+    RetrySettings,
+)
+from daemon.contracts import DEFAULT_QUEUES, Event, TaskMessage, Tier, WorkEntry
+from daemon.errors import TaskError
+from daemon.metrics import Metrics
+from daemon.pipeline.budget import RetryBudget
+from daemon.pipeline.hold import Hold
+from daemon.pipeline.outcome import Outcome
+from daemon.pipeline.run import run
+from daemon.pipeline.world import World
+from daemon.ports import Blobs, Picture, Provider
+from daemon.services import Model, Service, ServiceBook
+from daemon.store.pool import Pool
+from daemon.store.tasks import PostgresLedger
+from daemon.store.templates import PostgresTemplates
+from daemon.stream.admission import Admission
+from daemon.stream.connection import Scripts, connect
+from daemon.stream.deltas import Deltas
+from daemon.stream.events import Events
+from daemon.stream.guards import RedisGuards
+from daemon.stream.tail import RedisTail
+from daemon.stream.work import Work
+from tests.fakes import Recorder, ScriptedProvider, Step
+from tests.waiting import wait_until
+
+QUEUE = "q_paid_stream"
+NAMES = keys.queue_keys(QUEUE)
+LEASE_S = 0.3
+CLOCK = SystemClock()
+
+ECHO = Service(
+    id="echo", title="Echo", system="", prompt="{{ text }}", template=None, takes_images=False,
+    models=MappingProxyType({Tier.PAID: ("m",)}), first_token_s=2, idle_s=2, total_s=5, attempts=3,
+)  # fmt: skip
+BOOK = ServiceBook(
+    source="services.toml",
+    models=MappingProxyType({"m": Model("m", "deepseek", "m-1", concurrency=MappingProxyType({Tier.PAID: 100}))}),
+    services=MappingProxyType(
+        {s.id: s for s in (ECHO, replace(ECHO, id="json", output="json"), replace(ECHO, id="once", attempts=1))}
+    ),
+    queues=DEFAULT_QUEUES,
+)
+
+
+def message(task_id: str = "t1", **fields: Any) -> TaskMessage:
+    """A good message; its user and its prompt have the task's name."""
+    given = {"queue_id": QUEUE, "service_id": "echo", "user_id": f"u_{task_id}", "variables": {"text": task_id}}
+    return TaskMessage(task_id=task_id, **{**given, **fields})
+
+
+class NoBlobs(Blobs):
+    """No task here brings images."""
+
+    async def read(self, reference: str) -> Picture:
+        raise AssertionError(reference)
+
+
+class PerTask(Provider):
+    """A scripted provider for each task, told apart by the prompt."""
+
+    def __init__(self) -> None:
+        self.of: defaultdict[str, ScriptedProvider] = defaultdict(ScriptedProvider)
+
+    def generate(self, request: ModelRequest) -> AsyncIterator[Piece]:
+        """The script of that task."""
+        return self.of[request.prompt].generate(request)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+class Process:
+    """One daemon's surroundings: its consumer, its adapters, its calls."""
+
+    def __init__(self, client: Redis, pool: Pool, name: str, provider: PerTask) -> None:
+        self.name, self.client, self.pool, self.provider = name, client, pool, provider
+        self.recorder = Recorder()
+        self.scripts = Scripts(client)
+        self.metrics = Metrics(process=False)
+        self.work = Work(self.scripts, QueueSettings(), name)
+        self.events = Events(self.scripts, EventSettings(), CLOCK)
+        self.guards = RedisGuards(self.scripts)
+        self.ledger = PostgresLedger(pool)
+        self.deltas = Deltas(self.scripts, self.events, EventSettings(), self.metrics)
+        self.parked: list[float] = []
+        tail = RedisTail(
+            self.scripts, self.work, self.events, self.guards, self.metrics, lambda _, s: self.parked.append(s), CLOCK
+        )
+        wrap = self.recorder.wrap
+        self.world = World(
+            ledger=wrap("ledger", self.ledger), guards=wrap("guards", self.guards), tail=wrap("tail", tail),
+            deltas=self.deltas, templates=PostgresTemplates(pool, CLOCK), blobs=NoBlobs(),
+            provider=self._provider, book=lambda: BOOK, clock=CLOCK, random=lambda: 0.5,
+            owner=name, guard_settings=GuardSettings(),
+            retry=RetrySettings(base_s=0.002, cap_s=0.01, guard_s=0.002, defer_s=0.002),
+            lease=LeaseSettings(lease_s=LEASE_S), budget=RetryBudget(), hold_result_s=1.0,
+        )  # fmt: skip
+
+    def _provider(self, name: str) -> Provider:
+        if name != "deepseek":
+            raise TaskError(detail="no key")
+        return self.provider
+
+    def with_(self, **parts: Any) -> None:
+        """Change parts of the world."""
+        self.world = replace(self.world, **parts)
+
+    async def run(self, hold: Hold) -> Outcome:
+        """One delivery to its end, with the deltas' loop beside it; both are gone afterwards."""
+        flushing = asyncio.ensure_future(self.deltas.run())  # noqa: TID251  # awaited below
+        try:
+            return await run(self.world, hold)
+        finally:
+            flushing.cancel()
+            await asyncio.gather(flushing, return_exceptions=True)
+
+    async def fetch(self) -> Hold:
+        """The next new entry."""
+        return Hold((await self.work.fetch(QUEUE, 1))[0])
+
+    async def take_over(self) -> list[Hold]:
+        """Whatever is pending to anybody, as if all leases had run out; what is due; what is new."""
+        swept = await wait_until(
+            lambda: self.work.sweep(QUEUE, 0, 100, ("0-0", "0-0"), 1), description="our turn to sweep"
+        )
+        await self.work.promote(QUEUE, 100)
+        return [Hold(d) for d in [*swept.deliveries, *await self.work.fetch(QUEUE, 100)]]
+
+
+@dataclass
+class Bench:
+    """The servers and everything that may be asked of them."""
+
+    client: Redis
+    pool: Pool
+    provider: PerTask = field(default_factory=PerTask)
+
+    def process(self, name: str = "a") -> Process:
+        """A daemon under that consumer name."""
+        return Process(self.client, self.pool, name, self.provider)
+
+    def plan(self, task_id: str, *scripts: Sequence[Step]) -> ScriptedProvider:
+        """What the model will say to this task; unplanned tasks get an answer."""
+        self.provider.of[task_id] = planned = ScriptedProvider(*scripts)
+        return planned
+
+    def calls(self, task_id: str = "t1") -> int:
+        """How often a model was called for this task."""
+        return len(self.provider.of[task_id].calls)
+
+    async def accept(self, task: TaskMessage) -> None:
+        """As the relay does: entry, place, `queued` untold."""
+        admission = Admission(Scripts(self.client), QueueSettings(), CLOCK)
+        await admission.accept(task, f"sha-{task.task_id}", 1000, {})
+
+    async def add_raw(self, entry: WorkEntry) -> None:
+        """An entry that no relay would have accepted."""
+        await self.client.xadd(NAMES.tasks, {"task": msgspec.json.encode(entry)})
+
+    async def finish_all(self, process: Process, rounds_max: int = 40) -> list[Outcome]:
+        """Take over and run until nothing is left in Redis; the outcomes in order."""
+        outcomes: list[Outcome] = []
+        for _ in range(rounds_max):
+            for hold in await process.take_over():
+                outcomes.append(await process.run(hold))
+            if not await self.left():
+                return outcomes
+            await asyncio.sleep(0.003)
+        raise AssertionError(f"still there: {await self.left()}; {outcomes}")
+
+    async def left(self) -> dict[str, int]:
+        """What of the queue's work is still in Redis."""
+        c = self.client
+        found = {
+            "tasks": await c.xlen(NAMES.tasks), "ready": await c.xlen(NAMES.ready), "retry": await c.zcard(NAMES.retry),
+            "held": await c.hlen(NAMES.held), "waiting": await c.zcard(NAMES.waiting),
+            "counter": int(await c.get(NAMES.counter) or 0),
+        }  # fmt: skip
+        return {name: count for name, count in found.items() if count}
+
+    async def events(self, task_id: str = "t1") -> list[Event]:
+        """The task's stream."""
+        return await Events(Scripts(self.client), EventSettings(), CLOCK).read(task_id)
+
+    async def story(self, task_id: str = "t1") -> list[str]:
+        """Its event types, token batches left out since their number is chance; an error with its code."""
+        return [
+            f"error {e.data['code']}" if e.type == "error" else str(e.type)
+            for e in await self.events(task_id)
+            if e.type != "token_batch"
+        ]
+
+    async def row(self, task_id: str = "t1") -> Any:
+        """The row of `tasks`; None when there is none."""
+        rows = await self.pool.fetch("SELECT * FROM qstreamd.tasks WHERE task_id = $1", task_id)
+        return rows[0] if rows else None
+
+    async def attempts(self, task_id: str = "t1") -> list[tuple[int, str | None, str | None]]:
+        """(attempt, outcome, code) of each attempt."""
+        rows = await self.pool.fetch(
+            "SELECT attempt, outcome, code FROM qstreamd.attempts WHERE task_id = $1 ORDER BY attempt", task_id
+        )
+        return [(r["attempt"], r["outcome"], r["code"]) for r in rows]
+
+    async def results(self, task_id: str = "t1") -> Sequence[Any]:
+        """The rows of `results`."""
+        return await self.pool.fetch("SELECT * FROM qstreamd.results WHERE task_id = $1", task_id)
+
+    async def letters(self) -> list[dict[str, str]]:
+        """The dead letters."""
+        return [
+            {k.decode(): v.decode() for k, v in fields.items()} for _, fields in await self.client.xrange(NAMES.dead)
+        ]
+
+    async def places(self) -> dict[str, int]:
+        """Guard places that somebody holds now."""
+        return {
+            key.decode(): size
+            for pattern in ("{guard}:user:*", "{guard}:model:*")
+            async for key in self.client.scan_iter(pattern)
+            if (size := await self.client.zcard(key))
+        }
+
+
+@pytest.fixture
+async def bench(redis_settings: RedisSettings, postgres_settings: PostgresSettings) -> AsyncIterator[Bench]:
+    """Empty servers with the queue's groups made."""
+    pool = await Pool(postgres_settings).start()
+    async with connect(redis_settings) as client:
+        made = Bench(client, pool)
+        await made.process().work.make_groups([QUEUE])
+        yield made
+    await pool.close()
