@@ -41,6 +41,7 @@ class Metrics:
         """`process` False leaves out memory and CPU of the process (for a second `Metrics` in it)."""
         self.registry = CollectorRegistry()
         self._accepting()
+        self._gateway()
         self._running()
         self._outcomes()
         self._models()
@@ -69,6 +70,27 @@ class Metrics:
             "queue",
             "outcome",
         )
+
+    def _gateway(self) -> None:
+        self.gateway_requests = self._counter(
+            "gateway_requests",
+            "Moves once for each answered HTTP request of the gateway; a followed task counts when its viewer is gone.",
+            "route",
+            "status",
+        )
+        self.gateway_request_seconds = self._histogram(
+            "gateway_request_seconds",
+            "From the request's head to the last byte of its answer; connections of viewers are left out.",
+            RELAY_S,
+            "route",
+        )
+        self.viewers = self._gauge("viewers", "Connections that follow a task now. kind: sse, poll, ws.", "kind")
+        self.viewers_dropped = self._counter(
+            "viewers_dropped",
+            "Moves when a viewer is sent away before the end of its task. why: slow, age, closing, error.",
+            "why",
+        )
+        self.watched_tasks = self._gauge("watched_tasks", "Tasks with viewers in this process.")
 
     def _running(self) -> None:
         self.running = self._gauge("running", "Attempts of this process that hold a slot now.", "queue")

@@ -20,6 +20,7 @@ EX_CONFIG: Final = 78
 _COMMANDS: Final = {
     "run": ("daemon.cli.run", "Consume queues (the daemon itself)."),
     "relay": ("daemon.cli.relay", "Take QStash's calls and append them to the work streams."),
+    "gateway": ("daemon.cli.gateway", "Take tasks from servers and show them to browsers."),
     "demo": ("daemon.cli.demo", "Show the whole way of a task on embedded servers."),
     "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date."),
     "config": ("daemon.cli.config", "Print every setting, its source and its unit."),

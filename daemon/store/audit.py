@@ -65,8 +65,9 @@ class AuditLog:
             await self._noted.wait()
             await asyncio.sleep(_GATHER_S)
             self._noted.clear()
-            while not await self.flush():
+            if not await self.flush():
                 await asyncio.sleep(_RETRY_S)
+                self._noted.set()
 
     async def flush(self) -> bool:
         """Write what there is; False when Postgres is away. A batch whose reply was lost may be there twice."""

@@ -2,8 +2,8 @@
 
 A viewer reads what there is in pages, then joins the task's topic; one XREAD waits on all topics together, at explicit
 ids (never `$`, which each empty read would move). Joining compares cursors in one step of the loop, so nothing is
-missed and nothing comes twice. Each viewer has a bounded queue: one that is too slow is cut off, never the stream. Called
-by the gateway; knows no HTTP.
+missed and nothing comes twice. Each viewer has a bounded queue: one that is too slow is cut off, never the stream.
+Called by the gateway; knows no HTTP.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class Hub:
     def cursor(self, task_id: str) -> Cursor | None:
         """How far the shared read of this task is; None: nobody watches it."""
         topic = self._topics.get(task_id)
-        return topic and topic.cursor
+        return topic.cursor if topic is not None else None
 
     def join(self, viewer: Following, last: Cursor) -> bool:
         """Tell this viewer what comes after `last` from now on; False: the topic is further, read on first."""

@@ -1,0 +1,142 @@
+"""`python -m daemon gateway`: the gateway process. Composed here, as the relay is."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import click
+import uvloop
+from aiohttp import web
+from redis.asyncio import Redis
+
+from daemon import config
+from daemon.clock import SystemClock
+from daemon.config import Settings
+from daemon.errors import ConfigError, DependencyAway, QstreamdError
+from daemon.gateway.access import Access, ApiKeys
+from daemon.gateway.endings import Endings
+from daemon.gateway.follow import Follow
+from daemon.gateway.server import Gateway
+from daemon.gateway.tokens import Tokens
+from daemon.lifecycle import Notifier, Signals, sample_loop_lag
+from daemon.logs import configure, logger
+from daemon.metrics import Metrics
+from daemon.store.migrate import check_schema
+from daemon.store.migrate import claim_environment as claim_database
+from daemon.store.pool import Pool
+from daemon.store.records import TaskRecords
+from daemon.stream.connection import connect
+from daemon.stream.environment import claim_environment as claim_redis
+from daemon.stream.hub import Hub
+
+_log = logger("gateway")
+
+
+@click.command("gateway")
+def command() -> None:
+    """Take tasks from servers and show them to browsers until SIGTERM.
+
+    Exit 0 after a stop, 75 when Redis, Postgres or the address can't be had, 78 for a bad configuration.
+    """
+    settings = config.load(role="gateway")
+    configure(settings.runtime, config.secrets(settings))
+    try:
+        uvloop.run(GatewayProcess(settings).run())
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+class GatewayProcess:
+    """One gateway from start to stop. `address` is known once `ready` is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self.metrics = Metrics()
+        self.ready = asyncio.Event()
+        self.address = ""
+
+    async def run(self) -> None:
+        """Connect, listen, serve until a signal, say goodbye to viewers. What went wrong comes in a group."""
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            with Signals() as signals:
+                await self._connect(stack)
+                gateway = self._compose()
+                notifier = Notifier(self._settings.systemd)
+                beside = [
+                    group.create_task(notifier.follow(self.ready, signals.quiet), name="notify"),
+                    group.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
+                    group.create_task(self._hub.run(), name="hub"),
+                    group.create_task(self._endings.run(self._hub), name="endings"),
+                ]
+                runner = await self._listen(gateway.app())
+                self.ready.set()
+                await signals.quiet.wait()
+                gateway.closed = "stopping"
+                self._hub.close()
+                await runner.cleanup()
+                for task in beside:
+                    task.cancel()
+        _log.info("gateway.stopped")
+
+    async def _connect(self, stack: AsyncExitStack) -> None:
+        s = self._settings
+        self._client: Redis = connect(s.redis, name="qstreamd-gateway")
+        stack.push_async_callback(self._client.aclose)
+        await claim_redis(self._client, s.runtime.environment)
+        self._pool = Pool(s.postgres)
+        stack.push_async_callback(self._pool.close)
+        await self._pool.start()
+        await check_schema(self._pool)
+        await claim_database(self._pool, s.runtime.environment)
+
+    def _compose(self) -> Gateway:
+        s, clock = self._settings, self._clock
+        if s.gateway.task_token_secret is None:
+            raise ConfigError(["TASK_TOKEN_SECRET is not set"])
+        records = TaskRecords(self._pool)
+        self._endings = Endings(records, clock)
+        self._hub = Hub(self._client, s.redis, self._endings.of)
+        self.metrics.watched_tasks.set_function(lambda: self._hub.topics)
+        tokens = Tokens(s.gateway.task_token_secret, clock, s.gateway.token_ttl_s)
+        access = Access(ApiKeys(s.gateway.api_keys), tokens, s.gateway.allowed_origins, clock)
+        parts = [Follow(self._hub, access, s.gateway, self.metrics, clock)]
+        checks = {"redis": self._check_redis, "postgres": self._check_postgres}
+        return Gateway(parts, checks, s.gateway.allowed_origins, self.metrics, clock)
+
+    async def _listen(self, app: web.Application) -> web.AppRunner:
+        settings = self._settings.gateway
+        runner = web.AppRunner(
+            app,
+            access_log=None,  # a token may stand in an address
+            handler_cancellation=True,  # a viewer that left is forgotten at once
+            keepalive_timeout=75.0,
+            shutdown_timeout=0.8,
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise DependencyAway(f"GATEWAY_HOST, GATEWAY_PORT: can't listen: {error.strerror or error}") from error
+        host, port = runner.addresses[0][:2]
+        self.address = f"http://{host}:{port}"
+        _log.info("gateway.listening", address=self.address)
+        return runner
+
+    async def _check_redis(self) -> str:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._client.ping()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is not ready
+            return type(error).__name__
+        return ""
+
+    async def _check_postgres(self) -> str:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._pool.fetch("SELECT 1")
+        except (QstreamdError, TimeoutError) as error:
+            return type(error).__name__
+        return ""
