@@ -56,25 +56,30 @@ class GatewayProcess:
         self.metrics = Metrics()
         self.ready = asyncio.Event()
         self.address = ""
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Say goodbye to viewers and end; a signal does the same."""
+        self._stopping.set()
 
     async def run(self) -> None:
         """Connect, listen, serve until a signal, say goodbye to viewers. What went wrong comes in a group."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            with Signals() as signals:
+            with Signals(on_stop=self.stop):
                 await self._connect(stack)
                 gateway = self._compose()
                 notifier = Notifier(self._settings.systemd)
                 beside = [
-                    group.create_task(notifier.follow(self.ready, signals.quiet), name="notify"),
+                    group.create_task(notifier.follow(self.ready, self._stopping), name="notify"),
                     group.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
-                    group.create_task(self._hub.run(), name="hub"),
-                    group.create_task(self._endings.run(self._hub), name="endings"),
+                    group.create_task(self.hub.run(), name="hub"),
+                    group.create_task(self._endings.run(self.hub), name="endings"),
                 ]
                 runner = await self._listen(gateway.app())
                 self.ready.set()
-                await signals.quiet.wait()
+                await self._stopping.wait()
                 gateway.closed = "stopping"
-                self._hub.close()
+                self.hub.close()  # every viewer is told to come back, and its answer ends
                 await runner.cleanup()
                 for task in beside:
                     task.cancel()
@@ -97,11 +102,11 @@ class GatewayProcess:
             raise ConfigError(["TASK_TOKEN_SECRET is not set"])
         records = TaskRecords(self._pool)
         self._endings = Endings(records, clock)
-        self._hub = Hub(self._client, s.redis, self._endings.of)
-        self.metrics.watched_tasks.set_function(lambda: self._hub.topics)
+        self.hub = Hub(self._client, s.redis, self._endings.of)
+        self.metrics.watched_tasks.set_function(lambda: self.hub.topics)
         tokens = Tokens(s.gateway.task_token_secret, clock, s.gateway.token_ttl_s)
         access = Access(ApiKeys(s.gateway.api_keys), tokens, s.gateway.allowed_origins, clock)
-        parts = [Follow(self._hub, access, s.gateway, self.metrics, clock)]
+        parts = [Follow(self.hub, access, s.gateway, self.metrics, clock)]
         checks = {"redis": self._check_redis, "postgres": self._check_postgres}
         return Gateway(parts, checks, s.gateway.allowed_origins, self.metrics, clock)
 
