@@ -47,7 +47,6 @@ class Check:
 class Closing:
     """Everything that is shown and judged at the end. Times in seconds since the start of the demo."""
 
-    run: str
     tasks: Sequence[Watched]
     rows: Sequence[dict[str, Any]]
     checks: Sequence[Check]
@@ -82,7 +81,7 @@ async def closing(
         Check("both screenshots reached the model", _pictures(world, tasks)),
         Check("nothing left in the queues", await _left(world)),
     )
-    return Closing(run, tasks, rows, checks, first_token_s, time.monotonic() - began)
+    return Closing(tasks, rows, checks, first_token_s, time.monotonic() - began)
 
 
 def _not_done(tasks: Sequence[Watched]) -> list[str]:

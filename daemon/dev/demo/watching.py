@@ -65,8 +65,8 @@ class Watched:
 
     @property
     def wait_s(self) -> float:
-        """From accepted to its first start."""
-        return self.started_at - self.queued_at
+        """From accepted to its first start, or to an end without one."""
+        return (self.started_at or self.ended_at) - self.queued_at
 
     @property
     def first_token_s(self) -> float | None:
@@ -76,7 +76,7 @@ class Watched:
     @property
     def duration_s(self) -> float:
         """From its first start to the end, waits for a retry included."""
-        return self.ended_at - self.started_at
+        return self.ended_at - self.started_at if self.started_at else 0.0
 
     @property
     def result_id(self) -> int | None:
@@ -119,7 +119,7 @@ class Watched:
             self.phase, self.ended_at, self.note = Phase.FAILED, at, str(event.data["message"])
         else:
             self.phase, self.retry_at = Phase.RETRYING, float(event.data.get("retryAt", at))
-            self.note = f"{self.code} after {self.words} words"
+            self.note = f"{self.code} after {self.words} word{'s' * (self.words != 1)}"
 
     def _check(self, event: Event) -> None:
         """What protocol 5 promises of the order."""
