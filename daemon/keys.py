@@ -15,6 +15,14 @@ ENVIRONMENT: Final = "qstreamd:environment"
 
 #: zset `Q/consumer` -> expiry (server ms): who reads which queue. A lapsed record stays until nothing of it is pending.
 CONSUMERS: Final = "{guard}:consumers"
+#: zset `Q/taskId` -> until when (server ms): waiters that were called, and a place is kept for
+GUARD_CALLED: Final = "{guard}:called"
+#: hash: guards that somebody may wait for -> their limit; what the shared sweep looks at
+GUARD_WAITS: Final = "{guard}:waits"
+#: string with a short life: somebody sweeps the waiters
+GUARD_SWEEP: Final = "{guard}:sweep"
+#: pub/sub channel: the name of a queue whose `control` has changed
+CONTROL_CHANNEL: Final = "qstreamd:control"
 
 
 class QueueKeys(NamedTuple):
@@ -45,9 +53,19 @@ def seen(queue: str, task_id: str) -> str:
     return f"{{bp:queue:{queue}}}:seen:{task_id}"
 
 
+def promise(queue: str, task_id: str) -> str:
+    """String, as long as a promise: the SHA-256 of the body that a producer promised, to tell another one apart."""
+    return f"{{bp:queue:{queue}}}:promise:{task_id}"
+
+
 def restored(queue: str, task_id: str) -> str:
     """String with a short life: the sweeper has just put this task back."""
     return f"{{bp:queue:{queue}}}:restored:{task_id}"
+
+
+def woken(queue: str, task_id: str) -> str:
+    """String with a short life: this task was called before it was parked, so it must not sleep."""
+    return f"{{bp:queue:{queue}}}:woken:{task_id}"
 
 
 def blob(queue: str, task_id: str, index: int) -> str:
@@ -73,6 +91,35 @@ def guard_model(model_id: str, tier: str) -> str:
 def guard_user(user_id: str) -> str:
     """Zset of leases: attempts of this user that run now."""
     return f"{{guard}}:user:{user_id}"
+
+
+def guard_queue(queue: str) -> str:
+    """Zset of leases: attempts of this queue that run now, over all processes; only while a limit for it is set."""
+    return f"{{guard}}:queue:{queue}"
+
+
+class ModelKeys(NamedTuple):
+    """What all processes know of one model."""
+
+    probe: str  #: zset of leases with one place: the attempt that finds out whether an open breaker may close
+    closed: str  #: string with an end of life: why the model is closed
+    breaker: str  #: hash: times of the last failures; open_at, open_ms once it has opened
+    rpm: str  #: string: when the requests taken so far are paid off (GCRA, server ms)
+    tpm: str  #: the same for tokens
+    paying: str  #: zset `Q/taskId` -> whose turn is when (server ms) at the model's rates
+    others: str  #: the same for those who do not pay
+
+
+@lru_cache(maxsize=1024)
+def model_keys(model_id: str) -> ModelKeys:
+    """What all processes know of `model_id`."""
+    names = ("probe", "closed", "breaker", "rpm", "tpm", "line_paid", "line_free")
+    return ModelKeys(*(f"{{guard}}:{name}:{model_id}" for name in names))
+
+
+def model_pace(model_id: str, tier: str) -> str:
+    """Hash: how many attempts of this model and tier may run at once while it is in trouble."""
+    return f"{{guard}}:pace:{model_id}:{tier}"
 
 
 def guard_wait(guard: str) -> str:

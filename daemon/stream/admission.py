@@ -6,7 +6,7 @@ puts work into a queue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from daemon.calls import Picture
 from daemon.config import QueueSettings
 from daemon.contracts import ImageRef, TaskMessage, WorkEntry
 from daemon.ports import Clock
-from daemon.stream.connection import Scripts, load_script
+from daemon.stream.connection import Scripts, load_script, translated
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -52,7 +52,18 @@ class Full:
     limit: int
 
 
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """Its place is taken. `position`: among the waiting, from 1; 0: it takes its place at delivery."""
+
+    position: int
+
+
 Verdict = Accepted | Duplicate | Conflict | Full
+Promise = Promised | Duplicate | Conflict | Full
+
+#: members of `waiting` that one look for broken promises takes in, oldest first
+_EXPIRE_BATCH: Final = 5000
 
 
 def blob_reference(queue: str, task_id: str, index: int) -> str:
@@ -69,6 +80,8 @@ class Admission:
         self._clock = clock
         self._accept = load_script("accept")
         self._refund = load_script("refund")
+        self._promise = load_script("promise")
+        self._expire = load_script("expire")
 
     async def accept(
         self, message: TaskMessage, sha256: str, max_size: int, pictures: Mapping[int, Picture], *, dry: bool = False
@@ -99,11 +112,50 @@ class Admission:
         )
         return _verdict(reply)
 
+    async def promise(
+        self, queue: str, task_id: str, sha256: str, max_size: int, *, delay_s: float | None = None
+    ) -> Promise:
+        """Take a place for a task that will be published now, or say why not; one flush.
+
+        It is given back after `promise_ttl_s` unless the message came (`accept` keeps it). With `delay_s` no place is
+        taken, only the body remembered: a delayed message takes its place at delivery. May be repeated: `Promised`
+        again. Raises as `accept`.
+        """
+        names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
+        record_ms = ttl_ms + int((delay_s or 0.0) * 1000)
+        reply = await self._scripts.one(
+            self._promise,
+            (keys.seen(queue, task_id), names.waiting, names.counter, names.control, keys.promise(queue, task_id)),
+            (task_id, sha256, max_size, record_ms, ttl_ms, keys.seen(queue, ""), int(delay_s is None)),
+        )
+        if reply[0] == b"promised":
+            return Promised(reply[1])
+        verdict = _verdict(reply)
+        assert not isinstance(verdict, Accepted)
+        return verdict
+
+    async def holds(self, queues: Sequence[str], task_id: str) -> str | None:
+        """The first of `queues` that knows this task, as promised or accepted; one flush."""
+        with translated():
+            pipe = self._scripts.client.pipeline(transaction=False)
+            for queue in queues:
+                pipe.exists(keys.seen(queue, task_id), keys.promise(queue, task_id))
+            found = await pipe.execute()
+        return next((queue for queue, known in zip(queues, found, strict=True) if known), None)
+
+    async def expire(self, queue: str) -> int:
+        """Give back the places of promises that were not kept in time; how many. One flush."""
+        names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
+        args = (ttl_ms, keys.seen(queue, ""), _EXPIRE_BATCH)
+        return int(await self._scripts.one(self._expire, (names.waiting, names.counter), args))
+
     async def refund(self, queue: str, task_id: str) -> bool:
         """Give the producer's place back, once; False when the message was accepted after all, and nothing changed."""
         names = keys.queue_keys(queue)
         accepted, _clamped = await self._scripts.one(
-            self._refund, (keys.seen(queue, task_id), names.waiting, names.counter), (task_id,)
+            self._refund,
+            (keys.seen(queue, task_id), names.waiting, names.counter, keys.promise(queue, task_id)),
+            (task_id,),
         )
         return not accepted
 

@@ -1,0 +1,126 @@
+"""What is known of a task, and of the queues: `GET /api/tasks/{taskId}`, `GET /api/queues`.
+
+The ledger first; what it does not know yet (nothing has claimed it) Redis may. Times are unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from daemon.contracts import TASK_ID, TERMINAL, QueueSpec, Reason, State
+from daemon.errors import CODES, Code
+from daemon.gateway.access import Access
+from daemon.gateway.answers import json_answer, not_found
+from daemon.ports import Clock, StoredResult
+from daemon.store.records import TaskRecords, TaskRow
+from daemon.stream.hub import Entry, Hub
+from daemon.stream.waiting import Waiting, Waits
+
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_NOTHING: Final = {
+    "queueId": None, "state": State.QUEUED, "attempt": 0, "createdAt": None, "startedAt": None, "finishedAt": None,
+    "result": None, "usage": None, "error": None, "waiting": None,
+}  # fmt: skip
+
+
+class Results:
+    """Answers from the ledger and from Redis."""
+
+    def __init__(
+        self,
+        *,
+        records: TaskRecords,
+        hub: Hub,
+        waits: Waits,
+        queues: Callable[[], Mapping[str, QueueSpec]],
+        access: Access,
+        clock: Clock,
+    ) -> None:
+        self._records = records
+        self._hub = hub
+        self._waits = waits
+        self._queues = queues
+        self._access = access
+        self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to add to the application."""
+        return [web.get("/api/tasks/{taskId}", self.task), web.get("/api/queues", self.queues)]
+
+    async def task(self, request: web.Request) -> web.StreamResponse:
+        """State, result and why it waits. What nobody knows yet is a task that waits to a token, and 404 to a key."""
+        task_id = request.match_info["taskId"]
+        caller = self._access.caller_or_viewer(request, task_id)
+        if not TASK_ID.fullmatch(task_id):
+            raise not_found()
+        seen = await self._seen(task_id)
+        if seen is None and caller is not None:
+            raise not_found()
+        return json_answer(200, {"taskId": task_id, **_NOTHING, **(seen or {"waiting": _waiting(Waiting())})})
+
+    async def queues(self, request: web.Request) -> web.StreamResponse:
+        """For each queue: how many wait to start, how many may, whether it is paused."""
+        self._access.caller(request)
+        specs = self._queues()
+        sizes = await self._waits.queues(list(specs))
+        told = [
+            {"queueId": name, "waiting": s.waiting, "limit": s.limit or specs[name].max_size, "paused": s.paused}
+            for name, s in sizes.items()
+        ]
+        return json_answer(200, {"queues": told})
+
+    async def _seen(self, task_id: str) -> dict[str, Any] | None:
+        found = await self._records.row(task_id)
+        if found is not None:
+            seen = _of_row(*found)
+            if seen["state"] in {State.QUEUED, State.RETRYING}:
+                seen["waiting"] = await self._why(seen["queueId"], task_id)
+            return seen
+        first, last, _ = await self._hub.look(task_id, "0-0")
+        if first is None or last is None:
+            return None
+        seen = _of_events(first, last)
+        if seen["state"] not in TERMINAL and isinstance(seen["queueId"], str):
+            seen["waiting"] = await self._why(seen["queueId"], task_id)
+        return seen
+
+    async def _why(self, queue_id: str, task_id: str) -> dict[str, Any]:
+        return _waiting(await self._waits.of(queue_id, task_id, self._clock.time()))
+
+
+def _of_row(row: TaskRow, result: StoredResult | None) -> dict[str, Any]:
+    seen: dict[str, Any] = {
+        "queueId": row.queue_id, "state": row.state, "attempt": row.attempt, "createdAt": row.created_at,
+        "startedAt": row.started_at, "finishedAt": row.finished_at,
+    }  # fmt: skip
+    if result is not None:
+        seen["result"] = result.content if result.data is None else result.data
+        seen["usage"] = result.usage
+    if row.state in TERMINAL and row.state is not State.DONE:
+        seen["error"] = _error(row.error_code or Code.INTERNAL)
+    return seen
+
+
+def _of_events(first: Entry, last: Entry) -> dict[str, Any]:
+    """A task that only its event stream knows: it waits, or it ended before anything claimed it."""
+    begun, said = _decode(first.data), _decode(last.data)
+    seen: dict[str, Any] = {"queueId": begun.get("queueId"), "createdAt": begun.get("timestamp")}
+    if last.terminal:
+        code = str(said.get("code"))
+        known = Code(code) if code in Code.__members__ else Code.INTERNAL
+        seen["state"] = {Code.CANCELLED: State.CANCELLED, Code.EXPIRED: State.EXPIRED}.get(known, State.FAILED)
+        seen["finishedAt"], seen["error"] = said.get("timestamp"), _error(known)
+    return seen
+
+
+def _error(code: Code) -> dict[str, Any]:
+    return {"code": code, "message": CODES[code].en}
+
+
+def _waiting(waiting: Waiting) -> dict[str, Any]:
+    reason = waiting.reason if waiting.reason in Reason.__members__ else None
+    return {"reason": reason, "position": waiting.position, "etaSeconds": waiting.eta_s}
