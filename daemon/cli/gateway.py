@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import AsyncExitStack
 
+import aiohttp
 import click
 import uvloop
 from aiohttp import web
 from redis.asyncio import Redis
 
-from daemon import config
+from daemon import config, services
+from daemon.cli.relay import queues_in_force
 from daemon.clock import SystemClock
 from daemon.config import Settings
-from daemon.errors import ConfigError, DependencyAway, QstreamdError
+from daemon.errors import ConfigError, DependencyAway, QstreamdError, RedisAway, RedisFull
 from daemon.gateway.access import Access, ApiKeys
 from daemon.gateway.endings import Endings
+from daemon.gateway.finishing import Finishing
 from daemon.gateway.follow import Follow
-from daemon.gateway.server import Gateway
+from daemon.gateway.qstash import Qstash
+from daemon.gateway.results import Results
+from daemon.gateway.server import Gateway, Part
+from daemon.gateway.submit import Services, Submit
 from daemon.gateway.tokens import Tokens
 from daemon.lifecycle import Notifier, Signals, sample_loop_lag
 from daemon.logs import configure, logger
 from daemon.metrics import Metrics
+from daemon.store.audit import AuditLog
 from daemon.store.migrate import check_schema
 from daemon.store.migrate import claim_environment as claim_database
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
-from daemon.stream.connection import connect
+from daemon.stream.admission import Admission
+from daemon.stream.connection import Scripts, connect
 from daemon.stream.environment import claim_environment as claim_redis
+from daemon.stream.events import Events
 from daemon.stream.hub import Hub
+from daemon.stream.waiting import Waits
+
+FINISH_S = 15.0  #: a submit under way may try QStash three times
 
 _log = logger("gateway")
 
@@ -65,7 +78,7 @@ class GatewayProcess:
     async def run(self) -> None:
         """Connect, listen, serve until a signal, say goodbye to viewers. What went wrong comes in a group."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            with Signals(on_stop=self.stop):
+            with Signals(on_stop=self.stop, on_reload=self.reload):
                 await self._connect(stack)
                 gateway = self._compose()
                 notifier = Notifier(self._settings.systemd)
@@ -73,6 +86,8 @@ class GatewayProcess:
                     group.create_task(notifier.follow(self.ready, self._stopping), name="notify"),
                     group.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
                     group.create_task(self.hub.run(), name="hub"),
+                    group.create_task(self._audit.run(), name="audit"),
+                    group.create_task(self._expire(), name="expire"),
                     group.create_task(self._endings.run(self.hub), name="endings"),
                 ]
                 runner = await self._listen(gateway.app())
@@ -81,6 +96,8 @@ class GatewayProcess:
                 gateway.closed = "stopping"
                 self.hub.close()  # every viewer is told to come back, and its answer ends
                 await runner.cleanup()
+                await self._finishing.wait(FINISH_S)
+                await self._audit.flush()
                 for task in beside:
                     task.cancel()
         _log.info("gateway.stopped")
@@ -90,6 +107,8 @@ class GatewayProcess:
         self._client: Redis = connect(s.redis, name="qstreamd-gateway")
         stack.push_async_callback(self._client.aclose)
         await claim_redis(self._client, s.runtime.environment)
+        self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        stack.push_async_callback(self._http.close)
         self._pool = Pool(s.postgres)
         stack.push_async_callback(self._pool.close)
         await self._pool.start()
@@ -101,14 +120,63 @@ class GatewayProcess:
         if s.gateway.task_token_secret is None:
             raise ConfigError(["TASK_TOKEN_SECRET is not set"])
         records = TaskRecords(self._pool)
+        self._services = self._read_services()
         self._endings = Endings(records, clock)
         self.hub = Hub(self._client, s.redis, self._endings.of)
         self.metrics.watched_tasks.set_function(lambda: self.hub.topics)
         tokens = Tokens(s.gateway.task_token_secret, clock, s.gateway.token_ttl_s)
         access = Access(ApiKeys(s.gateway.api_keys), tokens, s.gateway.allowed_origins, clock)
-        parts = [Follow(self.hub, access, s.gateway, self.metrics, clock)]
+        self._audit = AuditLog(self._pool, clock)
+        self._finishing = Finishing()
+        scripts = Scripts(self._client)
+        self._admission = Admission(scripts, s.queues, clock)
+        events = Events(scripts, s.events, clock)
+        parts: list[Part] = [
+            Submit(
+                admission=self._admission, events=events, qstash=self._qstash(), services=lambda: self._services,
+                access=access, tokens=tokens, audit=self._audit, settings=s.gateway, metrics=self.metrics, clock=clock,
+                finishing=self._finishing,
+            ),
+            Follow(self.hub, access, s.gateway, self.metrics, clock),
+            Results(
+                records=records, hub=self.hub, waits=Waits(self._client), queues=lambda: self._services.queues,
+                access=access, clock=clock,
+            ),
+        ]  # fmt: skip
         checks = {"redis": self._check_redis, "postgres": self._check_postgres}
         return Gateway(parts, checks, s.gateway.allowed_origins, self.metrics, clock)
+
+    def _read_services(self) -> Services:
+        s = self._settings
+        return Services(services.load(s.runtime.services_file, deep=False), queues_in_force(s))
+
+    def reload(self) -> None:
+        """Read the services file again; a bad one is refused and what was known stays in force."""
+        try:
+            self._services = self._read_services()
+        except ConfigError as error:
+            _log.error("services.refused", mistakes=error.mistakes)
+
+    def _qstash(self) -> Qstash | None:
+        """None: straight to the stream, as the settings say or because this is development without a QStash."""
+        s = self._settings
+        if s.gateway.direct_submit or s.qstash.token is None or s.relay.base_url is None:
+            return None
+        return Qstash(self._http, s.qstash.url, s.qstash.token, s.relay.base_url)
+
+    async def _expire(self) -> None:
+        """Give places back whose message never came."""
+        every_s = self._settings.queues.promise_ttl_s / 4
+        while True:
+            await asyncio.sleep(every_s * random.uniform(0.8, 1.0))
+            for queue in self._services.queues:
+                try:
+                    gone = await self._admission.expire(queue)
+                except (RedisAway, RedisFull) as error:
+                    _log.warning("promises.not_expired", error=type(error).__name__)
+                    break
+                if gone:
+                    _log.info("promises.expired", queue=queue, places=gone)
 
     async def _listen(self, app: web.Application) -> web.AppRunner:
         settings = self._settings.gateway
