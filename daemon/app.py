@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from daemon import services
 from daemon.blobs.by_scheme import BlobsByScheme
+from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.magic import picture
 from daemon.clock import SystemClock
 from daemon.config import Settings
@@ -160,6 +161,7 @@ class Daemon:
         guards = RedisGuards(self._scripts)
         ledger = PostgresLedger(self._pool, {q.name: q.tier for q in self._book.queues.values()})
         self._deltas = Deltas(self._scripts, events, s.events, metrics)
+        disk = DiskBlobs(s.blobs, self._clock)
         names = [spec.name for spec in self._specs]
         self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
         self._leases = Leases(self._beat_scripts, self._work, ledger, s.lease, metrics, self._clock)
@@ -169,7 +171,7 @@ class Daemon:
             tail=RedisTail(self._scripts, self._work, events, guards, metrics, self._mover.parked, self._clock),
             deltas=self._deltas,
             templates=PostgresTemplates(self._pool, self._clock),
-            blobs=BlobsByScheme({"redis": RedisBlobs(self._client, picture)}),
+            blobs=BlobsByScheme({"redis": RedisBlobs(self._client, picture), "disk": disk, "file": disk}),
             provider=self._provider,
             book=lambda: self._book,
             clock=self._clock,

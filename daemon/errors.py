@@ -7,7 +7,8 @@ translated into this tree once, at their adapter's edge, with the cause kept.
     ├── ConfigError              a setting is missing or wrong; exit 78
     ├── DependencyAway           Redis, Postgres or a provider can't be reached now
     │   ├── RedisAway
-    │   └── StoreAway
+    │   ├── StoreAway
+    │   └── DiskFull             the share of the disk that blobs may have is used up, or it can't be written
     ├── RedisFull                Redis refuses writes (maxmemory); the entry stays where it is
     ├── LeaseLost                another attempt owns the task now: stop, write nothing
     ├── Stopping                 this process stops: hand the task back
@@ -134,6 +135,10 @@ class RedisAway(DependencyAway):
 
 class StoreAway(DependencyAway):
     """Postgres can't be reached, is starting, is read-only, or was too slow. The statement may have committed."""
+
+
+class DiskFull(DependencyAway):
+    """No image can be laid down on disk now: the blobs' share is used up, or the directory can't be written."""
 
 
 class RedisFull(QstreamdError):

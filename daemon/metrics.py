@@ -45,6 +45,7 @@ class Metrics:
         self._running()
         self._outcomes()
         self._models()
+        self._images()
         self._health()
         if process:
             ProcessCollector(namespace="qstreamd", registry=self.registry)
@@ -154,6 +155,13 @@ class Metrics:
         )
 
     def _models(self) -> None:
+        self.model_closed = self._counter(
+            "model_closed",
+            "Moves when an attempt of this process closes a model for all. reason: RATE_LIMITED, OVERLOADED, QUOTA,"
+            " BREAKER_OPEN.",
+            "model",
+            "reason",
+        )
         self.tokens = self._counter(
             "tokens",
             "Grows by the usage of each settled attempt. kind: input (cached included), cached_input, output (reasoning"
@@ -173,7 +181,32 @@ class Metrics:
             "outcome",
         )
 
+    def _images(self) -> None:
+        self.uploads = self._counter(
+            "uploads",
+            "Moves once for each judged upload. outcome: stored, presigned, rejected (no picture we take), too_large,"
+            " full (507: the share of the disk is used up), cut (it did not arrive), limited.",
+            "outcome",
+        )
+        self.blob_disk_bytes = self._gauge("blob_disk_bytes", "Bytes of images below BLOB_DIR, at the last sweep.")
+        self.blobs_swept = self._counter(
+            "blobs_swept",
+            "Moves when the sweep removes an image. why: over (its task has ended, or was never accepted), old, part"
+            " (of an upload that was cut off), share (an old upload, as the share of the disk was used up).",
+            "why",
+        )
+        self.blobs_left = self._counter(
+            "blobs_left", "Moves when a task ends and its images could not be removed; the sweep takes them."
+        )
+
     def _health(self) -> None:
+        self.counter_repairs = self._counter(
+            "counter_repairs",
+            "Moves when the reconciler puts a queue's counter right. kind: raised, lowered, promise (one that was not"
+            " kept).",
+            "queue",
+            "kind",
+        )
         self.event_flushes = self._counter(
             "event_flushes", "Moves with each batch of event appends sent to Redis; one batch may hold many tasks."
         )

@@ -7,12 +7,12 @@ every one may be repeated with the same arguments.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daemon.calls import ModelRequest, Picture, Piece
-from daemon.contracts import Channel, EventDraft, State, Usage, WorkEntry
+from daemon.contracts import Channel, EventDraft, State, TaskMessage, Usage, WorkEntry
 from daemon.contracts import TaskIdentity as TaskIdentity
 from daemon.errors import Code, TaskError
 
@@ -309,8 +309,28 @@ class Provider(Protocol):
 class Blobs(Protocol):
     """Where image bytes lie."""
 
-    async def read(self, reference: str) -> Picture:
-        """The bytes, type judged again. Raises `Rejected` with IMAGE_NOT_FOUND or IMAGE_REJECTED."""
+    async def read(self, reference: str, user_id: str) -> Picture:
+        """The bytes, type judged again.
+
+        Raises `Rejected` with IMAGE_NOT_FOUND (also for what belongs to another user) or IMAGE_REJECTED, and
+        `TaskError` with STORE_ERROR when the store does not answer.
+        """
+
+    async def drop(self, references: Sequence[str], user_id: str) -> None:
+        """The task is over: remove what of these is ours to remove and is still there.
+
+        Raises `DependencyAway`; what is left then, a sweep finds.
+        """
+
+
+class Shelf(Protocol):
+    """Where inline images are laid down before their task is accepted, when that is not Redis itself."""
+
+    async def lay(self, message: TaskMessage, pictures: Mapping[int, Picture]) -> dict[int, str]:
+        """A reference for each picture, durable. Raises `DependencyAway`, and then keeps none."""
+
+    async def drop(self, references: Sequence[str], user_id: str) -> None:
+        """The task was not accepted: as in `Blobs`."""
 
 
 class Clock(Protocol):

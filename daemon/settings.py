@@ -179,12 +179,37 @@ class BlobSettings:
 
     store: Literal["disk", "redis", "s3"] = setting("BLOB_STORE", "redis", choice("disk", "redis", "s3"),
         "redis needs nothing more; disk needs relay and daemon on one host; s3 suits many hosts")
-    dir: str = setting("BLOB_DIR", "/var/lib/qstreamd/blobs", text(), "made if absent")
+    dir: str = setting("BLOB_DIR", "/var/lib/qstreamd/blobs", text(), "made if absent; of one host, never a share")
+    upload_bytes_max: int = setting("QSTREAMD_UPLOAD_BYTES_MAX", 20 * 1024 * 1024, whole("bytes", least=1024),
+        "of one image, uploaded or in the bucket; models scale down far below what fits in")
+    upload_timeout_s: float = setting("QSTREAMD_UPLOAD_TIMEOUT_S", 120.0, seconds(most=3600),
+        "a phone on a slow network sends 20 MiB in it")
+    uploads_per_minute: int = setting("QSTREAMD_UPLOADS_PER_MINUTE", 30, whole("uploads", most=1_000_000),
+        "of one user in one process; nobody photographs faster")
+    upload_ttl_s: float = setting("QSTREAMD_UPLOAD_TTL_S", 86_400.0, seconds(least=1, most=90 * 86400),
+        "an upload whose task never came, or never ended, goes after this")
+    disk_bytes_max: int = setting("QSTREAMD_BLOB_DISK_BYTES_MAX", 4 * 1024**3, whole("bytes", most=2**50),
+        "share of the disk; then uploads get 507 until images go with their tasks")
+    disk_free_bytes_min: int = setting("QSTREAMD_BLOB_DISK_FREE_BYTES_MIN", 1024**3, whole("bytes", least=0, most=2**50),
+        "stays free whatever the share is: Redis and Postgres write to disks too")
+    sweep_s: float = setting("QSTREAMD_BLOB_SWEEP_S", 600.0, seconds(least=0.05, most=86_400),
+        "how often the daemons of a host look for images that nobody will ask for")
     s3_endpoint_url: str | None = setting("S3_ENDPOINT_URL", None, web_url(), "S3, R2 or another that speaks it")
     s3_bucket: str | None = setting("S3_BUCKET", None, text(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket's name"),
         "holds uploaded images")
-    s3_access_key_id: SecretStr | None = setting("S3_ACCESS_KEY_ID", None, _KEY, "may read and delete in the bucket")
-    s3_secret_access_key: SecretStr | None = setting("S3_SECRET_ACCESS_KEY", None, _KEY, "signs the reads")
+    s3_access_key_id: SecretStr | None = setting("S3_ACCESS_KEY_ID", None, _KEY, "may read, put and delete in the bucket")
+    s3_secret_access_key: SecretStr | None = setting("S3_SECRET_ACCESS_KEY", None, _KEY, "signs reads and uploads")
+    s3_region: str = setting("S3_REGION", "auto", text(r"[a-z0-9-]{1,32}", "a region's name"),
+        "auto is right for R2; AWS and others want theirs")
+    s3_presign_ttl_s: int = setting("QSTREAMD_S3_PRESIGN_TTL_S", 300, whole("seconds", least=10, most=300),
+        "a signed PUT is a key to the bucket for so long")
+    s3_timeout_s: float = setting("QSTREAMD_S3_TIMEOUT_S", 15.0, seconds(most=300),
+        "of one read; a bucket that is slower is away, and the task comes back")
+
+    @property
+    def has_bucket(self) -> bool:
+        """Whether scheme 3 is configured, whatever `store` says."""
+        return all((self.s3_endpoint_url, self.s3_bucket, self.s3_access_key_id, self.s3_secret_access_key))
 
 
 _PLACES = whole("tasks")
@@ -244,6 +269,22 @@ class GuardSettings:
     user_free: int = setting("USER_CONCURRENCY_FREE", 1, _SLOTS, "of one free user; more wait their turn")
     wait_max_s: float = setting("QSTREAMD_GUARD_WAIT_MAX_S", 1800.0, _TIME,
         "a task that waited so long for a place ends with WORKER_OVERLOADED")
+    handover_s: float = setting("QSTREAMD_GUARD_HANDOVER_S", 1.0, seconds(least=0.05, most=30),
+        "a free place is kept so long for the waiter that was called; it comes within 0.1 s, or not at all")
+    sweep_s: float = setting("QSTREAMD_GUARD_SWEEP_S", 2.0, seconds(least=0.05, most=60),
+        "while somebody waits: a holder that died, or a call that was lost, is noticed within this")
+    free_patience_s: float = setting("QSTREAMD_FREE_PATIENCE_S", 30.0, _TIME,
+        "a free task that waited so long for a model's rate counts as a paid one, so that it never starves")
+    quota_closed_s: float = setting("QSTREAMD_QUOTA_CLOSED_S", 900.0, seconds(most=86_400),
+        "a model whose quota is used up is left alone for so long; asking sooner changes nothing")
+    breaker_failures: int = setting("QSTREAMD_BREAKER_FAILURES", 5, whole("failures", most=1000),
+        "of a model in a row, over all processes: then it is left alone")
+    breaker_window_s: float = setting("QSTREAMD_BREAKER_WINDOW_S", 60.0, seconds(most=3600),
+        "they must fall within it; older ones are another story")
+    breaker_open_s: float = setting("QSTREAMD_BREAKER_OPEN_S", 30.0, seconds(least=0.05, most=3600),
+        "then one attempt finds out; it doubles with each that fails")
+    breaker_open_max_s: float = setting("QSTREAMD_BREAKER_OPEN_MAX_S", 300.0, seconds(least=0.05, most=86_400),
+        "a model that recovers is back within this")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +313,8 @@ class RetrySettings:
 
     base_s: float = setting("QSTREAMD_RETRY_BASE_S", 2.0, _TIME, "a blip of the vendor is over by then")
     cap_s: float = setting("QSTREAMD_RETRY_CAP_S", 60.0, _TIME, "somebody may be watching")
-    guard_s: float = setting("QSTREAMD_GUARD_RETRY_S", 2.0, _TIME, "a parked task asks again, jittered")
+    guard_s: float = setting("QSTREAMD_GUARD_RETRY_S", 30.0, _TIME,
+        "a parked task is woken when it may run; if all wake-ups were lost it asks by itself after this")
     defer_s: float = setting("QSTREAMD_DEFER_S", 5.0, _TIME, "after a 429 that names no time")
     promote_batch: int = setting("QSTREAMD_PROMOTE_BATCH", 100, whole("tasks", most=1000),
         "due tasks moved by one script; more would hold Redis up")

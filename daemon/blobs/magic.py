@@ -6,12 +6,15 @@ name or a declared type. Called by every blob adapter: the bytes that reach a mo
 
 from __future__ import annotations
 
+import mmap
 import re
 from dataclasses import dataclass
 from typing import Final
 
 from daemon.calls import Picture
 from daemon.errors import Code, Rejected
+
+Bytes = bytes | mmap.mmap  #: of a file too: its pages are read as they are asked for, never all of it
 
 PIXELS_MAX: Final = 40_000_000  # 7.7k x 5.2k: more than any phone screenshot; models scale down far below this
 CHUNKS_MAX: Final = 50_000  # a real PNG of 20 MB has some 2,500; a walk of so many steps takes about 10 ms
@@ -38,14 +41,14 @@ def picture(data: bytes, *, name: str = "image") -> Picture:
     return Picture(inspect(data, name=name).mime_type, data)
 
 
-def inspect(data: bytes, *, name: str = "image", pixels_max: int = PIXELS_MAX) -> ImageFacts:
+def inspect(data: Bytes, *, name: str = "image", pixels_max: int = PIXELS_MAX) -> ImageFacts:
     """Type and size in pixels from the header. Raises `Rejected` (IMAGE_REJECTED) as `picture` does."""
     try:
         facts = _read(data)
     except _Cut as cut:
         raise _reject(name, f"is a cut-off {cut}; please send the whole file") from None
     if facts is None:
-        raise _reject(name, _describe(data))
+        raise _reject(name, _describe(data[:1024]))
     if facts.width * facts.height > pixels_max:
         raise _reject(
             name,
@@ -54,18 +57,34 @@ def inspect(data: bytes, *, name: str = "image", pixels_max: int = PIXELS_MAX) -
     return facts
 
 
+def refuse_stranger(head: bytes, *, name: str = "image") -> None:
+    """Raises `Rejected` as `inspect` does when no picture begins like this; `head`: the first 1 KiB, or all there is.
+
+    For uploads: what can't become a picture is refused before the rest of it is read.
+    """
+    if not any(head.startswith(start) for start in _STARTS):
+        raise _reject(name, _describe(head))
+
+
 def _reject(name: str, why: str) -> Rejected:
     return Rejected(f"{name}: {why}", code=Code.IMAGE_REJECTED)
 
 
-def _read(data: bytes) -> ImageFacts | None:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_JPEG: Final = b"\xff\xd8\xff"
+_GIFS: Final = (b"GIF87a", b"GIF89a")
+_STARTS: Final = (_PNG, _JPEG, b"RIFF", *_GIFS)
+
+
+def _read(data: Bytes) -> ImageFacts | None:
+    head = data[:12]
+    if head.startswith(_PNG):
         return _sized("image/png", "PNG", _png(data))
-    if data.startswith(b"\xff\xd8\xff"):
+    if head.startswith(_JPEG):
         return _sized("image/jpeg", "JPEG", _jpeg(data))
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+    if head.startswith(b"RIFF") and head[8:] == b"WEBP":
         return _sized("image/webp", "WebP", _webp(data))
-    if data.startswith((b"GIF87a", b"GIF89a")):
+    if head.startswith(_GIFS):
         return _sized("image/gif", "GIF", _gif(data))
     return None
 
@@ -76,7 +95,7 @@ def _sized(mime_type: str, kind: str, size: tuple[int, int] | None) -> ImageFact
     return ImageFacts(mime_type, *size)
 
 
-def _png(data: bytes) -> tuple[int, int] | None:
+def _png(data: Bytes) -> tuple[int, int] | None:
     """Size from IHDR; the chunks are walked to IEND, so a file cut anywhere is seen."""
     if data[12:16] != b"IHDR":
         return None
@@ -95,7 +114,7 @@ _JPEG_BARE: Final = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a l
 _JPEG_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOFn; not DHT, JPG, DAC
 
 
-def _jpeg(data: bytes) -> tuple[int, int] | None:
+def _jpeg(data: Bytes) -> tuple[int, int] | None:
     """Size from the frame header; EOI must follow the first scan (the one of an EXIF thumbnail lies before it)."""
     at, size = 2, None
     for _ in range(CHUNKS_MAX):
@@ -121,7 +140,7 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _webp(data: bytes) -> tuple[int, int] | None:
+def _webp(data: Bytes) -> tuple[int, int] | None:
     """Size from the first chunk; the RIFF header says how long the file is."""
     if len(data) < 30 or len(data) < 8 + int.from_bytes(data[4:8], "little"):
         return None
@@ -136,7 +155,7 @@ def _webp(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _gif(data: bytes) -> tuple[int, int] | None:
+def _gif(data: Bytes) -> tuple[int, int] | None:
     """Size of the screen; an empty block and the trailer must end it, padding aside."""
     if not data[-64:].rstrip(b"\0").endswith(b"\0;"):
         return None
@@ -193,17 +212,16 @@ _OTHERS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
 )
 
 
-def _describe(data: bytes) -> str:
+def _describe(head: bytes) -> str:
     """Why these bytes are refused, in words of their own for what phones and browsers commonly send."""
-    if not data:
+    if not head:
         return f"is empty; {_ALLOWED}"
-    if data[4:8] == b"ftyp":
-        length = min(int.from_bytes(data[:4], "big"), 128)  # size, "ftyp", major brand, version, compatible brands
-        brands = {data[8:12], *(data[at : at + 4] for at in range(16, length, 4))}
+    if head[4:8] == b"ftyp":
+        length = min(int.from_bytes(head[:4], "big"), 128)  # size, "ftyp", major brand, version, compatible brands
+        brands = {head[8:12], *(head[at : at + 4] for at in range(16, length, 4))}
         for brand, text in _BRANDS.items():
             if brand in brands:
                 return text
-    head = data[:1024]
     for pattern, text in _OTHERS:
         if pattern.match(head):
             return text

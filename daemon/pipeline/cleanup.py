@@ -22,6 +22,8 @@ from daemon.ports import Ahead, Ending
 
 #: handing back happens in a hurry: longer, and the entry is left to be found by its lease
 _GIVE_BACK_S: Final = 5.0
+#: the task is over and its viewer knows: a store that is slow now is left to the sweep
+_DROP_S: Final = 3.0
 
 
 def terminal_state(code: Code) -> State:
@@ -55,17 +57,32 @@ class Cleanup:
 
     async def ack(self, *, whole_task: bool = True) -> None:
         """The entry is settled; nothing of it is beaten for any more."""
+        if whole_task:
+            await self._drop_blobs()
         await self._patience.of(lambda: self._world.tail.ack(self._hold.delivery, whole_task=whole_task), heed=False)
         self._hold.settled = True
 
     async def dead_letter(self, code: Code, reason: str, *, whole_task: bool = True) -> None:
         """The entry is settled and a letter without content lies in `:dead`."""
         d, attempts = self._hold.delivery, self._hold.attempt or 0
+        if whole_task:
+            await self._drop_blobs()
         await self._patience.of(
             lambda: self._world.tail.dead_letter(d, code=code, reason=reason, attempts=attempts, whole_task=whole_task),
             heed=False,
         )
         self._hold.settled = True
+
+    async def _drop_blobs(self) -> None:
+        """The images go after the terminal event and before the ack: a crash in between repeats this tail."""
+        entry = self._hold.delivery.entry
+        if entry is None or not self._hold.blobs:
+            return
+        try:
+            async with asyncio.timeout(_DROP_S):
+                await self._world.blobs.drop(self._hold.blobs, entry.message.user_id)
+        except (DependencyAway, TimeoutError) as error:
+            self._hold.trace.blobs_left = str(error) or type(error).__name__
 
     async def end(self, task: TaskIdentity, drafts: Sequence[EventDraft], code: Code, reason: str) -> None:
         """The tail of a task that ended badly. A cancelled one leaves no dead letter: that is what its user wanted."""

@@ -24,6 +24,7 @@ class Trace:
     execute_s: float | None = None
     usage: Usage | None = None
     detail: str = ""  #: for operators; free of content
+    blobs_left: str = ""  #: why its images could not be removed; "" when they were, or there were none
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +39,7 @@ class Hold:
     member: str = ""  #: our token in the guards; "" while we hold no place
     places: Sequence[GuardPlace] = ()
     trace: Trace = field(default_factory=Trace)
+    blobs: Sequence[str] = ()  #: references of its images, dropped with the whole task
     settled: bool = False  #: the entry is no longer ours by our own doing: no beat for it any more
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from daemon.services.book import is_template_ref
 from daemon.services.prompts import BadTemplate, MissingVariables, prompt
 from daemon.services.sandbox import RenderFailed
 
+#: all pictures of a call together: vendors take about as much in one request, and each is held twice for a while
+PICTURES_BYTES_MAX: Final = 20 * 1024 * 1024
 _JSON_ONLY: Final = "Answer with one JSON document and nothing else: no introduction, no code fence."
 _JSON_SCHEMA: Final = f"{_JSON_ONLY} It must be valid under this JSON Schema:\n"
 
@@ -49,7 +52,7 @@ async def load(
     check_images(len(found.images), service)
     variables = _variables(message, found.variables)
     name, system, source = await _sources(found.template_id, service, templates)
-    pictures = await _pictures(found.images, blobs)
+    pictures = await _pictures(found.images, blobs, message.user_id)
     text = _rendered(name, source, variables)
     if not text.strip() and not pictures:
         raise Rejected(f"{name}: the prompt is empty")
@@ -141,11 +144,25 @@ def _with_schema(system: str, service: Service) -> str:
     return f"{system}\n\n{order}" if system else order
 
 
-async def _pictures(images: Sequence[ImageRef], blobs: Blobs) -> tuple[Picture, ...]:
+async def _pictures(images: Sequence[ImageRef], blobs: Blobs, user_id: str) -> tuple[Picture, ...]:
     """In the order they were sent. One after the other: all of them in flight would hold their bytes twice."""
     if sum(len(image.data or "") for image in images) > INLINE_BASE64_BYTES_MAX:
         raise Rejected(f"images: more than {INLINE_BASE64_BYTES_MAX} bytes of base64", code=Code.IMAGE_REJECTED)
-    return tuple([await blobs.read(reference(image)) for image in images])
+    pictures: list[Picture] = []
+    for image in images:
+        pictures.append(await blobs.read(reference(image), user_id))
+        if sum(len(picture.data) for picture in pictures) > PICTURES_BYTES_MAX:
+            raise Rejected(f"images: more than {PICTURES_BYTES_MAX} bytes together", code=Code.IMAGE_REJECTED)
+    return tuple(pictures)
+
+
+def references(message: TaskMessage, context: TaskContext | None = None) -> list[str]:
+    """What lies in a blob store for this task, as far as is known here; to be dropped when it is over."""
+    images = list(message.images or ())
+    for row in context.images if context is not None else ():
+        with suppress(msgspec.ValidationError):  # `load` says so
+            images.append(msgspec.convert(row, ImageRef))
+    return [reference(image) for image in images if image.data is None]
 
 
 def reference(image: ImageRef) -> str:

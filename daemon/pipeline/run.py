@@ -23,7 +23,7 @@ from daemon.pipeline.cleanup import Cleanup, terminal_state
 from daemon.pipeline.execute import Answer, execute
 from daemon.pipeline.guard import denied
 from daemon.pipeline.hold import Hold
-from daemon.pipeline.load import load
+from daemon.pipeline.load import load, references
 from daemon.pipeline.outcome import Abandoned, Deferred, Done, Dropped, Failed, Outcome, Repeated, Retrying
 from daemon.pipeline.output import parse_output
 from daemon.pipeline.patience import Patience
@@ -88,6 +88,7 @@ class Course:
     async def deliver(self) -> Outcome:
         """Judge the message, take the guards, claim the attempt."""
         message, book = self._entry.message, self._world.book()
+        self._hold.blobs = references(message)
         try:
             check_message(message)
             valid = validate(message, self._hold.delivery.queue, book, self._world.clock.time())
@@ -125,6 +126,7 @@ class Course:
         match claim:
             case Claimed():
                 self._hold.attempt = claim.attempt
+                self._hold.blobs = references(self._entry.message, claim.context)
                 return await self._begin(plan, claim)
             case AlreadyEnded():
                 return await self._repeat_tail(claim)
@@ -223,7 +225,9 @@ class Course:
                 await self._cleanup.park(self.task, events, delay, reason=reason)
                 return Deferred(reason, delay)
             case GiveUp():
-                code = final_code(error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts_max)
+                code = final_code(
+                    error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts_max
+                )
                 return await self._give_up(stage, error, code, rest)
 
     async def _give_up(self, stage: Stage, error: TaskError, code: Code, rest: Sequence[EventDraft] = ()) -> Outcome:

@@ -6,7 +6,7 @@ Bytes in a Redis key with an end of life, in the queue's slot.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -26,7 +26,7 @@ class RedisBlobs:
         self._client = client
         self._judge = judge
 
-    async def read(self, reference: str) -> Picture:
+    async def read(self, reference: str, user_id: str) -> Picture:
         """The picture; `Rejected` with IMAGE_NOT_FOUND when its end of life has passed."""
         named = _REFERENCE.fullmatch(reference)
         if named is None:
@@ -36,3 +36,6 @@ class RedisBlobs:
         if data is None:
             raise Rejected(code=Code.IMAGE_NOT_FOUND)
         return self._judge(data)
+
+    async def drop(self, references: Sequence[str], user_id: str) -> None:
+        """Nothing: the script that settles the task's entry deletes these keys with it."""

@@ -46,6 +46,8 @@ def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, tas
         metrics.provider_calls.labels(trace.provider, code or "ok").inc()
     if trace.usage is not None:
         _count_usage(metrics, trace.model_id, trace.usage)
+    if trace.blobs_left:
+        metrics.blobs_left.inc()
     _count(metrics, queue, outcome, task_s)
     log = _log.warning if isinstance(outcome, Failed | Abandoned | Fenced) else _log.info
     log(
@@ -64,6 +66,7 @@ def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, tas
         output_tokens=trace.usage.output_tokens if trace.usage else None,
         cost_usd=trace.usage.cost_usd if trace.usage else None,
         detail=trace.detail or None,
+        blobs_left=trace.blobs_left or None,
     )
 
 

@@ -76,8 +76,11 @@ def message(task_id: str = "t1", **fields: Any) -> TaskMessage:
 class NoBlobs(Blobs):
     """No task here brings images."""
 
-    async def read(self, reference: str) -> Picture:
+    async def read(self, reference: str, user_id: str) -> Picture:
         raise AssertionError(reference)
+
+    async def drop(self, references: Sequence[str], user_id: str) -> None:
+        raise AssertionError(references)
 
 
 class PerTask(Provider):

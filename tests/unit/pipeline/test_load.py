@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -34,7 +35,10 @@ class Stored:
         except KeyError:
             raise Rejected(f"templateId: {ref} does not exist") from None
 
-    async def read(self, ref: str) -> Picture:
+    async def drop(self, references: Sequence[str], user_id: str) -> None:
+        raise AssertionError("a step that loads drops nothing")
+
+    async def read(self, ref: str, user_id: str) -> Picture:
         self.asked.append(ref)
         if "gone" in ref:
             raise Rejected(code=Code.IMAGE_NOT_FOUND)
