@@ -60,6 +60,7 @@ __all__ = [
     "load",
     "require_daemon",
     "require_relay",
+    "runtime_alone",
     "secrets",
 ]
 
@@ -111,6 +112,11 @@ def load(environ: Mapping[str, str] | None = None, role: Role | None = None) -> 
         raise ConfigError(mistakes)
     misspelt = [line for prefix in _PREFIXES for line in reader.unknown(prefix, known)]
     return replace(settings, warnings=(*misspelt, *_broken(DOUBTS, settings)))
+
+
+def runtime_alone(environ: Mapping[str, str] | None = None) -> RuntimeSettings:
+    """`RuntimeSettings` as far as they can be read, whatever else is wrong: `check` names all mistakes at once."""
+    return Reader(os.environ if environ is None else environ).group(RuntimeSettings)
 
 
 def require_relay(settings: Settings) -> None:

@@ -23,6 +23,10 @@ _COMMANDS: Final = {
     "gateway": ("daemon.cli.gateway", "Take tasks from servers and show them to browsers."),
     "demo": ("daemon.cli.demo", "Show the whole way of a task on embedded servers."),
     "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date."),
+    "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake."),
+    "status": ("daemon.cli.status", "What goes on now, on one screen."),
+    "consumers": ("daemon.cli.consumers", "Who reads which queue."),
+    "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers."),
     "config": ("daemon.cli.config", "Print every setting, its source and its unit."),
     "contracts": ("daemon.cli.contracts", "Write the protocol page, JSON Schemas and TypeScript types."),
 }

@@ -277,3 +277,58 @@ INSERT INTO qstreamd.environment (name) VALUES ($1::text) ON CONFLICT DO NOTHING
 
 -- name: environment
 SELECT name FROM qstreamd.environment
+
+-- name: task_list
+-- For operators: newest first, by creation, without content. $1 states, $2 queue, $3 service, $4 user, $5 seconds back,
+-- $6 created before (unix), $7 limit; null means any.
+SELECT task_id, queue_id, service_id, user_id, model_id, state, attempt, failures, error_code,
+       extract(epoch FROM created_at)::float8 AS created_at,
+       extract(epoch FROM started_at)::float8 AS started_at,
+       extract(epoch FROM finished_at)::float8 AS finished_at
+FROM qstreamd.tasks
+WHERE ($1::text[] IS NULL OR state = ANY ($1::text[]))
+  AND ($2::text IS NULL OR queue_id = $2::text)
+  AND ($3::text IS NULL OR service_id = $3::text)
+  AND ($4::text IS NULL OR user_id = $4::text)
+  AND ($5::float8 IS NULL OR created_at > now() - make_interval(secs => $5::float8))
+  AND ($6::float8 IS NULL OR created_at < to_timestamp($6::float8))
+ORDER BY created_at DESC
+LIMIT $7::int
+
+-- name: task_attempts
+SELECT attempt, model_id, outcome, code,
+       extract(epoch FROM started_at)::float8 AS started_at,
+       extract(epoch FROM first_token_at)::float8 AS first_token_at,
+       extract(epoch FROM finished_at)::float8 AS finished_at,
+       coalesce((usage->>'outputTokens')::int, 0) AS output_tokens,
+       (usage->>'costUsd')::float8 AS cost_usd
+FROM qstreamd.attempts
+WHERE task_id = $1::text
+ORDER BY attempt
+
+-- name: recent
+-- $1 seconds back, $2 attempts at most: the newest, found by the index on started_at.
+WITH latest AS (
+    SELECT a.*, t.service_id, t.created_at, t.started_at AS task_started_at
+    FROM qstreamd.attempts a JOIN qstreamd.tasks t USING (task_id)
+    WHERE a.started_at > now() - make_interval(secs => $1::float8) AND a.outcome IS NOT NULL
+    ORDER BY a.started_at DESC
+    LIMIT $2::int
+), counted AS (
+    SELECT service_id, jsonb_object_agg(ended, n) AS outcomes
+    FROM (SELECT service_id, coalesce(code, outcome) AS ended, count(*) AS n FROM latest GROUP BY 1, 2) c
+    GROUP BY service_id
+)
+SELECT l.service_id, c.outcomes,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM l.task_started_at - l.created_at)::float8)
+           FILTER (WHERE l.attempt = 1) AS wait_p50_s,
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM l.task_started_at - l.created_at)::float8)
+           FILTER (WHERE l.attempt = 1) AS wait_p95_s,
+       (avg(extract(epoch FROM l.finished_at - l.started_at)) FILTER (WHERE l.outcome = 'done'))::float8 AS run_mean_s,
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM l.finished_at - l.started_at)::float8)
+           FILTER (WHERE l.outcome = 'done') AS run_p95_s,
+       coalesce(sum((l.usage->>'inputTokens')::bigint + (l.usage->>'outputTokens')::bigint), 0)::bigint AS tokens,
+       sum((l.usage->>'costUsd')::float8) AS cost_usd
+FROM latest l JOIN counted c USING (service_id)
+GROUP BY l.service_id, c.outcomes
+ORDER BY l.service_id

@@ -1,0 +1,65 @@
+"""`python -m daemon consumers`: who reads which queue."""
+
+from __future__ import annotations
+
+import click
+
+from daemon import config
+from daemon.admin.connections import Connections
+from daemon.admin.overview import ConsumerState, read_overview
+from daemon.cli import terminal as t
+from daemon.stream.work import Work
+
+
+@click.command("consumers", epilog="Examples:  python -m daemon consumers   |   consumers --bury")
+@click.option("--queue", metavar="Q", help="Only this queue.")
+@click.option("--bury", is_flag=True, help="Remove the lapsed that have nothing pending; what is pending never goes.")
+@t.as_json
+def command(*, queue: str | None, bury: bool, as_json: bool) -> None:
+    """Who reads what: tasks in hand, last word, life.
+
+    alive: its record is fresh. lapsed: it went silent; the living take over its tasks within a lease and bury it then.
+    no record: it reads without one, for a moment at a start, or because the record was lost.
+    """
+    settings = config.load()
+    t.no_colour(settings.runtime.no_color)
+    found, buried = t.run(_look(settings, queue, bury=bury))
+    if as_json:
+        t.emit({"consumers": t.plain(found), "buried": t.plain(buried)})
+        return
+    rows = [
+        (c.queue, t.safe(c.name), _life(c), str(c.pending), t.seconds(c.idle_s), t.seconds(c.record_s)) for c in found
+    ]
+    if rows:
+        click.echo(
+            t.table(("QUEUE", "consumer", "life", "tasks", "silent", "record"), rows, right="tasks silent record")
+        )
+    else:
+        click.echo("Nobody reads.")
+        t.hint("start one: python -m daemon --queues q_paid_stream,…")
+    for consumer in buried:
+        click.echo(f"buried {consumer.queue}/{t.safe(consumer.name)}")
+
+
+def _life(c: ConsumerState) -> str:
+    if c.alive:
+        return click.style("alive", fg="green")
+    return click.style("lapsed", fg="red") if c.alive is False else click.style("no record", fg="yellow")
+
+
+async def _look(
+    settings: config.Settings, queue: str | None, *, bury: bool
+) -> tuple[list[ConsumerState], list[ConsumerState]]:
+    async with Connections(settings) as at:
+        if queue is not None and queue not in at.book.queues:
+            t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.book.queues)}", 2)
+        found = [c for c in (await read_overview(at, recent=False)).consumers if queue in {None, c.queue}]
+        buried = []
+        if bury:
+            await at.require_ours()
+            work = Work(at.scripts, settings.queues, "admin")
+            for consumer in [c for c in found if c.dead]:
+                if await work.bury(consumer.queue, consumer.name):
+                    await work.forget([f"{consumer.queue}/{consumer.name}"])
+                    buried.append(consumer)
+        return [c for c in found if c not in buried], buried
