@@ -69,17 +69,19 @@ class Mover:
 
     async def _promote(self, queue: str) -> None:
         loop = asyncio.get_running_loop()
+        self._due[queue] = float("inf")  # whoever parks while we ask is not in the answer: its own time must stay
         try:
             moved, next_in_s, lost = await self._work.promote(queue, self._settings.promote_batch)
         except (RedisAway, RedisFull, NoGroup) as error:
             self._metrics.redis_errors.labels("full" if isinstance(error, RedisFull) else "away").inc()
             _log.warning("promote.failed", queue=queue, error=type(error).__name__)
-            self._due[queue] = loop.time() + random.uniform(0.5, 1.5)
+            self._due[queue] = min(self._due[queue], loop.time() + random.uniform(0.5, 1.5))
             return
         if lost:
             await self._lost(queue, lost)
         # +2 ms: the server's milliseconds are cut off, ours are not; asking a hair early would cost a round trip for
         # nothing.
-        self._due[queue] = float("inf") if next_in_s is None else loop.time() + next_in_s + 0.002
+        if next_in_s is not None:
+            self._due[queue] = min(self._due[queue], loop.time() + next_in_s + 0.002)
         if moved:
             _log.debug("retries.promoted", queue=queue, entries=moved)
