@@ -25,6 +25,10 @@ GUARD_SWEEP: Final = "{guard}:sweep"
 CONTROL_CHANNEL: Final = "qstreamd:control"
 
 
+#: stream, bounded, with an end of life: ids of tasks that somebody asked to cancel; read by daemons while they run any
+CANCELS: Final = "{guard}:cancels"
+
+
 class QueueKeys(NamedTuple):
     """The keys of one queue."""
 

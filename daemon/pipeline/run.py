@@ -12,18 +12,19 @@ well: guards; begin; done and release; ack.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
+from daemon.calls import ModelRequest
 from daemon.contracts import EventDraft, Reason, Stage, State, WorkEntry, check_message, identity_of, started
-from daemon.errors import Code, DependencyAway, LeaseLost, RedisFull, Stopping, TaskError
+from daemon.errors import Code, DependencyAway, LeaseLost, ModelClosed, RedisFull, Stopping, TaskError
 from daemon.logs import logger
 from daemon.pipeline import publish
 from daemon.pipeline.cleanup import Cleanup, terminal_state
+from daemon.pipeline.entrance import Entrance
 from daemon.pipeline.execute import Answer, execute
-from daemon.pipeline.guard import denied
+from daemon.pipeline.guard import denied, shut_out
 from daemon.pipeline.hold import Hold
-from daemon.pipeline.load import load, references
+from daemon.pipeline.load import for_model, load, references
 from daemon.pipeline.outcome import Abandoned, Deferred, Done, Dropped, Failed, Outcome, Repeated, Retrying
 from daemon.pipeline.output import parse_output
 from daemon.pipeline.patience import Patience
@@ -32,7 +33,7 @@ from daemon.pipeline.settle import GiveUp, RunAgain, Wait, final_code, settle
 from daemon.pipeline.validate import validate
 from daemon.pipeline.world import World
 from daemon.pipeline.write import result_of
-from daemon.ports import AlreadyEnded, Appended, Claimed, DeltaWriter, Duplicate, Ending, Foreign
+from daemon.ports import AlreadyEnded, Appended, Claimed, DeltaWriter, Duplicate, Ending, Foreign, MustWait, Shut
 
 _log = logger(__name__)
 
@@ -92,30 +93,21 @@ class Course:
         try:
             check_message(message)
             valid = validate(message, self._hold.delivery.queue, book, self._world.clock.time())
-            plan = route(valid, self._world.guard_settings)
+            plan = route(valid, self._world.guard_settings, self._world.queue_limit(valid.queue.name))
         except TaskError as error:
             return await self.reject(error)
-        model = plan.models[0]
-        self._hold.trace.model_id, self._hold.trace.provider = model.id, model.provider
-        full = await self._patience.of(lambda: self._enter(plan))
-        if full is not None:
-            return await self._wait_for_place(plan, full)
-        return await self._claim(plan)
+        entrance = Entrance(self._world, self._hold, self._entry, self._patience, plan)
+        denied_by = await entrance.enter()
+        if denied_by is not None:
+            return await self._wait_outside(entrance, denied_by)
+        return await self._claim(plan, entrance)
 
-    async def _enter(self, plan: Plan) -> int | None:
-        """Take all guard places or none; the index of the first full one."""
-        member = f"{self.task.task_id}:{secrets.token_hex(8)}"
-        full = await self._world.guards.acquire(member, plan.places, self._world.lease_ms)
-        if full is None:
-            self._hold.member, self._hold.places = member, plan.places
-        return full
-
-    async def _claim(self, plan: Plan) -> Outcome:
+    async def _claim(self, plan: Plan, entrance: Entrance) -> Outcome:
         """Ask Postgres for the attempt; only `Claimed` may spend money."""
         world, d = self._world, self._hold.delivery
         try:
             claim = await self._patience.of(
-                lambda: world.ledger.claim(d, world.owner, plan.models[0].id, world.lease.lease_s)
+                lambda: world.ledger.claim(d, world.owner, entrance.model.id, world.lease.lease_s)
             )
         except (
             TaskError
@@ -127,7 +119,7 @@ class Course:
             case Claimed():
                 self._hold.attempt = claim.attempt
                 self._hold.blobs = references(self._entry.message, claim.context)
-                return await self._begin(plan, claim)
+                return await self._begin(plan, entrance, claim)
             case AlreadyEnded():
                 return await self._repeat_tail(claim)
             case Duplicate():
@@ -137,23 +129,24 @@ class Course:
                 await self._cleanup.drop(self.task, foreign=claim.why)
                 return Dropped("foreign")
 
-    async def _begin(self, plan: Plan, claim: Claimed) -> Outcome:
+    async def _begin(self, plan: Plan, entrance: Entrance, claim: Claimed) -> Outcome:
         """Give the place back and tell the viewer, in the flush that also proves that the entry is still ours."""
         if claim.crashes >= self._world.lease.crashes_max:
             return await self._give_up(Stage.EXECUTE, TaskError(code=Code.WORKER_LOST), Code.WORKER_LOST)
         if claim.attempt == 1:
             self._hold.trace.wait_s = max(0.0, self._world.clock.time() - self._entry.accepted_at / 1000)
         owned, appended = await self._patience.of(
-            lambda: self._world.tail.begin(self._hold.delivery, self.task, claim.attempt, started(plan.models[0].id))
+            lambda: self._world.tail.begin(self._hold.delivery, self.task, claim.attempt, started(entrance.model.id))
         )
         if not owned:
             raise LeaseLost("the entry left us before the attempt began")
-        if appended.ended:  # its viewer was told the end (DELIVERY_FAILED), so there is nobody to run it for
-            return await self._give_up(Stage.DELIVER, TaskError(code=Code.DELIVERY_FAILED), Code.DELIVERY_FAILED)
+        if appended.ended:  # its viewer was told the end (cancelled, DELIVERY_FAILED): there is nobody to run it for
+            code = Code.CANCELLED if appended.cancel else Code.DELIVERY_FAILED
+            return await self._give_up(Stage.DELIVER, TaskError(code=code), code)
         self._heed(appended)
-        return await self._attempt(plan, claim)
+        return await self._attempt(plan, entrance, claim)
 
-    async def _attempt(self, plan: Plan, claim: Claimed) -> Outcome:
+    async def _attempt(self, plan: Plan, entrance: Entrance, claim: Claimed) -> Outcome:
         """Run it, commit it, tell it. Whatever goes wrong before the commit is settled as this attempt's failure."""
         world, hold = self._world, self._hold
         stage, writer = Stage.LOAD, None
@@ -164,41 +157,72 @@ class Course:
             if request.stream:
                 writer = world.deltas.open(self.task, claim.attempt, self._heed)
             stage = Stage.EXECUTE
-            began, wall = world.clock.monotonic(), world.clock.time()
-            world.budget.called(plan.models[0].id, began)
-            hold.stuck_after = began + plan.limits.total_s + world.lease.lease_s
-            try:
-                answer = await execute(
-                    request, world.provider(request.provider), hold.scope, plan.limits, writer, world.clock
-                )
-            finally:
-                hold.trace.execute_s = world.clock.monotonic() - began
-                hold.stuck_after = float("inf")
-            self._trace(answer, wall)
+            answer = await self._answer(plan, entrance, request, writer)
             data = parse_output(answer.text, plan.service) if request.json_output else None
-            draft = result_of(answer, data, plan.models[0])
+            draft = result_of(answer, data, entrance.model)
             stage = Stage.WRITE
             hold.trace.usage = draft.usage
             stored = await self._patience.of(lambda: world.ledger.finish(self.task.task_id, claim.attempt, draft))
         except TaskError as error:
-            return await self._settle(plan, claim, stage, error, writer)
+            return await self._settle(plan, entrance, claim, stage, error, writer)
         except (LeaseLost, Stopping, DependencyAway, RedisFull):
             if writer is not None:
                 writer.abandon()
             raise
         except Exception as error:  # noqa: BLE001  # a bug is one attempt's failure, not the daemon's
             _log.exception("attempt.broke", error=type(error).__name__, task_id=self.task.task_id)
-            return await self._settle(plan, claim, stage, TaskError(detail=type(error).__name__), writer)
+            return await self._settle(plan, entrance, claim, stage, TaskError(detail=type(error).__name__), writer)
         hold.row_left = True
         rest = await writer.close() if writer is not None else []
         await self._cleanup.conclude(self.task, [*rest, publish.done_event(stored)], heed=False)
         await self._cleanup.ack()
         return Done(stored.model_id, stored.usage)
 
+    async def _answer(
+        self, plan: Plan, entrance: Entrance, request: ModelRequest, writer: DeltaWriter | None
+    ) -> Answer:
+        """The answer of the model that we were let in to, or of a fallback where it closed before its first word."""
+        while True:
+            try:
+                return await self._call(plan, entrance, for_model(request, entrance.model), writer)
+            except ModelClosed as error:
+                if not await entrance.fall_back(error):
+                    raise
+            event = publish.falling_back_event(entrance.model.id)
+            attempt = self._hold.attempt or 0
+            self._heed(await self._patience.of(lambda: self._world.tail.append(self.task, attempt, [event])))
+
+    async def _call(self, plan: Plan, entrance: Entrance, request: ModelRequest, writer: DeltaWriter | None) -> Answer:
+        """One call of one model; what it tells of the model is noted, to be told with the release."""
+        world, hold = self._world, self._hold
+        provider = world.provider(request.provider)
+        began, wall = world.clock.monotonic(), world.clock.time()
+        world.budget.called(entrance.model.id, began)
+        hold.stuck_after = began + plan.limits.total_s + world.lease.lease_s
+        entrance.calling()
+        try:
+            answer = await execute(request, provider, hold.scope, plan.limits, writer, world.clock)
+        except Exception as error:
+            entrance.failed(error)
+            raise
+        finally:
+            hold.trace.execute_s = world.clock.monotonic() - began
+            hold.stuck_after = float("inf")
+        entrance.answered(answer)
+        self._trace(answer, wall)
+        return answer
+
     async def _settle(
-        self, plan: Plan, claim: Claimed, stage: Stage, error: TaskError, writer: DeltaWriter | None
+        self,
+        plan: Plan,
+        entrance: Entrance,
+        claim: Claimed,
+        stage: Stage,
+        error: TaskError,
+        writer: DeltaWriter | None,
     ) -> Outcome:
         """An attempt failed: again, later, or never."""
+        error = self._cancelled() or error  # asked for while the attempt was failing by itself
         now = self._world.clock.time()
         self._hold.trace.detail = error.detail
         expires_in = None if plan.expires_at is None else plan.expires_at - now
@@ -209,20 +233,25 @@ class Course:
             expires_in_s=expires_in,
             retry=self._world.retry,
             jitter=self._world.random(),
+            reopens_in_s=entrance.reopens_in_s,
+            first=entrance.first,
         )
         rest = await writer.close() if writer is not None else []
         match verdict:
             case RunAgain(delay):
-                if not self._world.budget.may_retry(plan.models[0].id, self._world.clock.monotonic()):
+                if not self._world.budget.may_retry(entrance.model.id, self._world.clock.monotonic()):
                     delay = max(delay, self._world.retry.cap_s)  # the model is in trouble: be patient, not many
                 await self._leave(Ending(State.RETRYING, error.code, "failed", count_failure=True))
                 events = [*rest, *publish.retry_events(error, stage, now + delay)]
                 await self._cleanup.park(self.task, events, delay, reason="RETRY_AT")
                 return Retrying(error.code, delay)
             case Wait(delay, reason):
+                since_ms = self._entry.parked_at or int(now * 1000)
+                if now - since_ms / 1000 > self._world.guard_settings.wait_max_s:
+                    return await self._give_up(stage, error, Code.WORKER_OVERLOADED, rest)
                 await self._leave(Ending(State.RETRYING, error.code, "deferred"))
                 events = [*rest, publish.waiting_event(Stage.EXECUTE, reason)]
-                await self._cleanup.park(self.task, events, delay, reason=reason)
+                await self._cleanup.park(self.task, events, delay, reason=reason, since_ms=since_ms)
                 return Deferred(reason, delay)
             case GiveUp():
                 code = final_code(
@@ -267,17 +296,25 @@ class Course:
         await self._cleanup.end(self.task, [event], error.code, error.detail)
         return Failed(error.code)
 
-    async def _wait_for_place(self, plan: Plan, full: int) -> Outcome:
-        """A guard is full: leave the slot at once and say why."""
+    async def _wait_outside(self, entrance: Entrance, answer: MustWait | Shut) -> Outcome:
+        """A guard is full or no model is open: leave the slot at once and say why."""
+        cancelled = self._cancelled()
+        if cancelled is not None:
+            return await self.reject(cancelled)
         world, entry = self._world, self._entry
-        now_ms = int(world.clock.time() * 1000)
-        wait = denied(entry, plan.places[full], now_ms, world.guard_settings, world.retry, world.random())
+        now_ms, jitter, guards = int(world.clock.time() * 1000), world.random(), world.guard_settings
+        if isinstance(answer, MustWait):
+            wait = denied(entry, answer.place, now_ms, guards, world.retry, jitter, answer.rank)
+        else:
+            wait = shut_out(entry, answer, now_ms, guards, world.retry, jitter, first=entrance.first)
         if wait is None:
             return await self.reject(TaskError(code=Code.WORKER_OVERLOADED))
         await self._let_go()
         # Told once for each reason, not at every look.
         events = [] if entry.parked == wait.reason else [publish.waiting_event(Stage.GUARDS, wait.reason)]
-        await self._cleanup.park(self.task, events, wait.delay_s, reason=wait.reason, since_ms=wait.since_ms)
+        await self._cleanup.park(
+            self.task, events, wait.delay_s, reason=wait.reason, since_ms=wait.since_ms, wakeable=wait.wakeable
+        )
         return Deferred(wait.reason, wait.delay_s)
 
     async def _let_go(self) -> None:
@@ -289,6 +326,11 @@ class Course:
         if d.redelivered:
             lease_s = self._world.lease.lease_s
             await self._patience.of(lambda: self._world.ledger.let_go(self.task.task_id, d.entry_id, lease_s))
+
+    def _cancelled(self) -> TaskError | None:
+        """The cancel that was asked for, at a moment when no call could be interrupted by it."""
+        why = self._hold.scope.interrupted
+        return why if isinstance(why, TaskError) else None
 
     def _heed(self, answer: Appended) -> None:
         """What the event stream says about this attempt: cancelled, or not ours any more."""

@@ -46,6 +46,7 @@ class Leases:
         self._clock = clock
         self._holds: dict[tuple[str, str, str], Hold] = {}
         self._good: dict[Hold, float] = {}  # when each was known to be ours
+        self.busy = asyncio.Event()  #: set while something runs
 
     def __len__(self) -> int:
         return len(self._holds)
@@ -63,12 +64,15 @@ class Leases:
         d = hold.delivery
         self._holds[d.queue, d.stream, d.id] = hold
         self._good[hold] = self._clock.monotonic()
+        self.busy.set()
 
     def remove(self, hold: Hold) -> None:
         """Its attempt has ended, one way or another."""
         d = hold.delivery
         self._holds.pop((d.queue, d.stream, d.id), None)
         self._good.pop(hold, None)
+        if not self._holds:
+            self.busy.clear()
 
     async def run(self, progress: Callable[[], None]) -> None:
         """Beat until cancelled. Jittered, so that the processes of a host do not beat in step."""
@@ -117,17 +121,18 @@ class Leases:
     async def _renew_guards(self, holds: Iterable[Hold]) -> None:
         lease_ms = int(self._settings.lease_s * 1000)
         held = {h.member: h for h in holds if h.member and h.places}
-        for member in await self._guards.renew([(m, h.places) for m, h in held.items()], lease_ms):
+        renewed = {member: h.places for member, h in held.items()}
+        for member in await self._guards.renew(list(renewed.items()), lease_ms):
             hold = held[member]
-            places = hold.places
-            if hold.member != member:
-                continue  # released while the beat was under way
+            places = renewed[member]
+            if hold.member != member or hold.places is not places:
+                continue  # released, or on the way to another model, while the beat was under way
             # Redis lost the place (a flush, a stall longer than the lease). Taken again if there is room, else we are
             # one too many.
             if await self._guards.acquire(member, places, lease_ms) is not None:
                 self._lose([hold], "a guard place ran out")
-            elif hold.member != member:
-                await self._guards.release(member, places)
+            elif hold.member != member or hold.places is not places:
+                await self._guards.release(member, [place for place in places if place not in hold.places])
 
     async def _beat_ledger(self) -> None:
         claimed = {h.task_id: h for h in self._holds.values() if h.attempt is not None and not h.row_left}
