@@ -19,7 +19,7 @@ class PlainScreen:
     def __init__(self, write: Callable[[str], None], began: float) -> None:
         self._write = write
         self._began = began
-        self._shown: dict[tuple[str, int], int] = {}  # (task, attempt) -> characters of its text already written
+        self._shown: dict[tuple[str, int], int] = {}  # (task, attempt) -> lines of its text already written
 
     def __enter__(self) -> Self:
         return self
@@ -50,12 +50,14 @@ class PlainScreen:
         self._write(f"{time.monotonic() - self._began:5.1f}  {name:<12} {what}")
 
     def _text(self, task: Watched, *, whole: bool) -> None:
+        """The lines that are new; of unfinished text all but the last, which may still grow."""
         key = (task.task_id, task.attempt)
         begin = self._shown.get(key, 0)
-        end = len(task.text) if whole else task.text.rfind("\n") + 1
-        for line in wrapped(task.text[begin:end], TEXT_WIDTH):
+        lines = wrapped(task.text, TEXT_WIDTH)
+        full = lines if whole or task.text.endswith("\n") else lines[:-1]
+        for line in full[begin:]:
             self._say(task.order.name, f"| {line}")
-        self._shown[key] = max(begin, end)
+        self._shown[key] = max(begin, len(full))
 
 
 def _said(task: Watched, event: Event) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAMES_PER_S: Final = 12
 TAIL_LINES_MAX: Final = 4
 WAY: Final = "QStash → relay → Redis → daemon → model → Postgres"
+_UNIT: Final = re.compile(r"\s+|[\u3000-\u9fff\uff00-\uffef]|[^\s\u3000-\u9fff\uff00-\uffef]+")
 _MARKS: Final = {
     Phase.ASKED: ("·", "dim"), Phase.QUEUED: ("○", "dim"), Phase.WAITING: ("◌", "yellow"),
     Phase.RETRYING: ("↻", "yellow"), Phase.DONE: ("✓", "green"), Phase.FAILED: ("✗", "bold red"),
@@ -185,20 +187,18 @@ def _tail(text: str, width: int, lines: int, style: str) -> Iterator[Text]:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` cells; breaks at spaces, and between wide characters where there are none."""
+    """Lines of at most `width` cells; breaks at spaces and at wide characters. More text never changes a full line."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""
-        for word in paragraph.split(" "):
-            if line and cell_len(line) + 1 + cell_len(word) > width >= cell_len(word):
-                lines.append(line)
-                line = word
-            else:
-                line = f"{line} {word}" if line else word
+        for unit in _UNIT.findall(paragraph):
+            if line and cell_len(line) + cell_len(unit) > width:
+                lines.append(line.rstrip())
+                line = ""
+            line += "" if unit.isspace() and not line else unit
             while cell_len(line) > width:
-                head = set_cell_size(line, width).rstrip(" ")
-                lines.append(head)
-                line = line[len(head) :].lstrip(" ")
-        if line:
-            lines.append(line)
+                lines.append(line[:width])
+                line = line[width:]
+        if line.rstrip():
+            lines.append(line.rstrip())
     return lines

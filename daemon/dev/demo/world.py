@@ -33,9 +33,10 @@ from daemon.stream.connection import Scripts, connect
 from daemon.stream.events import Events
 
 NAMES: Final = ("redis", "postgres", "qstash", "models", "relay", "daemon")
-TOKENS_PER_S: Final = 30.0  #: a pace that eyes can follow
+TOKENS_PER_S: Final = 25.0  #: a pace that eyes can follow
 CONNECT_S: Final = 5.0
 LOOK_S: Final = 0.2  #: how often the processes are looked after
+LAST_WORDS: Final = 25  #: lines of a log that are shown when its process ends
 
 
 class Tell(Protocol):
@@ -87,12 +88,12 @@ class World:
         while True:
             for part in self._parts:
                 if not part.running:
-                    raise PartFailed(part.name, "ended by itself", part.last_words())
+                    raise PartFailed(part.name, "ended by itself", part.last_words(lines=LAST_WORDS))
             await asyncio.sleep(LOOK_S)
 
     def last_words(self, name: str) -> str:
         """The end of a process's log."""
-        return next((part.last_words() for part in self._parts if part.name == name), "")
+        return next((part.last_words(lines=LAST_WORDS) for part in self._parts if part.name == name), "")
 
     def logs(self) -> dict[str, str]:
         """Where relay and daemon log to."""

@@ -99,6 +99,14 @@ def test_wrapping_keeps_every_character_and_the_width(text: str) -> None:
     assert "".join("".join(lines).split()) == "".join(text.split())
 
 
+@pytest.mark.parametrize("text", [LONG, "1. “参与多个项目，配合后端联调”没有信息。改成：为订单页设计", "x" * 70])
+def test_text_that_grows_never_changes_a_line_that_was_full(text: str) -> None:
+    """So that a line is written once, and the live view does not jump."""
+    whole = wrapped(text, 20)
+    for size in range(len(text)):
+        assert wrapped(text[:size], 20)[:-1] == whole[: max(0, len(wrapped(text[:size], 20)) - 1)]
+
+
 def lines_of(task: Watched, events: Sequence[Event]) -> list[str]:
     """What the plain view writes for these events."""
     written: list[str] = []

@@ -14,6 +14,7 @@ from daemon.errors import RedisAway
 from daemon.metrics import Metrics
 from daemon.stream.work import Work
 from daemon.worker.retries import Mover
+from tests.waiting import WaitUntil
 
 Reply = tuple[int, float | None, Sequence[str]]
 
@@ -35,29 +36,24 @@ class SlowWork:
         return reply
 
 
-async def until_asked(work: SlowWork, times: int) -> None:
-    """Bounded wait for so many looks."""
-    async with asyncio.timeout(3):
-        while work.asked < times:
-            await asyncio.sleep(0.001)
-
-
 async def never(queue: str, ids: Sequence[str]) -> None:
     raise AssertionError(f"nothing is lost here: {queue} {ids}")
 
 
 @pytest.mark.parametrize("first", [(0, None, ()), (0, 60.0, ()), RedisAway("away")], ids=["empty", "later", "away"])
-async def test_a_task_parked_while_the_mover_looks_is_moved_when_it_is_due(first: Reply | Exception) -> None:
+async def test_a_task_parked_while_the_mover_looks_is_moved_when_it_is_due(
+    first: Reply | Exception, wait_until: WaitUntil
+) -> None:
     """The answer was made before the task was there, so it says nothing about it."""
     work = SlowWork(first)
     mover = Mover(cast("Work", work), ["q"], RetrySettings(), Metrics(), never)
     running = asyncio.get_running_loop().create_task(mover.run())
     try:
-        await until_asked(work, 1)
+        await wait_until(lambda: work.asked, description="it looks")
         mover.parked("q", 0.05)
         work.go.set()
         began = asyncio.get_running_loop().time()
-        await until_asked(work, 2)
+        await wait_until(lambda: work.asked > 1, description="it looks again")
         assert asyncio.get_running_loop().time() - began < 0.4  # not the 0.5 s and more of another try after "away"
     finally:
         running.cancel()
