@@ -21,6 +21,7 @@ from daemon import services
 from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.magic import picture
+from daemon.blobs.s3 import S3Blobs
 from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
@@ -33,7 +34,7 @@ from daemon.pipeline.hold import Hold
 from daemon.pipeline.outcome import Abandoned
 from daemon.pipeline.run import run
 from daemon.pipeline.world import World
-from daemon.ports import Provider
+from daemon.ports import Blobs, Provider
 from daemon.providers.registry import Registry
 from daemon.services import ServiceBook
 from daemon.services.book import nearest
@@ -161,7 +162,6 @@ class Daemon:
         guards = RedisGuards(self._scripts)
         ledger = PostgresLedger(self._pool, {q.name: q.tier for q in self._book.queues.values()})
         self._deltas = Deltas(self._scripts, events, s.events, metrics)
-        disk = DiskBlobs(s.blobs, self._clock)
         names = [spec.name for spec in self._specs]
         self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
         self._leases = Leases(self._beat_scripts, self._work, ledger, s.lease, metrics, self._clock)
@@ -171,7 +171,7 @@ class Daemon:
             tail=RedisTail(self._scripts, self._work, events, guards, metrics, self._mover.parked, self._clock),
             deltas=self._deltas,
             templates=PostgresTemplates(self._pool, self._clock),
-            blobs=BlobsByScheme({"redis": RedisBlobs(self._client, picture), "disk": disk, "file": disk}),
+            blobs=self._blobs(stack),
             provider=self._provider,
             book=lambda: self._book,
             clock=self._clock,
@@ -203,6 +203,17 @@ class Daemon:
         await health.start()
         stack.push_async_callback(health.stop)
         self.address = health.address
+
+    def _blobs(self, stack: AsyncExitStack) -> BlobsByScheme:
+        """Every scheme that this host can serve, whatever BLOB_STORE says: messages of before a change still come."""
+        settings = self._settings.blobs
+        disk = DiskBlobs(settings, self._clock)
+        stores: dict[str, Blobs] = {"redis": RedisBlobs(self._client, picture), "disk": disk, "file": disk}
+        if settings.has_bucket:
+            bucket = S3Blobs(settings, self._clock)
+            stack.push_async_callback(bucket.aclose)
+            stores["key"] = bucket
+        return BlobsByScheme(stores)
 
     # --- one attempt -----------------------------------------------------------------------------------------
 

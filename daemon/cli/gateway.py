@@ -13,6 +13,8 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from daemon import config, services
+from daemon.blobs.disk import DiskBlobs
+from daemon.blobs.s3 import S3Blobs
 from daemon.cli.relay import queues_in_force
 from daemon.clock import SystemClock
 from daemon.config import Settings
@@ -26,6 +28,7 @@ from daemon.gateway.results import Results
 from daemon.gateway.server import Gateway, Part
 from daemon.gateway.submit import Services, Submit
 from daemon.gateway.tokens import Tokens
+from daemon.gateway.uploads import Uploads
 from daemon.lifecycle import Notifier, Signals, sample_loop_lag
 from daemon.logs import configure, logger
 from daemon.metrics import Metrics
@@ -142,9 +145,16 @@ class GatewayProcess:
                 records=records, hub=self.hub, waits=Waits(self._client), queues=lambda: self._services.queues,
                 access=access, clock=clock,
             ),
+            self._uploads(access),
         ]  # fmt: skip
         checks = {"redis": self._check_redis, "postgres": self._check_postgres}
         return Gateway(parts, checks, s.gateway.allowed_origins, self.metrics, clock)
+
+    def _uploads(self, access: Access) -> Uploads:
+        """The bucket where there is one, and the disk unless the bucket stands in for it."""
+        blobs, clock = self._settings.blobs, self._clock
+        disk = None if blobs.store == "s3" else DiskBlobs(blobs, clock)
+        return Uploads(access, disk, S3Blobs(blobs, clock) if blobs.has_bucket else None, blobs, self.metrics, clock)
 
     def _read_services(self) -> Services:
         s = self._settings
