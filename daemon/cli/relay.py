@@ -12,6 +12,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from daemon import config, services
+from daemon.blobs.disk import DiskBlobs
 from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
@@ -60,13 +61,21 @@ class RelayProcess:
             qstash=settings.qstash,
             signing_keys=tuple(key.get_secret_value().encode() for key in keys),
             queues=queues_in_force(settings),
-            admission=Admission(scripts, settings.queues, clock),
+            admission=Admission(scripts, settings.queues, clock, self._shelf()),
             events=Events(scripts, settings.events, clock),
             ping=client.ping,
             metrics=Metrics(),
             clock=clock,
             closed=UNSTAMPED,
         )
+
+    def _shelf(self) -> DiskBlobs | None:
+        """With BLOB_STORE=disk inline images lie on the disk that the daemon reads; None: in Redis."""
+        if self._settings.blobs.store != "disk":
+            return None
+        disk = DiskBlobs(self._settings.blobs, SystemClock())
+        disk.make()
+        return disk
 
     def stop(self) -> None:
         """Refuse new calls with 503; those in flight finish."""

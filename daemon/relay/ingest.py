@@ -16,6 +16,7 @@ import msgspec
 
 from daemon import contracts as c
 from daemon.blobs.inline import decode
+from daemon.calls import Picture
 from daemon.errors import Code, Rejected, TaskError
 
 _PATHS: Final = re.compile(
@@ -38,7 +39,7 @@ class Ingested(NamedTuple):
     message: c.TaskMessage
     queue: c.QueueSpec
     sha256: str
-    pictures: Mapping[int, c.Picture]
+    pictures: Mapping[int, Picture]
 
 
 def route_of(path: str) -> Route | None:

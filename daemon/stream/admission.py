@@ -7,6 +7,7 @@ puts work into a queue.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ from daemon import keys
 from daemon.calls import Picture
 from daemon.config import QueueSettings
 from daemon.contracts import ImageRef, TaskMessage, WorkEntry
-from daemon.ports import Clock
+from daemon.errors import DependencyAway, RedisFull
+from daemon.ports import Clock, Shelf
 from daemon.stream.connection import Scripts, load_script, translated
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -74,10 +76,12 @@ def blob_reference(queue: str, task_id: str, index: int) -> str:
 class Admission:
     """Judges and accepts on behalf of one process."""
 
-    def __init__(self, scripts: Scripts, settings: QueueSettings, clock: Clock) -> None:
+    def __init__(self, scripts: Scripts, settings: QueueSettings, clock: Clock, shelf: Shelf | None = None) -> None:
+        """`shelf`: where inline images are laid; None: in Redis, by the script that accepts."""
         self._scripts = scripts
         self._settings = settings
         self._clock = clock
+        self._shelf = shelf
         self._accept = load_script("accept")
         self._refund = load_script("refund")
         self._promise = load_script("promise")
@@ -89,15 +93,35 @@ class Admission:
         """The verdict, carried out; one flush. With `dry` it is only the verdict.
 
         `sha256` identifies the body as it came; `pictures` are its inline images by their index, whose bytes are laid
-        beside the stream. `max_size` holds unless the queue's control hash names another. Raises `RedisAway` (it may
-        have been accepted: repeat, and the answer is `Duplicate`) and `RedisFull` (it was not).
+        beside the stream, or on the shelf before. `max_size` holds unless the queue's control hash names another.
+        Raises `RedisAway` (it may have been accepted: repeat, and the answer is `Duplicate`), `RedisFull` and the
+        shelf's `DependencyAway` (it was not).
         """
+        if dry or not pictures:
+            return await self._judge(message, sha256, max_size, {}, dry=dry)
+        if self._shelf is None:
+            laid = {index: blob_reference(message.queue_id, message.task_id, index) for index in pictures}
+            return await self._judge(_lightened(message, pictures, laid), sha256, max_size, pictures)
+        laid = await self._shelf.lay(message, pictures)
+        accepted = True  # until the opposite is known: after a lost reply the sweep finds out
+        try:
+            verdict = await self._judge(_lightened(message, pictures, laid), sha256, max_size, {})
+            accepted = isinstance(verdict, Accepted)
+        except RedisFull:
+            accepted = False
+            raise
+        finally:
+            if not accepted:
+                with suppress(DependencyAway):  # the sweep takes them
+                    await self._shelf.drop(list(laid.values()), message.user_id)
+        return verdict
+
+    async def _judge(
+        self, message: TaskMessage, sha256: str, max_size: int, pictures: Mapping[int, Picture], *, dry: bool = False
+    ) -> Verdict:
         names = keys.queue_keys(message.queue_id)
         task_id = message.task_id
-        pictures = {} if dry else pictures
-        entry = WorkEntry(
-            message=_lightened(message, pictures), sha256=sha256, accepted_at=int(self._clock.time() * 1000)
-        )
+        entry = WorkEntry(message=message, sha256=sha256, accepted_at=int(self._clock.time() * 1000))
         reply = await self._scripts.one(
             self._accept,
             (
@@ -160,14 +184,11 @@ class Admission:
         return not accepted
 
 
-def _lightened(message: TaskMessage, pictures: Mapping[int, Picture]) -> TaskMessage:
+def _lightened(message: TaskMessage, pictures: Mapping[int, Picture], laid: Mapping[int, str]) -> TaskMessage:
     """The message with a reference in place of each inline image: large bytes never travel through the work stream."""
-    if not pictures:
-        return message
     images = list(message.images or ())
     for index, picture in pictures.items():
-        reference = blob_reference(message.queue_id, message.task_id, index)
-        images[index] = ImageRef(mime_type=picture.mime_type, blob=reference)
+        images[index] = ImageRef(mime_type=picture.mime_type, blob=laid[index])
     return msgspec.structs.replace(message, images=images)
 
 
