@@ -45,6 +45,7 @@ from daemon.store.records import TaskRecords
 from daemon.store.tasks import PostgresLedger
 from daemon.store.templates import PostgresTemplates
 from daemon.stream.blobs import RedisBlobs
+from daemon.stream.cancel import Notices
 from daemon.stream.connection import Scripts, connect
 from daemon.stream.deltas import Deltas
 from daemon.stream.environment import claim_environment as claim_redis
@@ -53,6 +54,7 @@ from daemon.stream.guards import RedisGuards
 from daemon.stream.server import check_server
 from daemon.stream.tail import RedisTail
 from daemon.stream.work import Work
+from daemon.worker.cancels import CancelListener
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.health import HealthServer
 from daemon.worker.lease import Leases
@@ -118,6 +120,7 @@ class Daemon:
                 background = [
                     loops.create_task(self._leases.run(beat), name="beat"),
                     loops.create_task(self._deltas.run(), name="deltas"),
+                    loops.create_task(self._cancels.run(), name="cancels"),
                     loops.create_task(self._mover.run(), name="mover"),
                     loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
                     loops.create_task(self._upkeep.run(), name="upkeep"),
@@ -165,6 +168,7 @@ class Daemon:
         names = [spec.name for spec in self._specs]
         self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
         self._leases = Leases(self._beat_scripts, self._work, ledger, s.lease, metrics, self._clock)
+        self._cancels = CancelListener(Notices(s.redis), self._leases, metrics)
         self._world = World(
             ledger=ledger,
             guards=guards,

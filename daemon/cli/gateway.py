@@ -20,6 +20,7 @@ from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.errors import ConfigError, DependencyAway, QstreamdError, RedisAway, RedisFull
 from daemon.gateway.access import Access, ApiKeys
+from daemon.gateway.cancel import Cancel
 from daemon.gateway.endings import Endings
 from daemon.gateway.finishing import Finishing
 from daemon.gateway.follow import Follow
@@ -37,7 +38,9 @@ from daemon.store.migrate import check_schema
 from daemon.store.migrate import claim_environment as claim_database
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
+from daemon.store.tasks import PostgresLedger
 from daemon.stream.admission import Admission
+from daemon.stream.cancel import Cancels
 from daemon.stream.connection import Scripts, connect
 from daemon.stream.environment import claim_environment as claim_redis
 from daemon.stream.events import Events
@@ -141,6 +144,10 @@ class GatewayProcess:
                 finishing=self._finishing,
             ),
             Follow(self.hub, access, s.gateway, self.metrics, clock),
+            Cancel(
+                cancels=Cancels(scripts, s.events, s.queues), records=records, ledger=PostgresLedger(self._pool),
+                events=events, hub=self.hub, access=access, audit=self._audit, clock=clock, finishing=self._finishing,
+            ),
             Results(
                 records=records, hub=self.hub, waits=Waits(self._client), queues=lambda: self._services.queues,
                 access=access, clock=clock,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from daemon.contracts import TASK_ID, TERMINAL, QueueSpec, Reason, State
+from daemon.contracts import TASK_ID, TERMINAL, EventType, QueueSpec, Reason, State
 from daemon.errors import CODES, Code
 from daemon.gateway.access import Access
 from daemon.gateway.answers import json_answer, not_found
@@ -110,11 +110,22 @@ def _of_events(first: Entry, last: Entry) -> dict[str, Any]:
     begun, said = _decode(first.data), _decode(last.data)
     seen: dict[str, Any] = {"queueId": begun.get("queueId"), "createdAt": begun.get("timestamp")}
     if last.terminal:
-        code = str(said.get("code"))
-        known = Code(code) if code in Code.__members__ else Code.INTERNAL
-        seen["state"] = {Code.CANCELLED: State.CANCELLED, Code.EXPIRED: State.EXPIRED}.get(known, State.FAILED)
-        seen["finishedAt"], seen["error"] = said.get("timestamp"), _error(known)
+        seen["state"], seen["finishedAt"] = ended_state(last), said.get("timestamp")
+        seen["error"] = _error(_code(said)) if seen["state"] is not State.DONE else None
     return seen
+
+
+def ended_state(last: Entry) -> State:
+    """The state that a terminal event stands for."""
+    if last.type == EventType.DONE:
+        return State.DONE
+    ends = {Code.CANCELLED: State.CANCELLED, Code.EXPIRED: State.EXPIRED}
+    return ends.get(_code(_decode(last.data)), State.FAILED)
+
+
+def _code(said: Mapping[str, Any]) -> Code:
+    code = str(said.get("code"))
+    return Code(code) if code in Code.__members__ else Code.INTERNAL
 
 
 def _error(code: Code) -> dict[str, Any]:
