@@ -54,6 +54,7 @@ from daemon.stream.guards import RedisGuards
 from daemon.stream.server import check_server
 from daemon.stream.tail import RedisTail
 from daemon.stream.work import Work
+from daemon.worker.blobs_sweep import BlobsSweep
 from daemon.worker.cancels import CancelListener
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.health import HealthServer
@@ -124,6 +125,7 @@ class Daemon:
                     loops.create_task(self._mover.run(), name="mover"),
                     loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
                     loops.create_task(self._upkeep.run(), name="upkeep"),
+                    loops.create_task(self._blobs_sweep.run(), name="blobs-sweep"),
                     loops.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
                 ]
                 readers = [
@@ -196,7 +198,10 @@ class Daemon:
         self._reclaimer = Reclaimer(
             self._beat_scripts, self._work, self._consumers, s.lease, metrics, self._mover.check, self._report_lost
         )
-        self._upkeep = Upkeep(self._work, TaskRecords(self._pool), names, s.lease, metrics)
+        records = TaskRecords(self._pool)
+        self._upkeep = Upkeep(self._work, records, names, s.lease, metrics)
+        redis_blobs = RedisBlobs(self._client, picture)
+        self._blobs_sweep = BlobsSweep(redis_blobs, records, s.blobs, s.queues.blob_ttl_s, metrics, self._clock)
         await self._work.make_groups(names)
         await self._reclaimer.register()
         health = HealthServer(

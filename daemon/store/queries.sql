@@ -218,6 +218,11 @@ FROM qstreamd.tasks t
 LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
 WHERE t.task_id = ANY ($1::text[]) AND t.state IN ('done', 'failed', 'cancelled', 'expired')
 
+-- name: over
+-- Those of $1 that have a row, and whether they have ended.
+SELECT task_id, state IN ('done', 'failed', 'cancelled', 'expired') AS over
+FROM qstreamd.tasks WHERE task_id = ANY ($1::text[])
+
 -- name: cancel_waiting
 -- A task that waits is ended where it lies; one that runs is its attempt's to end.
 UPDATE qstreamd.tasks

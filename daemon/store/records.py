@@ -69,6 +69,10 @@ class TaskRecords:
         """Those of `task_ids` that have ended, with their results; one statement for any number."""
         return [_with_result(row) for row in await self._pool.fetch(self._sql["ended"], list(task_ids))]
 
+    async def over(self, task_ids: Sequence[str]) -> dict[str, bool]:
+        """Those of `task_ids` that have a row, and whether they have ended; one statement for any number."""
+        return {row["task_id"]: row["over"] for row in await self._pool.fetch(self._sql["over"], list(task_ids))}
+
     async def cancel_waiting(self, task_id: str) -> bool:
         """End a task that waits (`queued`, `retrying`) as `cancelled`; False: it runs, has ended, or has no row."""
         return bool(await self._pool.fetch(self._sql["cancel_waiting"], task_id))

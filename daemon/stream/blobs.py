@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from daemon import keys
 from daemon.calls import Picture
 from daemon.errors import Code, Rejected
 from daemon.stream.connection import translated
@@ -36,6 +37,17 @@ class RedisBlobs:
         if data is None:
             raise Rejected(code=Code.IMAGE_NOT_FOUND)
         return self._judge(data)
+
+    async def accepted(self, tasks: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of these (queue, task id) that were accepted, as far as Redis remembers (7 days); one flush."""
+        if not tasks:
+            return set()
+        with translated():
+            pipe = self._client.pipeline(transaction=False)
+            for queue, task_id in tasks:
+                pipe.exists(keys.seen(queue, task_id))
+            found = await pipe.execute()
+        return {task for task, known in zip(tasks, found, strict=True) if known}
 
     async def drop(self, references: Sequence[str], user_id: str) -> None:
         """Nothing: the script that settles the task's entry deletes these keys with it."""
