@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -345,6 +346,8 @@ class EventDraft:
     type: EventType
     fields: Mapping[str, Any] = field(default_factory=dict)
     terminal: bool = False
+    #: a draft is appended once, however often its append is repeated: the nonce of a batch is that of its first draft
+    nonce: str = field(default_factory=lambda: secrets.token_hex(16), compare=False)
 
 
 def started(model_id: str) -> EventDraft:

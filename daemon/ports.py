@@ -272,6 +272,9 @@ class DeltaWriter(Protocol):
         What the writer learns (refused, cancelled) reaches the attempt by its callback.
         """
 
+    async def flush(self) -> None:
+        """Send now what there is, before the result is committed; gives up quietly when Redis does not answer."""
+
     async def close(self) -> list[EventDraft]:
         """Wait for the batch under way, and hand over what was not sent, to be appended with the last event."""
 

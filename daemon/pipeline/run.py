@@ -135,8 +135,9 @@ class Course:
             return await self._give_up(Stage.EXECUTE, TaskError(code=Code.WORKER_LOST), Code.WORKER_LOST)
         if claim.attempt == 1:
             self._hold.trace.wait_s = max(0.0, self._world.clock.time() - self._entry.accepted_at / 1000)
+        event = started(entrance.model.id)  # made once: a repeated append of the same draft adds nothing
         owned, appended = await self._patience.of(
-            lambda: self._world.tail.begin(self._hold.delivery, self.task, claim.attempt, started(entrance.model.id))
+            lambda: self._world.tail.begin(self._hold.delivery, self.task, claim.attempt, event)
         )
         if not owned:
             raise LeaseLost("the entry left us before the attempt began")
@@ -162,6 +163,8 @@ class Course:
             draft = result_of(answer, data, entrance.model)
             stage = Stage.WRITE
             hold.trace.usage = draft.usage
+            if writer is not None:  # all text first: whoever repeats the tail after a crash has only the result
+                await writer.flush()
             stored = await self._patience.of(lambda: world.ledger.finish(self.task.task_id, claim.attempt, draft))
         except TaskError as error:
             return await self._settle(plan, entrance, claim, stage, error, writer)

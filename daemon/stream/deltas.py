@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from daemon.config import EventSettings
@@ -24,6 +25,8 @@ _log = logger(__name__)
 
 #: tasks in one pipeline: bounds the time that one reply takes
 _TASKS_A_FLUSH: Final = 256
+#: how long the end of an attempt waits for a batch under way before its result is committed all the same
+_FLUSH_S: Final = 1.0
 #: pause after a failed flush; what was not sent waits in memory, bounded by the model's output
 _PAUSE_S: Final = 0.2
 
@@ -57,6 +60,15 @@ class Writer:
             self._parts.append((channel, [text]))
         self._bytes += len(text)
         self._deltas.wake(self)
+
+    async def flush(self) -> None:
+        """Send now what there is; what Redis does not take at once stays for `close`."""
+        self._deltas.forget(self)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_S):
+                await self._idle.wait()
+        if self.call is None and self._parts and not self.refused:
+            await self._deltas.send(self)
 
     async def close(self) -> list[EventDraft]:
         """What was not sent yet, once the batch under way is known to be in."""
@@ -143,6 +155,11 @@ class Deltas:
             self._wake.clear()
             while self._dirty:
                 await self._tick()
+
+    async def send(self, writer: Writer) -> None:
+        """Flush this writer alone, now; a batch that did not get through goes on under its nonce."""
+        if not await self._flush([writer], self.now()):
+            self.wake(writer)
 
     async def _tick(self) -> None:
         now = self.now()

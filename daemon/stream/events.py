@@ -7,7 +7,7 @@ append is one flush.
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -46,10 +46,11 @@ class Events:
     def call(
         self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], *, position: int | None = None
     ) -> Call:
-        """The script call of one append, to be sent in a batch with others; its nonce is made here."""
+        """The script call of one append, to be sent in a batch with others; the same drafts make the same nonce."""
         now = round(self._clock.time(), 3)
         common = _encode(task.task_id), _common(task, now)
-        args: list[Argument] = [uuid.uuid4().hex, attempt, *self._ttls, _queued(task, position, common)]
+        nonce = drafts[0].nonce if drafts else secrets.token_hex(16)
+        args: list[Argument] = [nonce, attempt, *self._ttls, _queued(task, position, common)]
         for draft in drafts:
             args += (draft.type.value, int(draft.terminal), *_pieces(draft, *common))
         return Call(self._append, (keys.events(task.task_id), keys.events_state(task.task_id)), args)
