@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date."),
     "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake."),
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
+    "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
     "consumers": ("daemon.cli.consumers", "Who reads which queue."),
     "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers."),
     "config": ("daemon.cli.config", "Print every setting, its source and its unit."),

@@ -22,6 +22,7 @@ T = TypeVar("T")
 EXIT_FAILED: Final = 1  #: asked and answered: no
 INTERRUPTED: Final = 130  #: Ctrl-C
 WIDTH_LEAST: Final = 40
+COLUMN_LEAST: Final = 5
 #: shown instead of a control character; direction marks too, which could make one text look like another
 _BIDI: Final = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
 
@@ -109,15 +110,15 @@ def cut(text: str, most: int) -> str:
     return kept + "…"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "", most: int | None = None) -> str:
-    """Aligned columns; `right` names those that are numbers. The widest text column is cut to what fits."""
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "", keep: str = "") -> str:
+    """Aligned columns. `right` names those that are numbers, `keep` those that are ids; others are cut to what fits."""
     body = [[str(cell) for cell in row] for row in rows]
     columns = [max(cells(line[at]) for line in [list(head), *body]) for at in range(len(head))]
     numbers = {at for at, name in enumerate(head) if name in right.split()}
-    limit = most or width()
-    while sum(columns) + 2 * (len(columns) - 1) > limit:
-        widest = max((at for at in range(len(columns)) if at not in numbers), key=lambda at: columns[at])
-        if columns[widest] <= 8:
+    cuttable = [at for at, name in enumerate(head) if at not in numbers and name not in keep.split()]
+    while cuttable and sum(columns) + 2 * (len(columns) - 1) > width():
+        widest = max(cuttable, key=lambda at: columns[at])
+        if columns[widest] <= COLUMN_LEAST:
             break
         columns[widest] -= 1
     lines = [_line([click.style(name, dim=True) for name in head], columns, numbers)]
