@@ -199,7 +199,7 @@ class BlobSettings:
         "holds uploaded images")
     s3_access_key_id: SecretStr | None = setting("S3_ACCESS_KEY_ID", None, _KEY, "may read, put and delete in the bucket")
     s3_secret_access_key: SecretStr | None = setting("S3_SECRET_ACCESS_KEY", None, _KEY, "signs reads and uploads")
-    s3_region: str = setting("S3_REGION", "auto", text(r"[a-z0-9-]{1,32}", "a region's name"),
+    s3_region: str = setting("QSTREAMD_S3_REGION", "auto", text(r"[a-z0-9-]{1,32}", "a region's name"),
         "auto is right for R2; AWS and others want theirs")
     s3_presign_ttl_s: int = setting("QSTREAMD_S3_PRESIGN_TTL_S", 300, whole("seconds", least=10, most=300),
         "a signed PUT is a key to the bucket for so long")
