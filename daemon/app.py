@@ -12,7 +12,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 
 from redis.asyncio import Redis
@@ -63,6 +63,7 @@ from daemon.worker.reclaim import Reclaimer
 from daemon.worker.report import report
 from daemon.worker.retries import Mover
 from daemon.worker.upkeep import Upkeep
+from daemon.worker.waiters import Waiters
 
 _log = logger(__name__)
 
@@ -123,6 +124,7 @@ class Daemon:
                     loops.create_task(self._deltas.run(), name="deltas"),
                     loops.create_task(self._cancels.run(), name="cancels"),
                     loops.create_task(self._mover.run(), name="mover"),
+                    loops.create_task(self._waiters.run(), name="waiters"),
                     loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
                     loops.create_task(self._upkeep.run(), name="upkeep"),
                     loops.create_task(self._blobs_sweep.run(), name="blobs-sweep"),
@@ -164,7 +166,9 @@ class Daemon:
         s, metrics = self._settings, self.metrics
         self._work = Work(self._scripts, s.queues, self.consumer)
         events = Events(self._scripts, s.events, self._clock)
-        guards = RedisGuards(self._scripts)
+        guards = RedisGuards(self._scripts, s.guards)
+        self._waiters = Waiters(guards, s.guards.sweep_s, metrics)
+        guards.waiting = self._waiters.some
         ledger = PostgresLedger(self._pool, {q.name: q.tier for q in self._book.queues.values()})
         self._deltas = Deltas(self._scripts, events, s.events, metrics)
         names = [spec.name for spec in self._specs]
@@ -196,7 +200,7 @@ class Daemon:
             for spec in self._specs
         }
         self._reclaimer = Reclaimer(
-            self._beat_scripts, self._work, self._consumers, s.lease, metrics, self._mover.check, self._report_lost
+            self._beat_scripts, self._work, self._consumers, s.lease, metrics, self._others_changed, self._report_lost
         )
         records = TaskRecords(self._pool)
         self._upkeep = Upkeep(self._work, records, names, s.lease, metrics)
@@ -242,6 +246,11 @@ class Daemon:
             ConfigError
         ) as error:  # one provider key is enough to run; a task of another one fails, and says why to us
             raise ProviderError(detail=error.mistakes[0]) from error
+
+    def _others_changed(self, queues: Iterable[str]) -> None:
+        """A process came or went: what it slept for and watched over is anybody's now."""
+        self._mover.check(queues)
+        self._waiters.some()
 
     async def _report_lost(self, queue: str, ids: list[str]) -> None:
         """Entries whose content is gone: what was claimed before is in Postgres, and is put back from there."""

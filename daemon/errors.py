@@ -195,3 +195,5 @@ class ModelClosed(ProviderError):
         code = {"QUOTA": Code.LLM_QUOTA, "UNKNOWN_MODEL": Code.LLM_ERROR}.get(reason, Code.RATE_LIMITED)
         super().__init__(code=code, retry_after_s=retry_after_s, detail=detail)
         self.reason = reason
+        #: part of an answer had come: it counts as a failure, and no other model goes on from there
+        self.midway = False

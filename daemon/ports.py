@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from daemon.calls import ModelRequest, Picture, Piece
-from daemon.contracts import Channel, EventDraft, State, TaskMessage, Usage, WorkEntry
+from daemon.contracts import Channel, EventDraft, Reason, State, TaskMessage, Usage, WorkEntry
 from daemon.contracts import TaskIdentity as TaskIdentity
 from daemon.errors import Code, TaskError
 
@@ -175,8 +175,84 @@ class GuardPlace:
     limit: int
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that may serve an attempt: its own guard, its rates, and what the call is expected to use of them."""
+
+    model_id: str
+    tier: str
+    place: GuardPlace
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens: int = 0  #: reserved until the real usage is known
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a task asks the guards for: a place in each of `shared`, and one of the first candidate that is open."""
+
+    member: str  #: random for each acquisition; the same in a repeated call
+    waiter: str  #: `queue/taskId`: who is woken when a place comes free
+    since_ms: int  #: age: waiters are served in its order
+    goes_first: bool  #: paying, or has waited long enough: may use the last of a rate
+    shared: tuple[GuardPlace, ...]
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """All places are ours. `chosen` is the index of the candidate that was open."""
+
+    chosen: int
+    places: tuple[GuardPlace, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MustWait:
+    """A guard is full: the task is woken when it is its turn. `rank` others wait before it.
+
+    `place` None: it waits for an open breaker's probe.
+    """
+
+    place: GuardPlace | None
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """No candidate is open: `reason` of the one that opens first, and in how many ms.
+
+    `in_line`: that time is this task's own turn at the model's rate, and nobody else's.
+    """
+
+    reason: Reason
+    opens_in_ms: int
+    in_line: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """What an attempt learned of its model; told with the release, and counted once."""
+
+    candidate: Candidate
+    #: `unused`: no call was made; `none`: it says nothing of the model
+    outcome: Literal["unused", "none", "ok", "failed", "closed"] = "unused"
+    tokens: int | None = None  #: really used; None: unknown, the reserved ones stay charged
+    closed_ms: int = 0  #: closes the model for all processes for so long
+    closed_why: str = ""
+    slow_down: bool = False  #: too many at once: run fewer for a while
+
+
 class Guards(Protocol):
     """Leased places on server time, all or none."""
+
+    async def enter(self, ask: Ask, lease_ms: int) -> Entered | MustWait | Shut:
+        """Places in all shared guards and in the first open candidate, or in none. Repeatable with the same member."""
+
+    async def switch(
+        self, ask: Ask, lease_ms: int, left: Sequence[GuardPlace], report: CallReport
+    ) -> Entered | MustWait | Shut:
+        """Leave the places of one model with `report` and enter another one's; the shared places are kept meanwhile."""
 
     async def acquire(self, member: str, places: Sequence[GuardPlace], lease_ms: int) -> int | None:
         """None: all places are ours for `lease_ms`. Otherwise the index of the first full guard; nothing was taken."""
@@ -184,8 +260,8 @@ class Guards(Protocol):
     async def renew(self, held: Sequence[tuple[str, Sequence[GuardPlace]]], lease_ms: int) -> set[str]:
         """Renew many members' places in one script; the members that lost one come back."""
 
-    async def release(self, member: str, places: Sequence[GuardPlace]) -> None:
-        """Give the places back; repeatable."""
+    async def release(self, member: str, places: Sequence[GuardPlace], report: CallReport | None = None) -> None:
+        """Give the places back, say what was learned of the model, and wake whoever is next; repeatable."""
 
 
 # --- events and work (Redis) ------------------------------------------------------------------------------------
@@ -213,17 +289,26 @@ class Tail(Protocol):
         """Append events of one attempt in order, under one nonce."""
 
     async def conclude(
-        self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], member: str, places: Sequence[GuardPlace]
+        self,
+        task: TaskIdentity,
+        attempt: int,
+        drafts: Sequence[EventDraft],
+        member: str,
+        places: Sequence[GuardPlace],
+        report: CallReport | None = None,
     ) -> Appended:
-        """The last events and the release of the guards in one flush."""
+        """The last events and the release of the guards in one flush; waking those who waited takes another."""
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; `whole_task` also gives back the place and drops its blobs."""
 
-    async def park(self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0) -> bool:
+    async def park(
+        self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0, wakeable: bool = False
+    ) -> bool:
         """Move the entry to `:retry` and `:held`, due in so many ms of server time.
 
-        `waiting_since_ms` (unix) is kept with it while it waits for one and the same thing; 0 for a retry.
+        `waiting_since_ms` (unix) is kept with it while it waits; 0 for a retry. `wakeable`: it waits to be called by a
+        guard, and does not sleep if that has happened already.
         """
 
     async def lay_aside(self, d: Delivery, ahead: Ahead, due_in_ms: int) -> bool:

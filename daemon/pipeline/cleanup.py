@@ -49,11 +49,14 @@ class Cleanup:
         attempt = -1 if hold.attempt is None else hold.attempt
         if drafts:
             await self._patience.of(
-                lambda: self._world.tail.conclude(task, attempt, drafts, hold.member, hold.places), heed=heed
+                lambda: self._world.tail.conclude(task, attempt, drafts, hold.member, hold.places, hold.report),
+                heed=heed,
             )
         elif hold.places:
-            await self._patience.of(lambda: self._world.guards.release(hold.member, hold.places), heed=heed)
-        hold.member, hold.places = "", ()
+            await self._patience.of(
+                lambda: self._world.guards.release(hold.member, hold.places, hold.report), heed=heed
+            )
+        hold.member, hold.places, hold.report = "", (), None
 
     async def ack(self, *, whole_task: bool = True) -> None:
         """The entry is settled; nothing of it is beaten for any more."""
@@ -93,13 +96,21 @@ class Cleanup:
             await self.dead_letter(code, reason)
 
     async def park(
-        self, task: TaskIdentity, drafts: Sequence[EventDraft], delay_s: float, *, reason: str, since_ms: int = 0
+        self,
+        task: TaskIdentity,
+        drafts: Sequence[EventDraft],
+        delay_s: float,
+        *,
+        reason: str,
+        since_ms: int = 0,
+        wakeable: bool = False,
     ) -> None:
         """The tail of a task that waits. Its row has left `running` before."""
         await self.conclude(task, drafts, heed=False)
+        due_in_ms = max(1, int(delay_s * 1000))
         await self._patience.of(
             lambda: self._world.tail.park(
-                self._hold.delivery, max(1, int(delay_s * 1000)), reason=reason, waiting_since_ms=since_ms
+                self._hold.delivery, due_in_ms, reason=reason, waiting_since_ms=since_ms, wakeable=wakeable
             )
         )
         self._hold.settled = True
@@ -142,6 +153,9 @@ class Cleanup:
                     if not await self._world.ledger.leave(task.task_id, hold.attempt, ending):
                         await self.conclude(task, (), heed=False)
                         return Fenced()
+                else:
+                    # A claim whose reply was lost may have said `running` by this entry, which is about to move.
+                    await self._world.ledger.let_go(task.task_id, hold.delivery.entry_id, self._world.lease.lease_s)
                 await self.conclude(task, [given_back_event()] if hold.attempt is not None else (), heed=False)
                 moved = await self._world.tail.hand_back(hold.delivery)
         except (DependencyAway, RedisFull, TimeoutError) as error:

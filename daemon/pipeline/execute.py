@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from daemon.calls import Finished, ModelRequest
 from daemon.contracts import Channel
-from daemon.errors import Code, ProviderError
+from daemon.errors import Code, ModelClosed, ProviderError
 from daemon.pipeline.clocks import Clocks, Limits
 from daemon.pipeline.scope import CallScope
 from daemon.ports import Clock, DeltaWriter, Provider
@@ -39,19 +39,25 @@ async def execute(
     finished: Finished | None = None
     first_token_at: float | None = None
     # the port promises a generator
-    async with scope, aclosing(provider.generate(request)) as pieces:
-        with Clocks(scope, limits, streams=request.stream) as clocks:
-            async for piece in pieces:
-                if isinstance(piece, Finished):
-                    finished = piece
-                    continue
-                if clocks.token() and request.stream:
-                    first_token_at = clock.time()
-                text = _keepable(piece.text)
-                if piece.channel is Channel.TEXT:
-                    texts.append(text)
-                if writer is not None:
-                    writer.push(piece.channel, text)
+    began = False
+    try:
+        async with scope, aclosing(provider.generate(request)) as pieces:
+            with Clocks(scope, limits, streams=request.stream) as clocks:
+                async for piece in pieces:
+                    if isinstance(piece, Finished):
+                        finished = piece
+                        continue
+                    began = True
+                    if clocks.token() and request.stream:
+                        first_token_at = clock.time()
+                    text = _keepable(piece.text)
+                    if piece.channel is Channel.TEXT:
+                        texts.append(text)
+                    if writer is not None:
+                        writer.push(piece.channel, text)
+    except ModelClosed as closed:
+        closed.midway = began
+        raise
     if finished is None:
         raise ProviderError(detail="the answer ended without a finish reason")
     return Answer(_usable("".join(texts), finished), finished, first_token_at)

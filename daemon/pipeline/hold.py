@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from daemon.contracts import Usage
 from daemon.pipeline.scope import CallScope
-from daemon.ports import Delivery, GuardPlace
+from daemon.ports import CallReport, Delivery, GuardPlace
 
 
 @dataclass(slots=True)
@@ -23,6 +23,7 @@ class Trace:
     first_token_s: float | None = None
     execute_s: float | None = None
     usage: Usage | None = None
+    closed: list[tuple[str, str]] = field(default_factory=list)  #: models that this delivery closed for all, and why
     detail: str = ""  #: for operators; free of content
     blobs_left: str = ""  #: why its images could not be removed; "" when they were, or there were none
 
@@ -38,6 +39,7 @@ class Hold:
     row_left: bool = False  #: the row is no longer `running` by our own doing: no heartbeat for it any more
     member: str = ""  #: our token in the guards; "" while we hold no place
     places: Sequence[GuardPlace] = ()
+    report: CallReport | None = None  #: what to tell of the model when its place is given back
     trace: Trace = field(default_factory=Trace)
     blobs: Sequence[str] = ()  #: references of its images, dropped with the whole task
     settled: bool = False  #: the entry is no longer ours by our own doing: no beat for it any more

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from daemon import keys
 from daemon.config import GuardSettings
-from daemon.contracts import Mode, QueueSpec, Tier
+from daemon.contracts import Mode, QueueSpec, TaskMessage, Tier
 from daemon.pipeline.clocks import Limits
 from daemon.pipeline.validate import Validated
-from daemon.ports import GuardPlace
+from daemon.ports import Candidate, GuardPlace
 from daemon.services import Model, Service
+
+OUTPUT_TOKENS: Final = 1024  #: expected of a service that names no `max_output_tokens`
+IMAGE_TOKENS: Final = 1000  #: of one picture, about what vendors count
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,8 @@ class Plan:
     service: Service
     queue: QueueSpec
     models: tuple[Model, ...]  #: the one to call first, then its fallbacks
-    places: tuple[GuardPlace, ...]  #: for the first model, all or none
+    shared: tuple[GuardPlace, ...]  #: the guards to pass whatever model is called
+    candidates: tuple[Candidate, ...]  #: the models as the guards see them, in the same order
     limits: Limits
     attempts_max: int  #: failures allowed
     expires_at: float | None  #: unix s; not started after it
@@ -31,20 +36,30 @@ class Plan:
         return self.models[0]
 
     @property
+    def places(self) -> tuple[GuardPlace, ...]:
+        """All guards on the way to the first model."""
+        return (*self.shared, self.candidates[0].place)
+
+    @property
     def stream(self) -> bool:
         """Whether the user watches tokens."""
         return self.queue.mode is Mode.STREAM
 
 
-def route(task: Validated, guards: GuardSettings) -> Plan:
-    """The plan for one attempt. Never fails: what could be wrong was refused by `validate`."""
+def route(task: Validated, guards: GuardSettings, queue_limit: int | None = None) -> Plan:
+    """The plan for one attempt. Never fails: what could be wrong was refused by `validate`.
+
+    `queue_limit`: attempts of this queue at once over all processes; None: no such limit.
+    """
     message, service = task.message, task.service
     models = _ordered(task.models, message.model_id)
+    tokens = expected_tokens(message, service)
     return Plan(
         service=service,
         queue=task.queue,
         models=models,
-        places=places_of(message.user_id, models[0], task.tier, guards),
+        shared=shared_places(message.user_id, task.queue, guards, queue_limit),
+        candidates=tuple(candidate(model, task.tier, guards, tokens) for model in models),
         limits=Limits(service.first_token_s, service.idle_s, service.total_s),
         attempts_max=min(service.attempts, message.max_attempts or service.attempts),
         expires_at=message.expires_at,
@@ -56,14 +71,27 @@ def _ordered(models: tuple[Model, ...], asked: str | None) -> tuple[Model, ...]:
     return tuple(sorted(models, key=lambda model: model.id != asked)) if asked is not None else models
 
 
-def places_of(user_id: str, model: Model, tier: Tier, guards: GuardSettings) -> tuple[GuardPlace, ...]:
-    """The guards that a call of `model` for this user passes, with their limits over all processes."""
+def shared_places(
+    user_id: str, queue: QueueSpec, guards: GuardSettings, queue_limit: int | None
+) -> tuple[GuardPlace, ...]:
+    """The guards that every call for this user passes, with their limits over all processes."""
     # The user's guard first: who is over the own limit waits there, and never at the head of everybody's model.
-    paid = tier is Tier.PAID
-    return (
-        GuardPlace(keys.guard_user(user_id), guards.user_paid if paid else guards.user_free),
-        GuardPlace(
-            keys.guard_model(model.id, tier),
-            model.concurrency.get(tier) or (guards.model_paid if paid else guards.model_free),
-        ),
-    )
+    user = GuardPlace(keys.guard_user(user_id), guards.user_paid if queue.tier is Tier.PAID else guards.user_free)
+    return (user,) if queue_limit is None else (user, GuardPlace(keys.guard_queue(queue.name), queue_limit))
+
+
+def candidate(model: Model, tier: Tier, guards: GuardSettings, tokens: int) -> Candidate:
+    """The model as the guards see it: its place in this tier, and its rates over all tiers."""
+    limit = model.concurrency.get(tier) or (guards.model_paid if tier is Tier.PAID else guards.model_free)
+    place = GuardPlace(keys.guard_model(model.id, tier), limit)
+    return Candidate(model.id, tier, place, model.requests_per_minute, model.tokens_per_minute, tokens)
+
+
+def expected_tokens(message: TaskMessage, service: Service) -> int:
+    """What a call is charged before it is made, put right with its real usage afterwards.
+
+    A third of the input's bytes (a Chinese character is about a token and three bytes) and the most it may answer.
+    """
+    given = repr(message.variables).encode() if message.variables else b""  # repr spells what UTF-8 cannot
+    source = len((service.prompt or "").encode()) + len(service.system.encode()) + len(given)
+    return source // 3 + IMAGE_TOKENS * len(message.images or ()) + (service.max_output_tokens or OUTPUT_TOKENS)

@@ -191,9 +191,11 @@ class Course:
             except ModelClosed as error:
                 if not await entrance.fall_back(error):
                     raise
-            event = publish.falling_back_event(entrance.model.id)
-            attempt = self._hold.attempt or 0
-            self._heed(await self._patience.of(lambda: self._world.tail.append(self.task, attempt, [event])))
+            await self._say(publish.falling_back_event(entrance.model.id))
+
+    async def _say(self, event: EventDraft) -> None:
+        attempt = self._hold.attempt or 0
+        self._heed(await self._patience.of(lambda: self._world.tail.append(self.task, attempt, [event])))
 
     async def _call(self, plan: Plan, entrance: Entrance, request: ModelRequest, writer: DeltaWriter | None) -> Answer:
         """One call of one model; what it tells of the model is noted, to be told with the release."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from daemon.config import RetrySettings
 from daemon.contracts import Reason
 from daemon.errors import CODES, Code, Disposition, ModelClosed, TaskError
+from daemon.pipeline.guard import at_reopening
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,20 @@ def settle(
     expires_in_s: float | None,
     retry: RetrySettings,
     jitter: float,
+    reopens_in_s: float | None = None,
+    first: bool = True,
 ) -> Verdict:
     """The verdict on an attempt that ended in `error`. `failures` were counted before it; `jitter` is in [0, 1).
 
-    A retry that could only start after the task's expiry is given up at once, so that the viewer learns it now.
+    `reopens_in_s`: when a model that refused opens again, as all processes were told; `first`: this task goes before
+    others then. A refusal in the middle of an answer is a failure like others: it cost what it cost. A retry that could
+    only start after the task's expiry is given up at once, so that the viewer learns it now.
     """
-    if isinstance(error, ModelClosed) and error.reason != "UNKNOWN_MODEL":
-        delay = (error.retry_after_s or 0.0) + retry.defer_s * (0.5 + jitter / 2)
+    if isinstance(error, ModelClosed) and error.reason != "UNKNOWN_MODEL" and not error.midway:
+        if reopens_in_s is not None:
+            delay = reopens_in_s + at_reopening(retry, jitter, first=first)
+        else:
+            delay = (error.retry_after_s or 0.0) + retry.defer_s * (0.5 + jitter / 2)
         return _within(Wait(delay, Reason.RATE_LIMITED), delay, expires_in_s)
     if CODES[error.code].disposition is Disposition.REJECT or failures + 1 >= attempts_max:
         return GiveUp()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
 from daemon.pipeline.budget import RetryBudget
@@ -31,6 +31,8 @@ class World:
     lease: LeaseSettings
     budget: RetryBudget
     hold_result_s: float  #: how long a dependency may stay away before the entry is left to be found again
+    #: attempts of a queue at once over all processes, as its control says now; None: no such limit
+    queue_limit: Callable[[str], int | None] = field(default=lambda _: None)
 
     @property
     def lease_ms(self) -> int:

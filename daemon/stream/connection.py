@@ -128,9 +128,13 @@ class Script:
     sha: str
 
 
-def load_script(name: str) -> Script:
-    """The script `scripts/{name}.lua`; read once at start, never on the task path."""
-    source = (files("daemon.stream") / "scripts" / f"{name}.lua").read_text("utf-8")
+def load_script(name: str, *before: str) -> Script:
+    """The script `scripts/{name}.lua`, with those `before` it that it builds on.
+
+    Read once at start, never on the task path.
+    """
+    folder = files("daemon.stream") / "scripts"
+    source = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*before, name))
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

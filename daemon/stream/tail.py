@@ -13,7 +13,7 @@ import msgspec
 from daemon.contracts import EventDraft
 from daemon.errors import Code
 from daemon.metrics import Metrics
-from daemon.ports import Ahead, Appended, Clock, Delivery, GuardPlace, TaskIdentity
+from daemon.ports import Ahead, Appended, CallReport, Clock, Delivery, GuardPlace, TaskIdentity
 from daemon.stream.connection import Scripts
 from daemon.stream.events import Events
 from daemon.stream.guards import RedisGuards
@@ -58,15 +58,25 @@ class RedisTail:
         return self._judged(await self._events.append(task, attempt, drafts))
 
     async def conclude(
-        self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], member: str, places: Sequence[GuardPlace]
+        self,
+        task: TaskIdentity,
+        attempt: int,
+        drafts: Sequence[EventDraft],
+        member: str,
+        places: Sequence[GuardPlace],
+        report: CallReport | None = None,
     ) -> Appended:
-        """The last events, then the release of the guards, in one flush."""
+        """The last events, then the release of the guards, in one flush; one more if that lets somebody in."""
         calls = [self._events.call(task, attempt, drafts)]
         if places:
-            calls.append(self._guards.release_call(member, places))
-        appended, *freed = await self._scripts.run(calls)
-        if freed and freed[0] < len(places):  # our lease had run out: a zombie's release frees nobody else's place
-            self._metrics.fenced.labels("release").inc()
+            calls.append(self._guards.release_call(member, places, report))
+        appended, *released = await self._scripts.run(calls)
+        for freed, opened, *heads in released:
+            if freed < len(places):  # our lease had run out: a zombie's release frees nobody else's place
+                self._metrics.fenced.labels("release").inc()
+            if opened and report is not None:
+                self._metrics.model_closed.labels(report.candidate.model_id, "BREAKER_OPEN").inc()
+            await self._guards.wake(heads)
         return self._judged(Events.appended(appended))
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
@@ -77,12 +87,15 @@ class RedisTail:
             self._metrics.fenced.labels("ack").inc()
         return bool(owned)
 
-    async def park(self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0) -> bool:
+    async def park(
+        self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0, wakeable: bool = False
+    ) -> bool:
         """Into `:retry`, due in so many ms of server time; False when the entry is no longer ours."""
         if d.entry is None:
             raise ValueError("an entry that can't be read is dead-lettered, not parked")
         entry = msgspec.structs.replace(d.entry, parked=reason, parked_at=waiting_since_ms)
-        owned, _due = (await self._scripts.run([self._work.park_call(d, entry, due_in_ms)]))[0]
+        call = self._work.park_call(d, entry, due_in_ms, wakeable=wakeable)
+        owned, _due, due_in_ms = (await self._scripts.run([call]))[0]
         if owned:
             self._parked(d.queue, due_in_ms / 1000)
         return bool(owned)
@@ -93,7 +106,7 @@ class RedisTail:
         if not ahead.since_ms:
             entry = msgspec.json.decode(raw)
             raw = msgspec.json.encode({**entry, "parkedAt": int(self._now() * 1000)})
-        owned, _due = (await self._scripts.run([self._work.lay_aside_call(d, ahead.task_id, raw, due_in_ms)]))[0]
+        owned, _, _ = (await self._scripts.run([self._work.lay_aside_call(d, ahead.task_id, raw, due_in_ms)]))[0]
         if owned:
             self._parked(d.queue, due_in_ms / 1000)
         return bool(owned)

@@ -162,17 +162,17 @@ class Work:
             (*self._ours(d), task_id, int(whole_task), *keep, *(part for pair in letter.items() for part in pair)),
         )
 
-    def park_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int) -> Call:
-        """Into `:retry` and `:held`: reply {owned, due in server ms}."""
-        return self.lay_aside_call(d, entry.message.task_id, _encode_entry(entry), due_in_ms)
+    def park_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int, *, wakeable: bool = False) -> Call:
+        """Into `:retry` and `:held`: reply {owned, due in server ms, due in ms}; at once if it was called already."""
+        return self.lay_aside_call(d, entry.message.task_id, _encode_entry(entry), due_in_ms, wakeable=wakeable)
 
-    def lay_aside_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int) -> Call:
+    def lay_aside_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int, *, wakeable: bool = False) -> Call:
         """The same for an entry that is not read."""
         names = keys.queue_keys(d.queue)
         return Call(
             self._script["park"],
-            (_stream(d), names.retry, names.held, keys.seen(d.queue, task_id)),
-            (*self._ours(d), task_id, due_in_ms, raw, int(self._settings.seen_ttl_s)),
+            (_stream(d), names.retry, names.held, keys.seen(d.queue, task_id), keys.woken(d.queue, task_id)),
+            (*self._ours(d), task_id, due_in_ms, raw, int(self._settings.seen_ttl_s), int(wakeable)),
         )
 
     def hand_back_call(self, d: Delivery) -> Call:

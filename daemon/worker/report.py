@@ -48,6 +48,10 @@ def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, tas
         _count_usage(metrics, trace.model_id, trace.usage)
     if trace.blobs_left:
         metrics.blobs_left.inc()
+    for model, why in trace.closed:
+        metrics.model_closed.labels(model, why).inc()
+        # A quota is used up until somebody pays: waiting alone does not help, so it is told loudly.
+        (_log.error if why == "QUOTA" else _log.warning)("model.closed", model=model, reason=why)
     _count(metrics, queue, outcome, task_s)
     log = _log.warning if isinstance(outcome, Failed | Abandoned | Fenced) else _log.info
     log(

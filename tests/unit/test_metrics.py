@@ -53,6 +53,8 @@ LABELS = {
     "provider_calls": ("provider", "outcome"),
     "loop_lag_seconds": (),
     "counter_clamps": ("queue",),
+    "counter_repairs": ("queue", "kind"),
+    "model_closed": ("model", "reason"),
     "build_info": (),
 }
 

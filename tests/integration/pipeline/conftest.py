@@ -107,7 +107,7 @@ class Process:
         self.metrics = Metrics(process=False)
         self.work = Work(self.scripts, QueueSettings(), name)
         self.events = Events(self.scripts, EventSettings(), CLOCK)
-        self.guards = RedisGuards(self.scripts)
+        self.guards = RedisGuards(self.scripts, GuardSettings(breaker_failures=1000))
         self.ledger = PostgresLedger(pool)
         self.deltas = Deltas(self.scripts, self.events, EventSettings(), self.metrics)
         self.parked: list[float] = []

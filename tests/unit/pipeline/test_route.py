@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from daemon import keys
 from daemon.config import GuardSettings
+from daemon.contracts import ImageRef, Tier
 from daemon.pipeline.clocks import Limits
-from daemon.pipeline.route import Plan, places_of, route
+from daemon.pipeline.route import IMAGE_TOKENS, OUTPUT_TOKENS, Plan, candidate, expected_tokens, route
 from daemon.pipeline.validate import validate
 from daemon.ports import GuardPlace
 from tests.unit.pipeline.messages import BOOK, EYE, FLASH, PRO, REVIEW, message
@@ -42,7 +44,36 @@ def test_a_model_s_concurrency_wins_over_the_settings() -> None:
     """`pro` sets 7 for paid; `flash` sets nothing."""
     assert plan("q_paid_batch", model_id="flash").places[1].limit == GUARDS.model_paid
     assert [place.limit for place in plan("q_free_batch").places] == [GUARDS.user_free, GUARDS.model_free]
-    assert places_of("u", PRO, BOOK.queues["q_free_batch"].tier, GUARDS)[1].limit == GUARDS.model_free
+    assert candidate(PRO, Tier.FREE, GUARDS, 0).place.limit == GUARDS.model_free
+
+
+def test_every_model_is_a_candidate_with_its_own_guard_and_rates() -> None:
+    """The guards take the first that is open."""
+    assert [c.place.key for c in plan().candidates] == [keys.guard_model(m, "paid") for m in ("pro", "flash", "eye")]
+    limited = replace(PRO, requests_per_minute=60, tokens_per_minute=9000)
+    found = candidate(limited, Tier.PAID, GUARDS, 321)
+    assert (found.requests_per_minute, found.tokens_per_minute, found.tokens) == (60, 9000, 321)
+
+
+def test_a_queue_with_a_limit_over_all_processes_is_one_more_guard() -> None:
+    """After the user's, before the model's."""
+    task = validate(message(), "q_paid_stream", BOOK, 0.0)
+    assert [p.key for p in route(task, GUARDS, 4).places] == [
+        keys.guard_user("u1"), keys.guard_queue("q_paid_stream"), keys.guard_model("pro", "paid"),
+    ]  # fmt: skip
+    assert route(task, GUARDS, 4).places[1].limit == 4
+
+
+def test_what_a_call_will_use_is_guessed_from_its_input_and_its_limit() -> None:
+    """A third of the bytes, a thousand a picture, and the most it may answer."""
+    source = len((REVIEW.system + (REVIEW.prompt or "")).encode())
+    variables = {"resume": "简历" * 100}
+    given = source + len("{'resume': ''}") + 600
+    assert expected_tokens(message(variables=variables), REVIEW) == given // 3 + 512
+    pictured = message(images=[ImageRef(file_key="a"), ImageRef(file_key="b")])
+    assert expected_tokens(pictured, replace(REVIEW, max_output_tokens=None)) == (
+        source // 3 + 2 * IMAGE_TOKENS + OUTPUT_TOKENS
+    )
 
 
 @pytest.mark.parametrize(("asked", "attempts"), [(None, 4), (1, 1), (4, 4), (10, 4)])
