@@ -15,7 +15,7 @@ from daemon.pipeline.hold import Hold
 from daemon.pipeline.patience import Patience
 from daemon.pipeline.route import Plan
 from daemon.pipeline.world import World
-from daemon.ports import Ask, CallReport, Candidate, Entered, MustWait, Shut
+from daemon.places import Ask, CallReport, Candidate, Entered, MustWait, Shut
 from daemon.services import Model
 
 

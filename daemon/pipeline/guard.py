@@ -8,7 +8,7 @@ from daemon import keys
 from daemon.config import GuardSettings, RetrySettings
 from daemon.contracts import Reason, WorkEntry
 from daemon.errors import Code, ModelClosed, TaskError
-from daemon.ports import CallReport, Candidate, GuardPlace, Shut
+from daemon.places import CallReport, Candidate, GuardPlace, Shut
 
 
 @dataclass(frozen=True, slots=True)

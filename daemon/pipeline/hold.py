@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from daemon.contracts import Usage
 from daemon.pipeline.scope import CallScope
-from daemon.ports import CallReport, Delivery, GuardPlace
+from daemon.places import CallReport, GuardPlace
+from daemon.ports import Delivery
 
 
 @dataclass(slots=True)

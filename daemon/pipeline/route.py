@@ -10,7 +10,7 @@ from daemon.config import GuardSettings
 from daemon.contracts import Mode, QueueSpec, TaskMessage, Tier
 from daemon.pipeline.clocks import Limits
 from daemon.pipeline.validate import Validated
-from daemon.ports import Candidate, GuardPlace
+from daemon.places import Candidate, GuardPlace
 from daemon.services import Model, Service
 
 OUTPUT_TOKENS: Final = 1024  #: expected of a service that names no `max_output_tokens`

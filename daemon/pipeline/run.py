@@ -33,7 +33,8 @@ from daemon.pipeline.settle import GiveUp, RunAgain, Wait, final_code, settle
 from daemon.pipeline.validate import validate
 from daemon.pipeline.world import World
 from daemon.pipeline.write import result_of
-from daemon.ports import AlreadyEnded, Appended, Claimed, DeltaWriter, Duplicate, Ending, Foreign, MustWait, Shut
+from daemon.places import MustWait, Shut
+from daemon.ports import AlreadyEnded, Appended, Claimed, DeltaWriter, Duplicate, Ending, Foreign
 
 _log = logger(__name__)
 
@@ -250,19 +251,27 @@ class Course:
                 events = [*rest, *publish.retry_events(error, stage, now + delay)]
                 await self._cleanup.park(self.task, events, delay, reason="RETRY_AT")
                 return Retrying(error.code, delay)
-            case Wait(delay, reason):
-                since_ms = self._entry.parked_at or int(now * 1000)
-                if now - since_ms / 1000 > self._world.guard_settings.wait_max_s:
-                    return await self._give_up(stage, error, Code.WORKER_OVERLOADED, rest)
-                await self._leave(Ending(State.RETRYING, error.code, "deferred"))
-                events = [*rest, publish.waiting_event(Stage.EXECUTE, reason)]
-                await self._cleanup.park(self.task, events, delay, reason=reason, since_ms=since_ms)
-                return Deferred(reason, delay)
+            case Wait():
+                return await self._wait_for_model(verdict, stage, error, rest)
             case GiveUp():
                 code = final_code(
                     error, expires_in_s=expires_in, failures=claim.failures, attempts_max=plan.attempts_max
                 )
                 return await self._give_up(stage, error, code, rest)
+
+    async def _wait_for_model(
+        self, verdict: Wait, stage: Stage, error: TaskError, rest: Sequence[EventDraft]
+    ) -> Outcome:
+        """No model is open to this attempt: no failure, unless it has waited too long in all."""
+        now = self._world.clock.time()
+        since_ms = self._entry.parked_at or int(now * 1000)
+        if now - since_ms / 1000 > self._world.guard_settings.wait_max_s:
+            return await self._give_up(stage, error, Code.WORKER_OVERLOADED, rest)
+        await self._leave(Ending(State.RETRYING, error.code, "deferred"))
+        events = [*rest, publish.waiting_event(Stage.EXECUTE, verdict.reason)]
+        reason = verdict.reason
+        await self._cleanup.park(self.task, events, verdict.delay_s, reason=reason, since_ms=since_ms)
+        return Deferred(reason, verdict.delay_s)
 
     async def _give_up(self, stage: Stage, error: TaskError, code: Code, rest: Sequence[EventDraft] = ()) -> Outcome:
         state = terminal_state(code)

@@ -16,7 +16,7 @@ from daemon.config import GuardSettings
 from daemon.contracts import Reason
 from daemon.errors import RedisAway, RedisFull
 from daemon.logs import logger
-from daemon.ports import Ask, CallReport, Candidate, Entered, GuardPlace, MustWait, Shut
+from daemon.places import Ask, CallReport, Candidate, Entered, GuardPlace, MustWait, Shut
 from daemon.stream.connection import Argument, Call, Scripts, load_script
 from daemon.stream.limits import requests, tokens
 

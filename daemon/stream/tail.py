@@ -13,7 +13,8 @@ import msgspec
 from daemon.contracts import EventDraft
 from daemon.errors import Code
 from daemon.metrics import Metrics
-from daemon.ports import Ahead, Appended, CallReport, Clock, Delivery, GuardPlace, TaskIdentity
+from daemon.places import CallReport, GuardPlace
+from daemon.ports import Ahead, Appended, Clock, Delivery, TaskIdentity
 from daemon.stream.connection import Scripts
 from daemon.stream.events import Events
 from daemon.stream.guards import RedisGuards
