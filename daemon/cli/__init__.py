@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
     "consumers": ("daemon.cli.consumers", "Who reads which queue."),
+    "capacity": ("daemon.cli.capacity", "How many slots a load needs."),
     "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers."),
     "config": ("daemon.cli.config", "Print every setting, its source and its unit."),
     "contracts": ("daemon.cli.contracts", "Write the protocol page, JSON Schemas and TypeScript types."),
