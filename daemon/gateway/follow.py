@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
-from aiohttp import ClientError, WSCloseCode, WSMsgType, web
+from aiohttp import ClientError, HttpVersion11, WSCloseCode, WSMsgType, web
 
 from daemon.config import GatewaySettings
 from daemon.contracts import TASK_ID
@@ -23,13 +23,14 @@ from daemon.gateway.access import Access, address_of
 from daemon.gateway.answers import Refused, not_found
 from daemon.metrics import Metrics
 from daemon.ports import Clock
-from daemon.stream.hub import START, Entry, Following, Hub, is_cursor
+from daemon.stream.hub import START, Batch, Entry, Following, Hub, is_cursor
 
 WAIT_S_DEFAULT: Final = 25.0
 WAIT_S_MAX: Final = 50.0  #: mini-programs give up after 60 s, and so do many proxies
 FIRST_MESSAGE_S: Final = 1.0  #: for the cursor that a WebSocket client may send first
 WRITE_S: Final = 10.0  #: a client that takes nothing for so long is gone
 MESSAGE_BYTES_MAX: Final = 1024
+BUFFER_BYTES_MAX: Final = 256 * 1024  #: unsent bytes of one viewer; then it is too slow
 _HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -98,6 +99,7 @@ class Follow:
                 return web.Response(status=204)  # tells EventSource not to come back
             await response.prepare(request)
             await response.write(b": ok\n\n")
+            following.sink = _sink(request)
             try:
                 await self._pump_sse(following, response)
             except (RedisAway, TimeoutError, ConnectionError, ClientError):
@@ -204,6 +206,28 @@ class Follow:
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
+
+
+def _sink(request: web.Request) -> Callable[[Batch], bool]:
+    """Writes live events straight to the socket, encoded once for all viewers of a task.
+
+    Waking a task for each viewer and batch would cost five times as much (bench/viewers.py). What aiohttp writes itself
+    (history, comments) never mixes with it: each is handed to the socket whole.
+    """
+    chunked = request.version >= HttpVersion11
+
+    def write(batch: Batch) -> bool:
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            return True  # the handler is about to learn it
+        if transport.get_write_buffer_size() > BUFFER_BYTES_MAX:
+            return False
+        if batch.wire is None:
+            batch.wire = b"".join(map(frame, batch.entries))
+        transport.write(b"%x\r\n%b\r\n" % (len(batch.wire), batch.wire) if chunked else batch.wire)
+        return True
+
+    return write
 
 
 async def _listen(socket: web.WebSocketResponse, following: Following) -> None:

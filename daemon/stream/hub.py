@@ -51,6 +51,20 @@ class Entry(NamedTuple):
     type: str
     data: bytes  #: a JSON object on one line
     terminal: bool = False
+    at: Cursor = (0, 0)  #: `id` as numbers
+
+
+class Batch:
+    """Events of one task that came together. `wire` is for whoever encodes them: once for all viewers."""
+
+    __slots__ = ("entries", "plain", "terminal", "wire")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.terminal = entries[-1].terminal
+        #: stored ones, and none after the end: what nearly every batch is
+        self.plain = all(entry.id for entry in entries) and not any(entry.terminal for entry in entries[:-1])
+        self.wire: bytes | None = None
 
 
 class _Fate(msgspec.Struct):
@@ -86,7 +100,8 @@ def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry | None:
         terminal = kind == EventType.DONE.encode() or (kind == EventType.ERROR.encode() and not _fate(data).retryable)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return Entry(entry_id.decode(), kind.decode(), data, terminal)
+    name = entry_id.decode()
+    return Entry(name, kind.decode(), data, terminal, cursor_of(name))
 
 
 class Following:
@@ -98,6 +113,8 @@ class Following:
         self.over = False  #: after `open`: the cursor is the terminal event itself, nothing will come
         self._hub = hub
         self._after = after
+        #: takes a batch at once instead of the queue, when nothing waits in it; False: the viewer is too slow
+        self.sink: Callable[[Batch], bool] | None = None
         self._queue_max = queue_max
         self._queue: deque[Entry] = deque()
         self._wake = asyncio.Event()
@@ -121,10 +138,9 @@ class Following:
             return
         self.over = tail.terminal and tail.id == self._after
         if self._after != START and first is not None:
-            begins = cursor_of(first.id)
-            if self._last < begins:
+            if self._last < first.at:
                 self._queue.append(self._gap(first.id))
-            elif self._last > cursor_of(tail.id):  # of another life of this Redis: say so and begin anew
+            elif self._last > tail.at:  # of another life of this Redis: say so and begin anew
                 self._queue.append(self._gap(first.id))
                 self._last = (0, 0)
                 page = []
@@ -136,7 +152,7 @@ class Following:
             self._missing = False
             ending = await self._hub.ending(self.task_id)
             if ending is not None:
-                self.push([ending])
+                self.push(Batch([ending]))
         while not self._live and not self._queue and not self.ended:
             await self._catch_up()
         if not self._queue and not self.ended:
@@ -148,11 +164,15 @@ class Following:
                 return []
         return self._drained()
 
-    def push(self, entries: Sequence[Entry]) -> None:
+    def push(self, batch: Batch) -> None:
         """New events of the topic; those that the viewer has are passed over."""
         if self.ended:
             return
-        self._take(entries)
+        at_once = batch.plain and not self._queue and not self._lost and self._last < batch.entries[0].at
+        if at_once and self.sink is not None:
+            self._hand(self.sink, batch)
+            return
+        self._take(batch.entries)
         if len(self._queue) > self._queue_max:
             self.cut("slow")
         self._wake.set()
@@ -165,16 +185,22 @@ class Following:
             self._queue.clear()
         self._wake.set()
 
+    def _hand(self, sink: Callable[[Batch], bool], batch: Batch) -> None:
+        self._last = batch.entries[-1].at
+        if not sink(batch):
+            self.cut("slow")
+        elif batch.terminal:
+            self.cut("terminal")
+
     def _take(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.id:
-                at = cursor_of(entry.id)
-                if at <= self._last:
+                if entry.at <= self._last:
                     continue
                 if self._lost:
                     self._lost = False
                     self._queue.append(self._gap(entry.id))
-                self._last = at
+                self._last = entry.at
             self._queue.append(entry)
 
     def _drained(self) -> list[Entry]:
@@ -301,9 +327,10 @@ class Hub:
     def tell(self, task_id: str, entries: Sequence[Entry]) -> None:
         """Push events to all viewers of a task."""
         topic = self._topics.get(task_id)
-        if topic is not None:
+        if topic is not None and entries:
+            batch = Batch(entries)
             for viewer in tuple(topic.viewers):
-                viewer.push(entries)
+                viewer.push(batch)
 
     def close(self) -> None:
         """End every viewer, now and from now on: the process stops."""

@@ -181,7 +181,7 @@ async def test_a_quiet_stream_gets_comments(open_rig: Open) -> None:
         assert [(await anext(coming)).raw for _ in range(3)] == [": ok", ": still here", ": still here"]
 
 
-async def test_a_stop_ends_all_viewers_with_a_hint(open_rig: Open) -> None:
+async def test_a_stop_ends_all_viewers_with_a_hint(open_rig: Open, wait_until: WaitUntil) -> None:
     """Within a second, with `retry:` jittered; a poll gets its empty list, a socket 1001."""
     async with open_rig() as rig:
         ws = await rig.http.ws_connect(f"{rig.url}/api/tasks/t1/ws?after=0-0", headers=rig.auth("t1"))
@@ -189,8 +189,7 @@ async def test_a_stop_ends_all_viewers_with_a_hint(open_rig: Open) -> None:
         await answer.content.readuntil(b"\n\n")
         async with asyncio.TaskGroup() as group:
             poll = group.create_task(rig.poll("t1"))
-            while rig.hub.topics == 0 or len(rig.hub.viewers) < 3:
-                await asyncio.sleep(0.01)
+            await wait_until(lambda: rig.hub.topics and len(rig.hub.viewers) == 3, description="all three follow")
             began = asyncio.get_running_loop().time()
             rig.process.stop()
             left = [f.raw async for f in frames(answer)]
