@@ -171,6 +171,10 @@ class OpsSettings:
 
     host: str = setting("OPS_HOST", "127.0.0.1", _HOST, "metrics are for the same host unless you say otherwise")
     port: int = setting("OPS_PORT", 9464, _PORT, "the usual port of exporters; 0 takes a free one")
+    depths_s: float = setting("QSTREAMD_DEPTHS_S", 15.0, seconds(least=0.05, most=3600),
+        "scrapes within it share one look at Redis: seven commands for six queues; none without scrapes")
+    deaf_s: float = setting("QSTREAMD_DEAF_S", 60.0, seconds(least=0.05, most=3600),
+        "work that waited so long beside a free slot was not heard: not ready; after twice as long not live")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,14 +194,14 @@ class BlobSettings:
         "an upload whose task never came, or never ended, goes after this")
     disk_bytes_max: int = setting("QSTREAMD_BLOB_DISK_BYTES_MAX", 4 * 1024**3, whole("bytes", most=2**50),
         "share of the disk; then uploads get 507 until images go with their tasks")
-    disk_free_bytes_min: int = setting("QSTREAMD_BLOB_DISK_FREE_BYTES_MIN", 1024**3, whole("bytes", least=0, most=2**50),
-        "stays free whatever the share is: Redis and Postgres write to disks too")
+    disk_free_bytes_min: int = setting("QSTREAMD_BLOB_DISK_FREE_BYTES_MIN", 1024**3,
+        whole("bytes", least=0, most=2**50), "stays free whatever the share is: Redis and Postgres write to disks too")
     sweep_s: float = setting("QSTREAMD_BLOB_SWEEP_S", 600.0, seconds(least=0.05, most=86_400),
         "how often the daemons of a host look for images that nobody will ask for")
     s3_endpoint_url: str | None = setting("S3_ENDPOINT_URL", None, web_url(), "S3, R2 or another that speaks it")
     s3_bucket: str | None = setting("S3_BUCKET", None, text(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket's name"),
         "holds uploaded images")
-    s3_access_key_id: SecretStr | None = setting("S3_ACCESS_KEY_ID", None, _KEY, "may read, put and delete in the bucket")
+    s3_access_key_id: SecretStr | None = setting("S3_ACCESS_KEY_ID", None, _KEY, "may read, put and delete there")
     s3_secret_access_key: SecretStr | None = setting("S3_SECRET_ACCESS_KEY", None, _KEY, "signs reads and uploads")
     s3_region: str = setting("QSTREAMD_S3_REGION", "auto", text(r"[a-z0-9-]{1,32}", "a region's name"),
         "auto is right for R2; AWS and others want theirs")
