@@ -40,6 +40,7 @@ class FakeS3:
     fault: int = 0  #: answer this status
     delay_s: float = 0.0  #: before the answer
     cut: bool = False  #: end a body half-way
+    chunked: bool = False  #: answer without a length
     url: str = ""
     _runner: web.AppRunner | None = None
 
@@ -90,7 +91,10 @@ class FakeS3:
             assert request.transport is not None
             request.transport.close()
             return response
-        return web.Response(body=data, content_type=mime_type)
+        answer = web.Response(body=data, content_type=mime_type)
+        if self.chunked:
+            answer.enable_chunked_encoding()
+        return answer
 
     def _check(self, request: web.Request) -> None:
         """AWS' steps: canonical request, string to sign, signing key, signature; then the time."""
