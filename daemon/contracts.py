@@ -82,16 +82,13 @@ DEFAULT_QUEUES: Final[Mapping[str, QueueSpec]] = MappingProxyType(
 
 
 class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
-    """One image: exactly one of `data` (inline base64), `file_id` (uploaded), `file_key` (object storage).
-
-    `blob` is ours: where the relay laid the bytes of an inline image; a producer that sends it is refused.
-    """
+    """One image: exactly one of `data` (inline base64), `file_id` (uploaded), `file_key` (object storage)."""
 
     data: str | None = None
     mime_type: str | None = None
     file_id: str | None = None
     file_key: str | None = None
-    blob: str | None = None
+    blob: str | None = None  #: ours: where the relay laid the bytes of an inline image; refused from a producer
 
 
 class TaskMessage(
@@ -244,9 +241,8 @@ def _check_numbers(m: TaskMessage) -> None:
 def _check_image_form(at: int, image: ImageRef) -> None:
     given = [n for n in ("data", "file_id", "file_key", "blob") if getattr(image, n) is not None]
     if len(given) != 1:
-        raise Rejected(
-            f"images[{at}]: has {' and '.join(given) or 'none'} of data, fileId, fileKey; exactly one is allowed"
-        )
+        found = " and ".join(given) or "none"
+        raise Rejected(f"images[{at}]: has {found} of data, fileId, fileKey; exactly one is allowed")
 
 
 # --- states (protocol 9) ----------------------------------------------------------------------------------------
@@ -346,7 +342,7 @@ class EventDraft:
     type: EventType
     fields: Mapping[str, Any] = field(default_factory=dict)
     terminal: bool = False
-    #: a draft is appended once, however often its append is repeated: the nonce of a batch is that of its first draft
+    #: appended once, however often the append is repeated: the nonce of a batch is that of its first draft
     nonce: str = field(default_factory=lambda: secrets.token_hex(16), compare=False)
 
 
