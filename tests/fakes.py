@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, cast
 
@@ -20,7 +20,7 @@ Step = Piece | BaseException | float | asyncio.Event
 USAGE: Final = Usage(input_tokens=11, cached_input_tokens=1, output_tokens=5, reasoning_tokens=2)
 
 
-class Crash(BaseException):  # noqa: N818  # not an error: the process is gone
+class Crash(BaseException):
     """The process dies here: nothing of ours may catch it."""
 
 
@@ -50,7 +50,7 @@ class ScriptedProvider:
         self.calls: list[ModelRequest] = []
         self.open = 0  #: calls whose socket would be open now
 
-    async def generate(self, request: ModelRequest) -> AsyncIterator[Piece]:
+    async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         """Play the script of this call."""
         script = self._scripts[min(len(self.calls), len(self._scripts) - 1)]
         self.calls.append(request)

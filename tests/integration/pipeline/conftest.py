@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from daemon import keys
-from daemon.calls import ModelRequest, Piece
+from daemon.calls import ModelRequest, Picture, Piece
 from daemon.clock import SystemClock
 from daemon.config import (
     EventSettings,
@@ -33,7 +33,7 @@ from daemon.pipeline.hold import Hold
 from daemon.pipeline.outcome import Outcome
 from daemon.pipeline.run import run
 from daemon.pipeline.world import World
-from daemon.ports import Blobs, Picture, Provider
+from daemon.ports import Blobs, Provider
 from daemon.services import Model, Service, ServiceBook
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
@@ -89,7 +89,7 @@ class PerTask(Provider):
     def __init__(self) -> None:
         self.of: defaultdict[str, ScriptedProvider] = defaultdict(ScriptedProvider)
 
-    def generate(self, request: ModelRequest) -> AsyncIterator[Piece]:
+    def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         """The script of that task."""
         return self.of[request.prompt].generate(request)
 
@@ -103,6 +103,7 @@ class Process:
     def __init__(self, client: Redis, pool: Pool, name: str, provider: PerTask) -> None:
         self.name, self.client, self.pool, self.provider = name, client, pool, provider
         self.recorder = Recorder()
+        self._running = 0
         self.scripts = Scripts(client)
         self.metrics = Metrics(process=False)
         self.work = Work(self.scripts, QueueSettings(), name)
@@ -135,12 +136,16 @@ class Process:
 
     async def run(self, hold: Hold) -> Outcome:
         """One delivery to its end, with the deltas' loop beside it; both are gone afterwards."""
-        flushing = asyncio.ensure_future(self.deltas.run())  # noqa: TID251  # awaited below
+        if not self._running:
+            self._flushing = asyncio.ensure_future(self.deltas.run())  # noqa: TID251  # awaited below
+        self._running += 1
         try:
             return await run(self.world, hold)
         finally:
-            flushing.cancel()
-            await asyncio.gather(flushing, return_exceptions=True)
+            self._running -= 1
+            if not self._running:
+                self._flushing.cancel()
+                await asyncio.gather(self._flushing, return_exceptions=True)
 
     async def fetch(self) -> Hold:
         """The next new entry."""
@@ -189,12 +194,12 @@ class Bench:
         """Take over and run until nothing is left in Redis; the outcomes in order."""
         outcomes: list[Outcome] = []
         for _ in range(rounds_max):
-            for hold in await process.take_over():
-                outcomes.append(await process.run(hold))
+            outcomes += await asyncio.gather(*(process.run(hold) for hold in await process.take_over()))
             if not await self.left():
                 return outcomes
             await asyncio.sleep(0.003)
-        raise AssertionError(f"still there: {await self.left()}; {outcomes}")
+        waiting = await self.client.zrange(NAMES.waiting, 0, -1)
+        raise AssertionError(f"still there: {await self.left()}; waiting: {waiting}")
 
     async def left(self) -> dict[str, int]:
         """What of the queue's work is still in Redis."""
@@ -236,9 +241,8 @@ class Bench:
 
     async def letters(self) -> list[dict[str, str]]:
         """The dead letters."""
-        return [
-            {k.decode(): v.decode() for k, v in fields.items()} for _, fields in await self.client.xrange(NAMES.dead)
-        ]
+        entries: Any = await self.client.xrange(NAMES.dead)
+        return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in entries]
 
     async def places(self) -> dict[str, int]:
         """Guard places that somebody holds now."""

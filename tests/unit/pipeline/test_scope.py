@@ -68,13 +68,18 @@ async def test_the_call_is_cancelled_once_however_often_it_is_interrupted() -> N
     loop = asyncio.get_running_loop()
     loop.call_later(1, scope.interrupt, Stopping("one"))
     loop.call_later(1.5, scope.interrupt, Stopping("two"))
-    with pytest.raises(Stopping, match="one"):
+
+    async def call() -> None:
+        nonlocal closed
         async with scope:
             try:
                 await asyncio.sleep(60)
             finally:
                 await asyncio.sleep(1)
                 closed = True
+
+    with pytest.raises(Stopping, match="one"):
+        await call()
     assert closed
 
 
