@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "demo": ("daemon.cli.demo", "Show the whole way of a task on embedded servers."),
     "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date."),
     "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake."),
+    "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right."),
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
     "consumers": ("daemon.cli.consumers", "Who reads which queue."),

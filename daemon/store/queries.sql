@@ -337,3 +337,18 @@ SELECT l.service_id, c.outcomes,
 FROM latest l JOIN counted c USING (service_id)
 GROUP BY l.service_id, c.outcomes
 ORDER BY l.service_id
+
+-- name: server_facts
+SELECT current_setting('server_version_num')::int AS version_num,
+       pg_is_in_recovery() AS standby,
+       current_setting('default_transaction_read_only') AS read_only,
+       current_setting('fsync') AS fsync,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('max_connections')::int AS max_connections,
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+       extract(epoch FROM clock_timestamp())::float8 AS now
+
+-- name: template_refs
+SELECT name AS ref FROM qstreamd.prompt_templates
+UNION
+SELECT name || '@' || version FROM qstreamd.prompt_templates

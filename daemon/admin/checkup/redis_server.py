@@ -1,0 +1,150 @@
+"""Is this Redis fit to hold accepted work? Reads only; what a managed server forbids to ask is said, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from redis import exceptions as rx
+
+from daemon import keys
+from daemon.admin.checkup.finding import ROUNDS, Finding, distance, error, info, ok, round_trips, skew, warning
+from daemon.admin.connections import Connections
+from daemon.stream.connection import translated
+
+VERSION_LEAST: Final = (7, 0)
+VALKEY_LEAST: Final = (7, 2)
+FULL: Final = 0.8  #: of memory or connections: time to act
+
+
+async def check(at: Connections) -> list[Finding]:
+    """Everything about the server. Raises `RedisAway`."""
+    with translated():
+        before = at.clock.time()
+        seconds, micros = await at.redis.time()
+        after = at.clock.time()
+        owner = await at.redis.get(keys.ENVIRONMENT)
+        facts = await _facts(at)
+    found = [skew("redis.clock", seconds + micros / 1e6, before, after, "Redis")]
+    found.append(_stamp(owner, at.settings.runtime.environment))
+    if facts is None:
+        cure = "look at the provider's console: version 7 or later, eviction off, persistence on"
+        found.append(info("redis.info", "this server does not tell about itself (INFO is forbidden)", cure))
+    else:
+        found += judge(facts)
+    with translated():
+        median_ms = await round_trips(at.clock, at.redis.ping)
+    return [*found, distance("redis.distance", median_ms, ROUNDS, "Redis")]
+
+
+async def _facts(at: Connections) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] = await at.redis.info("everything")
+    except rx.ResponseError:
+        return None
+    try:
+        facts |= await at.redis.config_get("appendfsync", "maxclients")
+    except rx.ResponseError:
+        pass  # managed: CONFIG is forbidden
+    return {_plain(k): _plain(v) for k, v in facts.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def judge(facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """What INFO and CONFIG say. Pure."""
+    yield _version(facts)
+    yield _role(facts)
+    yield _policy(facts)
+    yield from _persistence(facts)
+    yield _memory(facts)
+    yield from _clients(facts)
+
+
+def _version(facts: Mapping[str, Any]) -> Finding:
+    kind, least = ("Valkey", VALKEY_LEAST) if "valkey_version" in facts else ("Redis", VERSION_LEAST)
+    version = str(facts.get("valkey_version") or facts.get("redis_version", "0"))
+    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    wanted = ".".join(map(str, least))
+    if parts < least:
+        return error("redis.version", f"{kind} {version} is too old", f"use {kind} {wanted} or later")
+    return ok("redis.version", f"{kind} {version}")
+
+
+def _role(facts: Mapping[str, Any]) -> Finding:
+    if facts.get("role", "master") != "master":
+        return error("redis.role", "this server is a replica and takes no writes", "name the primary in REDIS_URL")
+    return ok("redis.role", "takes writes")
+
+
+def _policy(facts: Mapping[str, Any]) -> Finding:
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        return error(
+            "redis.policy", f"maxmemory-policy is {policy}: a full server would drop accepted work",
+            "set maxmemory-policy noeviction in redis.conf (now: CONFIG SET maxmemory-policy noeviction)",
+        )  # fmt: skip
+    return ok("redis.policy", "maxmemory-policy is noeviction")
+
+
+def _persistence(facts: Mapping[str, Any]) -> Iterator[Finding]:
+    if not facts.get("aof_enabled"):
+        yield warning(
+            "redis.persistence", "appendonly is off: a restart loses accepted work that no daemon has claimed",
+            "set appendonly yes and appendfsync always in redis.conf (now: CONFIG SET appendonly yes)",
+        )  # fmt: skip
+    elif facts.get("appendfsync", "always") != "always":
+        fsync = facts["appendfsync"]
+        yield info(
+            "redis.persistence", f"appendfsync is {fsync}: a power cut may lose the last second of accepted work",
+            "appendfsync always costs 0.2 ms a call (now: CONFIG SET appendfsync always)",
+        )  # fmt: skip
+    else:
+        yield ok("redis.persistence", "appendonly, appendfsync always")
+    failed = [
+        name
+        for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
+        if facts.get(name, "ok") != "ok"
+    ]
+    if failed:
+        yield error(
+            "redis.disk", f"the last write to disk failed ({', '.join(failed)})",
+            "look at the server's log and its disk (df -h); it may refuse writes soon",
+        )  # fmt: skip
+
+
+def _memory(facts: Mapping[str, Any]) -> Finding:
+    used, most = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
+    if not most:
+        return info(
+            "redis.memory", f"{_mb(used)} used, no maxmemory: the kernel may kill the server when memory is short",
+            "set maxmemory below what the host can spare; a full server refuses work, a killed one loses it",
+        )  # fmt: skip
+    text = f"{_mb(used)} of {_mb(most)} used"
+    if used > FULL * most:
+        return warning("redis.memory", text, "raise maxmemory, or find what fills it: redis-cli --bigkeys")
+    return ok("redis.memory", text)
+
+
+def _clients(facts: Mapping[str, Any]) -> Iterator[Finding]:
+    used, most = int(facts.get("connected_clients", 0)), int(facts.get("maxclients", 0))
+    if most and used > FULL * most:
+        text = f"{used} of {most} connections in use"
+        yield warning("redis.connections", text, "raise maxclients, or lower QSTREAMD_REDIS_POOL_SIZE")
+
+
+def _stamp(owner: bytes | None, ours: str) -> Finding:
+    if owner is None:
+        return info("redis.environment", "no process has stamped this Redis yet; the first one that starts does")
+    if owner.decode("utf-8", "replace") != ours:
+        return error(
+            "redis.environment", f"this Redis belongs to NODE_ENV={owner.decode('utf-8', 'replace')[:40]}, not to {ours}",
+            "name another server or database number in REDIS_URL, or set NODE_ENV",
+        )  # fmt: skip
+    return ok("redis.environment", f"belongs to NODE_ENV={ours}")
+
+
+def _mb(number: int) -> str:
+    return f"{number / 1e6:.1f} MB"

@@ -1,0 +1,65 @@
+"""Looks at everything around a deployment and names each trouble with its cure. Changes nothing, costs nothing.
+
+The checks are small functions in `checkup`; this module only decides which of them can be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from daemon.admin.checkup import host, postgres_server, provider_hosts, public_url, queues, redis_server
+from daemon.admin.checkup.finding import Finding, error, ok, warning
+from daemon.admin.configuration import judge
+from daemon.admin.connections import Connections
+from daemon.admin.overview import read_overview
+from daemon.config import Settings
+from daemon.errors import ConfigError, DependencyAway
+
+
+def configuration() -> list[Finding]:
+    """What `check` finds."""
+    found = judge()
+    mistakes = [error("config", line, "put it right where it is set; `config` says where each came from")
+                for line in found.mistakes]  # fmt: skip
+    doubts = [warning("config", line, "see docs/settings.md") for line in found.warnings]
+    return [*mistakes, *doubts] or [ok("config", f"{len(found.settings)} settings, {len(found.services)} services")]
+
+
+async def examine(settings: Settings, *, providers: bool) -> list[Finding]:
+    """Findings about servers, host, public address and (only if asked) providers."""
+    found: list[Finding] = list(_signing(settings))
+    at = Connections(settings)
+    try:
+        async with at:
+            found += await _servers(at)
+    except DependencyAway as away:
+        cure = "is it running, and are address, password and firewall right? REDIS_URL"
+        found.append(error("redis.reach", str(away), cure))
+    found += await host.check(settings)
+    found += await public_url.check(settings, at.book, at.clock)
+    if providers:
+        found += await provider_hosts.check(settings, at.book, at.clock)
+    return found
+
+
+async def _servers(at: Connections) -> Sequence[Finding]:
+    found = await redis_server.check(at)
+    try:
+        found += await postgres_server.check(at)
+    except DependencyAway as away:
+        cure = "is it running, and are address, password and firewall right? DATABASE_URL"
+        found.append(error("postgres.reach", str(away), cure))
+    except ConfigError as missing:
+        cure = "the daemon and the gateway need it; a relay does not"
+        found += [warning("postgres.reach", line, cure) for line in missing.mistakes]
+    return [*found, *queues.check(await read_overview(at, recent=False))]
+
+
+def _signing(settings: Settings) -> list[Finding]:
+    """Keys that can't be right together."""
+    current = {key.get_secret_value() for key in settings.qstash.current_keys}
+    following = {key.get_secret_value() for key in settings.qstash.next_keys}
+    if current & following:
+        text = "QSTASH_CURRENT_SIGNING_KEY and QSTASH_NEXT_SIGNING_KEY are the same"
+        return [warning("config.keys", text, "copy both from the QStash console; calls fail when keys roll otherwise")]
+    return []
