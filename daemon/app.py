@@ -12,12 +12,14 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 from redis.asyncio import Redis
 
 from daemon import services
+from daemon.admin.overview import limit_of, max_size_of
 from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.magic import picture
@@ -46,8 +48,10 @@ from daemon.store.tasks import PostgresLedger
 from daemon.store.templates import PostgresTemplates
 from daemon.stream.blobs import RedisBlobs
 from daemon.stream.cancel import Notices
-from daemon.stream.connection import Scripts, connect
+from daemon.stream.connection import Scripts, connect, pool_sizes
+from daemon.stream.control import ControlFeed, Controls
 from daemon.stream.deltas import Deltas
+from daemon.stream.depths import DepthReader
 from daemon.stream.environment import claim_environment as claim_redis
 from daemon.stream.events import Events
 from daemon.stream.guards import RedisGuards
@@ -57,7 +61,10 @@ from daemon.stream.work import Work
 from daemon.worker.blobs_sweep import BlobsSweep
 from daemon.worker.cancels import CancelListener
 from daemon.worker.consumer import QueueConsumer
+from daemon.worker.controls import ControlRoom
+from daemon.worker.depths import DepthGauges, Limits
 from daemon.worker.health import HealthServer
+from daemon.worker.hearing import Hearing
 from daemon.worker.lease import Leases
 from daemon.worker.reclaim import Reclaimer
 from daemon.worker.report import report
@@ -110,6 +117,13 @@ class Daemon:
         else:
             _log.info("services.reloaded", services=len(self._book.services), models=len(self._book.models))
 
+    def status(self) -> str:
+        """One line for `systemctl status`."""
+        running, slots = len(self._leases), sum(consumer.slots.total for consumer in self._consumers.values())
+        if self.quiet.is_set():
+            return f"draining: {running} still run"
+        return f"running {running} of {slots}; reads {', '.join(self._consumers)}"
+
     async def run(self) -> None:
         """From start to a clean stop. Raises `ConfigError` or `DependencyAway` when it can't start."""
         async with AsyncExitStack() as stack:
@@ -123,6 +137,7 @@ class Daemon:
                     loops.create_task(self._leases.run(beat), name="beat"),
                     loops.create_task(self._deltas.run(), name="deltas"),
                     loops.create_task(self._cancels.run(), name="cancels"),
+                    loops.create_task(self._controls.run(), name="controls"),
                     loops.create_task(self._mover.run(), name="mover"),
                     loops.create_task(self._waiters.run(), name="waiters"),
                     loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
@@ -192,6 +207,7 @@ class Daemon:
             lease=s.lease,
             budget=RetryBudget(),
             hold_result_s=s.postgres.hold_result_s,
+            queue_limit=self._queue_limit,
         )
         self._consumers = {
             spec.name: QueueConsumer(
@@ -199,6 +215,9 @@ class Daemon:
             )
             for spec in self._specs
         }
+        self._controls = ControlRoom(
+            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, s.lease.sweep_s, metrics
+        )
         self._reclaimer = Reclaimer(
             self._beat_scripts, self._work, self._consumers, s.lease, metrics, self._others_changed, self._report_lost
         )
@@ -207,15 +226,41 @@ class Daemon:
         redis_blobs = RedisBlobs(self._client, picture)
         self._blobs_sweep = BlobsSweep(redis_blobs, records, s.blobs, s.queues.blob_ttl_s, metrics, self._clock)
         await self._work.make_groups(names)
+        await self._controls.look()
         await self._reclaimer.register()
-        health = HealthServer(
-            s.ops,
-            metrics,
-            {"reading": self._check_reading, "redis": self._check_redis, "postgres": self._check_postgres},
-        )
+        self._gauges = self._depth_gauges()
+        hearing = Hearing(self._consumers, self._gauges.look, s.ops, s.redis)
+        self._progress.ask(hearing.hanging)
+        checks = {
+            "loop": self._check_loop, "reading": self._check_reading, "hearing": hearing.ready,
+            "redis": self._check_redis, "postgres": self._check_postgres,
+        }  # fmt: skip
+        health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather)
         await health.start()
         stack.push_async_callback(health.stop)
         self.address = health.address
+
+    def _depth_gauges(self) -> DepthGauges:
+        s, metrics = self._settings, self.metrics
+        limits = Limits(
+            queue=lambda spec, control: max_size_of(spec, s, control),
+            guard=lambda model, tier: limit_of(model, tier, s.guards),
+        )
+        metrics.connections_max.labels("redis").set(s.redis.pool_size)
+        metrics.connections_max.labels("postgres").set(s.postgres.pool_max)
+        pools: dict[str, Callable[[], tuple[int, int]]] = {
+            "redis": lambda: pool_sizes(self._client),
+            "postgres": self._pool.sizes,
+        }
+        for server, sizes in pools.items():
+            for at, state in enumerate(("used", "idle")):
+                metrics.connections.labels(server, state).set_function(partial(_item, sizes, at))
+        metrics.draining.set_function(self.quiet.is_set)
+        metrics.begin_daemon(self._consumers)
+        return DepthGauges(DepthReader(self._scripts), lambda: self._book, limits, metrics, self._clock)
+
+    async def _gather(self) -> None:
+        await self._gauges.look(self._settings.ops.depths_s)
 
     def _blobs(self, stack: AsyncExitStack) -> BlobsByScheme:
         """Every scheme that this host can serve, whatever BLOB_STORE says: messages of before a change still come."""
@@ -246,6 +291,9 @@ class Daemon:
             ConfigError
         ) as error:  # one provider key is enough to run; a task of another one fails, and says why to us
             raise ProviderError(detail=error.mistakes[0]) from error
+
+    def _queue_limit(self, queue: str) -> int | None:
+        return self._controls.queue_limit(queue)
 
     def _others_changed(self, queues: Iterable[str]) -> None:
         """A process came or went: what it slept for and watched over is anybody's now."""
@@ -289,6 +337,9 @@ class Daemon:
 
     # --- readiness -------------------------------------------------------------------------------------------
 
+    async def _check_loop(self) -> str:
+        return ", ".join(self._progress.stalled())
+
     async def _check_reading(self) -> str:
         if self.quiet.is_set():
             return "stopping"
@@ -312,6 +363,10 @@ class Daemon:
         return ""
 
 
+def _item(sizes: Callable[[], tuple[int, int]], at: int) -> int:
+    return sizes()[at]
+
+
 def _spec(book: ServiceBook, name: str, settings: Settings) -> QueueSpec:
     """The queue of that name with its parallelism in force: environment over services file over default."""
     spec = book.queues.get(name)
@@ -333,6 +388,6 @@ async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
     with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):
         async with asyncio.TaskGroup() as group:
             life = group.create_task(daemon.run(), name="daemon")
-            watch = group.create_task(notifier.follow(daemon.ready, daemon.quiet), name="notify")
+            watch = group.create_task(notifier.follow(daemon.ready, daemon.quiet, daemon.status), name="notify")
             await life
             watch.cancel()

@@ -21,6 +21,7 @@ from daemon.logs import logger
 from daemon.metrics import Metrics
 
 STATUS_EVERY_S: Final = 5.0  #: how old the line in `systemctl status` may be
+_EXTEND_BEATS: Final = 4  #: a drain has so many beats to say that it goes on
 LAG_WARN_S: Final = 0.5  #: a loop so late delays every beat and every viewer
 
 _log: Final = logger("lifecycle")
@@ -97,6 +98,7 @@ class Progress:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._stamps: dict[str, _Stamp] = {}
+        self._others: list[Callable[[], list[str]]] = []
 
     def watch(self, name: str, limit_s: float) -> Callable[[], None]:
         """The function that this loop calls each time round, at least once in `limit_s` seconds, idle or not."""
@@ -111,10 +113,15 @@ class Progress:
         """This loop ended as it should; may be called twice."""
         self._stamps.pop(name, None)
 
+    def ask(self, stalled: Callable[[], list[str]]) -> None:
+        """Count what `stalled` names as well: loops that wait for good reasons and know themselves when they hang."""
+        self._others.append(stalled)
+
     def stalled(self) -> list[str]:
         """Names of the loops that are over their limit."""
         now = self._now()
-        return [name for name, stamp in self._stamps.items() if now - stamp.at > stamp.limit_s]
+        over = [name for name, stamp in self._stamps.items() if now - stamp.at > stamp.limit_s]
+        return [*over, *(name for others in self._others for name in others())]
 
 
 class Notifier:
@@ -165,6 +172,8 @@ class Notifier:
                 continue
         self.send("STOPPING=1", *_status(status))
         while True:  # a drain lasts minutes: the watchdog goes on biting
+            if not self.progress.stalled():  # one that is set longer than TimeoutStopSec is no hang
+                self.send(f"EXTEND_TIMEOUT_USEC={int(_EXTEND_BEATS * every_s * 1e6)}")
             self._beat(status)
             await asyncio.sleep(every_s)
 

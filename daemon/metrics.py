@@ -46,6 +46,7 @@ class Metrics:
         self._outcomes()
         self._models()
         self._images()
+        self._depths()
         self._health()
         if process:
             ProcessCollector(namespace="qstreamd", registry=self.registry)
@@ -53,6 +54,20 @@ class Metrics:
     def render(self) -> bytes:
         """The text that a Prometheus server reads from /metrics; send it as `CONTENT_TYPE`."""
         return generate_latest(_WithoutCreated(self.registry))
+
+    def begin_daemon(self, queues: Iterable[str]) -> None:
+        """Show zeros for these queues: a counter that is born at 1 has no increase, and an alert would miss it."""
+        for queue in queues:
+            for counter in (self.handed_back, self.reclaimed, self.restored, self.duplicates, self.poison):
+                counter.labels(queue)
+
+    def begin_relay(self, queues: Iterable[str]) -> None:
+        """The same for what the relay judges."""
+        for queue in queues:
+            for outcome in ("queued", "duplicate", "full", "conflict"):
+                self.accepted.labels(queue, outcome)
+        for outcome in ("rejected", "unauthorized", "unavailable"):
+            self.accepted.labels(UNKNOWN, outcome)
 
     def _accepting(self) -> None:
         self.relay_requests = self._counter(
@@ -138,9 +153,6 @@ class Metrics:
         self.restored = self._counter(
             "restored", "Moves when a task that Redis had forgotten is put back from Postgres.", "queue"
         )
-        self.crashes = self._counter(
-            "crashes", "Moves when a claim finds an attempt whose process died in the middle of it.", "queue"
-        )
         self.fenced = self._counter(
             "fenced",
             "Moves when a write is refused as another attempt owns the task. what: event, result, ack, beat, release.",
@@ -199,7 +211,58 @@ class Metrics:
             "blobs_left", "Moves when a task ends and its images could not be removed; the sweep takes them."
         )
 
+    def _depths(self) -> None:
+        self.queue_tasks = self._gauge(
+            "queue_tasks",
+            "Tasks of all processes, at the last look. state: waiting (unread), running, delayed (parked, or to"
+            " be tried again), dead (letters).",
+            "queue",
+            "state",
+        )
+        self.queue_places = self._gauge(
+            "queue_places", "Tasks promised or accepted that have not started; what fills the queue.", "queue"
+        )
+        self.queue_places_max = self._gauge("queue_places_max", "When the queue is full, as it is in force.", "queue")
+        self.queue_paused = self._gauge("queue_paused", "1 while an operator has stopped the queue, else 0.", "queue")
+        self.queue_consumers = self._gauge("queue_consumers", "Processes that live and read the queue.", "queue")
+        self.queue_oldest_timestamp_seconds = self._gauge(
+            "queue_oldest_timestamp_seconds",
+            "When the oldest waiting task came to its stream (unix, Redis' clock); 0: none waits.",
+            "queue",
+        )
+        self.guard_used = self._gauge("guard_used", "Attempts of all processes that hold a place.", "model", "tier")
+        self.guard_limit = self._gauge("guard_limit", "Attempts of all processes at once at most.", "model", "tier")
+        self.model_open = self._gauge(
+            "model_open", "0 while the model is closed for all: rate limit, overload, quota, breaker; else 1.", "model"
+        )
+        self.redis_memory_bytes = self._gauge("redis_memory_bytes", "Memory that Redis says it uses.")
+        self.redis_memory_max_bytes = self._gauge(
+            "redis_memory_max_bytes", "Memory after which Redis refuses work; 0: no limit."
+        )
+        self.depths_timestamp_seconds = self._gauge(
+            "depths_timestamp_seconds", "When Redis was last asked for the sizes above (unix, its own clock)."
+        )
+
+    def clear_depths(self) -> None:
+        """Show no size of any queue or guard until they are set again: Redis can't be asked."""
+        for gauge in (
+            self.queue_tasks, self.queue_places, self.queue_places_max, self.queue_paused, self.queue_consumers,
+            self.queue_oldest_timestamp_seconds, self.guard_used, self.guard_limit, self.model_open,
+        ):  # fmt: skip
+            gauge.clear()
+
     def _health(self) -> None:
+        self.check_ok = self._gauge(
+            "check_ok",
+            "1 when the check held at this scrape, else 0. check: loop, reading, hearing (no work waits beside free"
+            " slots), redis, postgres.",
+            "check",
+        )
+        self.draining = self._gauge("draining", "1 from the signal to stop until the end, else 0.")
+        self.connections = self._gauge(
+            "connections", "Open connections of this process' pools. state: used, idle.", "server", "state"
+        )
+        self.connections_max = self._gauge("connections_max", "Connections that a pool may open.", "server")
         self.counter_repairs = self._counter(
             "counter_repairs",
             "Moves when the reconciler puts a queue's counter right. kind: raised, lowered, promise (one that was not"

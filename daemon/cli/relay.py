@@ -68,6 +68,7 @@ class RelayProcess:
             clock=clock,
             closed=UNSTAMPED,
         )
+        self.relay.metrics.begin_relay(self.relay.queues)
 
     def _shelf(self) -> DiskBlobs | None:
         """With BLOB_STORE=disk inline images lie on the disk that the daemon reads; None: in Redis."""

@@ -193,6 +193,13 @@ class Pool:
         except TimeoutError:
             pool.terminate()
 
+    def sizes(self) -> tuple[int, int]:
+        """Connections that are at work, and that are open and idle."""
+        if self._pool is None:
+            return 0, 0
+        idle = self._pool.get_idle_size()
+        return self._pool.get_size() - idle, idle
+
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """The rows of one statement in its own transaction.
 

@@ -98,6 +98,12 @@ def connect(settings: RedisSettings, *, size: int | None = None, name: str | Non
     return Redis.from_pool(pool)
 
 
+def pool_sizes(client: Redis) -> tuple[int, int]:
+    """Connections of a client that are at work, and that are open and idle."""
+    (idle, _), (used, _) = client.connection_pool.get_connection_count()
+    return used, idle
+
+
 def connect_blocking(settings: RedisSettings, *, name: str | None = None) -> Redis:
     """A client with one connection for one blocked reader.
 

@@ -48,6 +48,8 @@ class QueueConsumer:
         self.queue = spec.name
         self.slots = Slots(spec.parallelism)
         self.reading = False  #: true while the loop reads or waits for entries; part of readiness
+        self.reading_since: float | None = None  #: loop time at which the read that is under way was sent
+        self.idle_since = asyncio.get_running_loop().time()  #: loop time since which nothing came or ended
         self._work = work
         self._client = client
         self._leases = leases
@@ -110,6 +112,7 @@ class QueueConsumer:
 
     def _start(self, d: Delivery, attempts: asyncio.TaskGroup) -> None:
         self.slots.take()
+        self.idle_since = asyncio.get_running_loop().time()
         hold = Hold(d)
         self._leases.add(hold)
         self._metrics.running.labels(self.queue).inc()
@@ -121,6 +124,7 @@ class QueueConsumer:
         finally:
             self._leases.remove(hold)
             self.slots.give()
+            self.idle_since = asyncio.get_running_loop().time()
             self._metrics.running.labels(self.queue).dec()
 
     async def _work_back(self, d: Delivery) -> None:
@@ -133,14 +137,21 @@ class QueueConsumer:
             return
         self.reading = True
         await self._look_back()
-        entries = await self._work.fetch(self.queue, self.slots.free)
+        entries = await self._timed(self._work.fetch(self.queue, self.slots.free))
         while not entries and not self._stopping and self.slots.free:
             # Both streams are empty: wait on both. No second look before the next wait, which keeps an idle queue at
             # two commands a minute.
-            entries = await self._wait()
+            entries = await self._timed(self._wait())
             if not entries and self._suspicious():
                 break
         await self.accept(entries)
+
+    async def _timed(self, read: Awaitable[list[Delivery]]) -> list[Delivery]:
+        self.reading_since = asyncio.get_running_loop().time()
+        try:
+            return await read
+        finally:
+            self.reading_since = None
 
     async def _wait(self) -> list[Delivery]:
         if self._blocking is None:

@@ -5,6 +5,7 @@ Loopback by default; nothing else is served.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -12,19 +13,29 @@ from aiohttp import web
 from daemon.config import OpsSettings
 from daemon.metrics import CONTENT_TYPE, Metrics
 
+Check = Callable[[], Awaitable[str]]
+
 
 class HealthServer:
     """`/healthz/live`, `/healthz/ready`, `/metrics`.
 
-    `checks` names what must hold to be ready; each returns "" or why not.
+    `checks` names what must hold to be ready, `alive` is what only a restart cures; each returns "" or why not.
+    `gather` brings the gauges up to date before a scrape: what it asks of servers is asked only when somebody scrapes.
     """
 
     def __init__(
-        self, settings: OpsSettings, metrics: Metrics, checks: Mapping[str, Callable[[], Awaitable[str]]]
+        self,
+        settings: OpsSettings,
+        metrics: Metrics,
+        checks: Mapping[str, Check],
+        alive: Check | None = None,
+        gather: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._checks = checks
+        self._alive = alive
+        self._gather = gather
         self._runner: web.AppRunner | None = None
         self.address = ""
 
@@ -52,13 +63,22 @@ class HealthServer:
             await runner.cleanup()
 
     async def _live(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "live"})
+        why = await self._alive() if self._alive else ""
+        return web.json_response({"status": why or "live"}, status=503 if why else 200)
 
     async def _ready(self, _: web.Request) -> web.Response:
-        found = {name: await check() for name, check in self._checks.items()}
+        found = await self._found()
         ready = not any(found.values())
         body = {"status": "ready" if ready else "not ready", "checks": {n: why or "ok" for n, why in found.items()}}
         return web.json_response(body, status=200 if ready else 503)
 
     async def _render(self, _: web.Request) -> web.Response:
+        if self._gather is not None:
+            await self._gather()
+        for name, why in (await self._found()).items():
+            self._metrics.check_ok.labels(name).set(not why)
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _found(self) -> dict[str, str]:
+        """All checks side by side: each has its own limit, and a probe has little time."""
+        return dict(zip(self._checks, await asyncio.gather(*(check() for check in self._checks.values())), strict=True))
