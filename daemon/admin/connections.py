@@ -27,21 +27,23 @@ POOL_SIZE = 4  #: connections of one command; its rounds are pipelines
 class Connections:
     """An async context manager. `no_store` says why there is no Postgres ("" when there is)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, redis_may_be_away: bool = False) -> None:
         self.settings = settings
         self.clock = SystemClock()
         self.book: ServiceBook = services.load(settings.runtime.services_file, deep=False)
         self.redis: Redis = connect(settings.redis, size=POOL_SIZE, name="qstreamd-admin")
         self.scripts = Scripts(self.redis)
         self.no_store = "not asked for"
+        self._redis_may_be_away = redis_may_be_away
         self._pool: Pool | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self._stack.push_async_callback(self.redis.aclose)
         try:
-            with translated():
-                await self.redis.ping()
+            if not self._redis_may_be_away:
+                with translated():
+                    await self.redis.ping()
             await self._open_store()
         except BaseException:
             await self._stack.aclose()

@@ -5,8 +5,6 @@ The checks are small functions in `checkup`; this module only decides which of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from daemon.admin.checkup import host, postgres_server, provider_hosts, public_url, queues, redis_server
 from daemon.admin.checkup.finding import Finding, error, ok, warning
 from daemon.admin.configuration import judge
@@ -27,32 +25,34 @@ def configuration() -> list[Finding]:
 
 async def examine(settings: Settings, *, providers: bool) -> list[Finding]:
     """Findings about servers, host, public address and (only if asked) providers."""
-    found: list[Finding] = list(_signing(settings))
-    at = Connections(settings)
-    try:
-        async with at:
-            found += await _servers(at)
-    except DependencyAway as away:
-        cure = "is it running, and are address, password and firewall right? REDIS_URL"
-        found.append(error("redis.reach", str(away), cure))
-    found += await host.check(settings)
-    found += await public_url.check(settings, at.book, at.clock)
-    if providers:
-        found += await provider_hosts.check(settings, at.book, at.clock)
+    found = _signing(settings)
+    async with Connections(settings, redis_may_be_away=True) as at:
+        found += await _redis(at)
+        found += await _postgres(at)
+        found += await host.check(settings)
+        found += await public_url.check(settings, at.book, at.clock)
+        if providers:
+            found += await provider_hosts.check(settings, at.book, at.clock)
     return found
 
 
-async def _servers(at: Connections) -> Sequence[Finding]:
-    found = await redis_server.check(at)
+async def _redis(at: Connections) -> list[Finding]:
     try:
-        found += await postgres_server.check(at)
+        return [*await redis_server.check(at), *queues.check(await read_overview(at, recent=False))]
     except DependencyAway as away:
-        cure = "is it running, and are address, password and firewall right? DATABASE_URL"
-        found.append(error("postgres.reach", str(away), cure))
+        cure = "is it running? Are address, password and firewall right? It is REDIS_URL that names it"
+        return [error("redis.reach", str(away), cure)]
+
+
+async def _postgres(at: Connections) -> list[Finding]:
+    try:
+        return await postgres_server.check(at)
+    except DependencyAway as away:
+        cure = "is it running? Are address, password and firewall right? It is DATABASE_URL that names it"
+        return [error("postgres.reach", str(away), cure)]
     except ConfigError as missing:
         cure = "the daemon and the gateway need it; a relay does not"
-        found += [warning("postgres.reach", line, cure) for line in missing.mistakes]
-    return [*found, *queues.check(await read_overview(at, recent=False))]
+        return [warning("postgres.reach", line, cure) for line in missing.mistakes]
 
 
 def _signing(settings: Settings) -> list[Finding]:

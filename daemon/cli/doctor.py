@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from daemon import config
-from daemon.admin.checkup.finding import Finding, Level
+from daemon.admin.checkup.finding import Finding, Level, info
 from daemon.admin.doctor import configuration, examine
 from daemon.cli import terminal as t
 from daemon.errors import ConfigError
@@ -38,7 +38,7 @@ def command(*, providers: bool, strict: bool, quiet: bool, as_json: bool) -> Non
         t.no_colour(settings.runtime.no_color)
         found += t.run(examine(settings, providers=providers))
     except ConfigError:
-        pass  # each mistake is among the findings; servers can't be asked with them
+        found.append(info("doctor", "servers were not asked", "correct the settings above, then ask again"))
     levels = Counter(finding.level for finding in found)
     bad = levels["error"] + (levels["warning"] if strict else 0)
     if as_json:

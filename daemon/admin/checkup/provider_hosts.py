@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import aiohttp
@@ -44,7 +43,7 @@ async def _provider(
 
         try:
             median_ms = await round_trips(clock, ask, ROUNDS)
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as failure:
+        except (aiohttp.ClientError, OSError, TimeoutError) as failure:
             cure = f"is {provider.upper()}_BASE_URL right, and may this host reach it?"
             return [error(f"provider.{provider}", f"{provider} can't be reached ({type(failure).__name__})", cure)]
     return judge(provider, *answers[-1], median_ms, names)

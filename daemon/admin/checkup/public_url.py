@@ -5,7 +5,6 @@ The whole way of a real call: name, TLS, proxy, signature, Redis.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -43,7 +42,7 @@ async def check(settings: Settings, book: ServiceBook, clock: Clock) -> list[Fin
             found.append(judge(status, said, took_s))
             if status == 200:
                 found += unsigned((await _ask(session, url, body, {}))[0], skip=settings.qstash.skip_verify)
-    except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as failure:
+    except (aiohttp.ClientError, OSError, TimeoutError) as failure:
         found.append(unreachable(failure, base))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from redis import exceptions as rx
@@ -42,10 +43,9 @@ async def _facts(at: Connections) -> dict[str, Any] | None:
         facts: dict[str, Any] = await at.redis.info("everything")
     except rx.ResponseError:
         return None
-    try:
-        facts |= await at.redis.config_get("appendfsync", "maxclients")
-    except rx.ResponseError:
-        pass  # managed: CONFIG is forbidden
+    with suppress(rx.ResponseError):  # managed: CONFIG is forbidden
+        limits: dict[Any, Any] = await at.redis.config_get("appendfsync", "maxclients")
+        facts |= limits
     return {_plain(k): _plain(v) for k, v in facts.items()}
 
 
@@ -135,14 +135,14 @@ def _clients(facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield warning("redis.connections", text, "raise maxclients, or lower QSTREAMD_REDIS_POOL_SIZE")
 
 
-def _stamp(owner: bytes | None, ours: str) -> Finding:
+def _stamp(stamp: bytes | str | None, ours: str) -> Finding:
+    owner = _plain(stamp)
     if owner is None:
         return info("redis.environment", "no process has stamped this Redis yet; the first one that starts does")
-    if owner.decode("utf-8", "replace") != ours:
-        return error(
-            "redis.environment", f"this Redis belongs to NODE_ENV={owner.decode('utf-8', 'replace')[:40]}, not to {ours}",
-            "name another server or database number in REDIS_URL, or set NODE_ENV",
-        )  # fmt: skip
+    if owner != ours:
+        text = f"this Redis belongs to NODE_ENV={owner[:40]}, not to {ours}"
+        cure = "name another server or database number in REDIS_URL, or set NODE_ENV"
+        return error("redis.environment", text, cure)
     return ok("redis.environment", f"belongs to NODE_ENV={ours}")
 
 
