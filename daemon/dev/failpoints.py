@@ -1,0 +1,123 @@
+"""Crash points: let this process die, fail, hang or lose a reply right before or after one named effect.
+
+An effect is one flush to Redis or one statement to Postgres; nothing else of a daemon outlives it, so these are all
+the places where a crash can make a difference. Called by `cli run` when `QSTREAMD_FAILPOINTS` is set, which needs
+`NODE_ENV=development`; production code holds no hook and pays nothing.
+
+    QSTREAMD_FAILPOINTS=finish:after=kill                    right after the commit
+    QSTREAMD_FAILPOINTS=begin+append:before=raise,ack:after=lose@2   the second ack; each point acts once
+
+Names: the scripts of a flush joined by `+` (`begin+append`, `ack`, `park`), statements by their name in `queries.sql`
+(`claim`, `finish`, `leave`), and `read` for the blocked read of the work streams.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import asyncpg
+
+from daemon.errors import ConfigError, RedisAway
+from daemon.store.pool import Pool
+from daemon.store.sql import load_queries
+from daemon.stream.connection import Call, Scripts
+from daemon.stream.work import Work
+
+When = Literal["before", "after"]
+ACTIONS: Final = ("kill", "raise", "lose", "stall", "print")
+STALL_S: Final = 3.0  #: three leases of the chaos suites: the process stands still, as under SIGSTOP
+
+
+class Failpoint(Exception):
+    """The error that `raise` raises: one that nobody foresaw."""
+
+
+@dataclass(slots=True)
+class _Point:
+    effect: str
+    when: When
+    action: str
+    at: int  #: which pass triggers it, from 1
+    passes: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> _Point:
+        place, _, what = text.strip().partition("=")
+        effect, _, when = place.partition(":")
+        action, _, at = what.partition("@")
+        if when not in ("before", "after") or action not in ACTIONS or not (at or "1").isdigit():
+            raise ConfigError([
+                f"QSTREAMD_FAILPOINTS={text!r} is not allowed; allowed: effect:before|after={'|'.join(ACTIONS)}[@nth]"
+            ])  # fmt: skip
+        return cls(effect, cast("When", when), action, int(at or 1))
+
+
+class _Points:
+    """What was asked for, and how often each place was passed."""
+
+    def __init__(self, text: str) -> None:
+        self._points = [_Point.parse(part) for part in text.split(",")]
+
+    async def around(self, effect: str, lost: Exception, do: Callable[[], Awaitable[Any]]) -> Any:
+        """The effect with its points before and after; `lost` is how a lost reply looks at this place."""
+        self._pass(effect, "before", lost)
+        answer = await do()
+        self._pass(effect, "after", lost)
+        return answer
+
+    def _pass(self, effect: str, when: When, lost: Exception) -> None:
+        for point in self._points:
+            if point.effect in (effect, "*") and point.when == when:
+                point.passes += 1
+                if point.action == "print" or point.passes == point.at:
+                    self._act(point, effect, lost)
+
+    @staticmethod
+    def _act(point: _Point, effect: str, lost: Exception) -> None:
+        print(f'{{"event": "failpoint", "effect": "{effect}", "when": "{point.when}"}}', file=sys.stderr, flush=True)
+        match point.action:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)  # the signal arrives within microseconds; nothing may run until then
+            case "raise":
+                raise Failpoint(effect)
+            case "lose":
+                raise lost
+            case "stall":
+                time.sleep(STALL_S)
+
+
+def install(text: str) -> None:
+    """Arm the points that `text` names, for the life of this process. Raises `ConfigError` for what it can't read."""
+    points = _Points(text)
+    names = {sql: name for name, sql in load_queries().items()}
+    send, once, wait = Scripts._send, Pool._once, Work.wait  # noqa: SLF001  # there is no hook, on purpose
+
+    async def flush(self: Scripts, calls: Sequence[Call]) -> list[Any]:
+        effect = "+".join(dict.fromkeys(call.script.name for call in calls))
+        return cast("list[Any]", await points.around(effect, RedisAway("lost"), lambda: send(self, calls)))
+
+    async def statement(self: Pool, sql: str, args: tuple[object, ...]) -> Any:
+        lost = asyncpg.ConnectionDoesNotExistError("lost")
+        return await points.around(names.get(sql, "other"), lost, lambda: once(self, sql, args))
+
+    async def read(self: Work, *args: Any) -> Any:
+        # An empty read is no effect.
+        found = await wait(self, *args)
+        if found:
+            await points.around("read", RedisAway("lost"), _nothing)
+        return found
+
+    Scripts._send = flush  # type: ignore[method-assign]  # noqa: SLF001
+    Pool._once = statement  # type: ignore[method-assign]  # noqa: SLF001
+    Work.wait = read  # type: ignore[method-assign, assignment]
+
+
+async def _nothing() -> None:
+    """The read has happened."""

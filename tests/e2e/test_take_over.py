@@ -1,0 +1,176 @@
+"""A daemon dies, hangs or stops: another one finishes its work, and nobody is told two stories."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from tests.e2e.world import LEASE_S, World, text_of
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def test_a_task_whose_daemon_is_killed_in_mid_stream_is_finished_by_another(world: World) -> None:
+    """`started` with attempt 2, the text begins again, exactly one `done`, one result, one crash counted."""
+    first = await world.start_daemon()
+    await world.publish("t1", tokens=300)
+    await world.seen("t1", "token_batch")
+    first.kill()
+    await world.start_daemon()
+    done = await world.ended("t1")
+    assert (done["type"], done["attempt"]) == ("done", 2)
+    history = await world.check()
+    assert [e["attempt"] for e in history.tasks["t1"].events if e["type"] == "started"] == [1, 2]
+    assert history.tasks["t1"].results[0]["content"] == text_of("t1", 300)
+    assert (await world.row("t1"))["crashes"] == 1
+
+
+async def test_a_task_ten_leases_long_runs_once(world: World) -> None:
+    """Two daemons on one queue: the beat keeps it with the one that began."""
+    await world.start_daemon()
+    await world.start_daemon()
+    await world.publish("t1", tokens=int(10 * LEASE_S * world.tokens_per_s))
+    await world.ended("t1", within_s=30)
+    history = await world.check()
+    assert history.calls() == 1 and (await world.row("t1"))["attempt"] == 1
+
+
+async def test_a_zombie_is_refused_everywhere(world: World) -> None:
+    """SIGSTOP for two leases, then SIGCONT: its late tokens, result and ack count for nothing, and are counted."""
+    first = await world.start_daemon()
+    await world.publish("t1", tokens=600)
+    await world.seen("t1", "token_batch")
+    first.pause()
+    await world.start_daemon()
+    await world.seen("t1", "started", attempt=2)
+    await asyncio.sleep(LEASE_S)  # the zombie's model goes on talking to a socket that nobody reads
+    first.resume()
+    await first.logged("lease.lost")
+    done = await world.ended("t1")
+    assert (done["type"], done["attempt"]) == ("done", 2)
+    await world.check(overlap_s=3 * LEASE_S)
+    await wait_until(lambda: first.log("attempt.ended"), description="the zombie gave up")
+    assert first.log("attempt.ended")[0]["outcome"] == "fenced"
+    # It lives on and is a good daemon again.
+    await world.publish("t2")
+    await world.ended("t2")
+
+
+async def test_a_pause_shorter_than_a_lease_changes_nothing(world: World) -> None:
+    """F12: no reclaim, no second call."""
+    first = await world.start_daemon()
+    await world.start_daemon()
+    await world.publish("t1", tokens=500)
+    await world.seen("t1", "token_batch")
+    for daemon in world.daemons:
+        daemon.pause()
+    await asyncio.sleep(0.4 * LEASE_S)
+    for daemon in world.daemons:
+        daemon.resume()
+    await world.ended("t1")
+    assert first.running
+    history = await world.check()
+    assert history.calls() == 1
+
+
+async def test_what_redis_hands_to_a_hanging_idle_daemon_is_not_stranded(world: World) -> None:
+    """A blocked read outlives the process that hangs: what is delivered to it is found although it looked dead."""
+    hanging = await world.start_daemon()
+    hanging.pause()
+    second = await world.start_daemon()
+    await asyncio.sleep(2 * LEASE_S)  # long enough for the second to have taken it for dead
+    began = time.monotonic()
+    await world.publish_many([f"t{n}" for n in range(4)])
+    for n in range(4):
+        await world.ended(f"t{n}", within_s=10)
+    assert time.monotonic() - began < 5 * LEASE_S
+    hanging.resume()
+    await world.check()
+    assert second.running and hanging.running
+
+
+async def test_all_daemons_killed_at_once_three_times(world: World) -> None:
+    """F10: nothing lost, nothing finished twice, although every attempt of two rounds was cut."""
+    await world.publish_many([f"t{n}" for n in range(30)], tokens=200)
+    for _ in range(3):
+        daemons = [await world.start_daemon() for _ in range(2)]
+        await wait_until(
+            lambda: sum(call.ending == "" for call in world.llm.calls) >= 5,
+            description="the model is busy",
+            within_s=15,
+        )
+        for daemon in daemons:
+            daemon.kill()
+    await world.start_daemon(QSTREAMD_CRASHES_MAX="10")
+    history = await world.check(within_s=60)
+    assert history.states()["done"] + history.states()["failed"] == 30
+
+
+async def test_the_third_crash_of_a_task_is_its_last(world: World) -> None:
+    """A task that kills its process ends as WORKER_LOST, with a dead letter, and blocks nobody."""
+    await world.publish("t1", tokens=2000)
+    for attempt in (1, 2, 3):
+        daemon = await world.start_daemon()
+        await world.seen("t1", "started", attempt=attempt)
+        daemon.kill()
+    await world.start_daemon()
+    end = await world.ended("t1")
+    assert (end["code"], end["retryable"]) == ("WORKER_LOST", False)
+    await world.check()
+    letters = await world.redis.xrange("{bp:queue:q_paid_stream}:dead")
+    assert [(fields["taskId"], fields["code"]) for _, fields in letters] == [("t1", "WORKER_LOST")]
+    assert (await world.row("t1"))["crashes"] == 3
+
+
+# --- stop -------------------------------------------------------------------------------------------------------------
+
+
+async def test_sigterm_lets_a_running_task_finish(world: World) -> None:
+    """One model call, one `done`, exit 0; nothing new is read meanwhile."""
+    daemon = await world.start_daemon()
+    await world.publish("t1", tokens=400)
+    await world.seen("t1", "token_batch")
+    daemon.signal(signal.SIGTERM)
+    await daemon.logged("daemon.draining")
+    await world.publish("t2")
+    assert await daemon.ended() == 0
+    assert (await world.ended("t1"))["type"] == "done"
+    assert world.calls("t1") == 1 and world.calls("t2") == 0
+    second = await world.start_daemon()
+    await world.ended("t2")
+    assert await second.stop() == 0
+    history = await world.check()
+    assert history.calls() == 2 and set(history.consumers.values()) == {0}
+
+
+async def test_a_second_sigterm_hands_back_at_once(world: World) -> None:
+    """Another daemon runs it in under 2 s, and neither a failure nor a crash is counted."""
+    first = await world.start_daemon()
+    second = world.new_daemon()
+    await world.publish("t1", tokens=1000)
+    await world.seen("t1", "token_batch")
+    second.start()
+    await second.ready()
+    first.signal(signal.SIGTERM)
+    await first.logged("daemon.draining")
+    began = time.monotonic()
+    first.signal(signal.SIGTERM)
+    await world.seen("t1", "started", attempt=2)
+    assert time.monotonic() - began < 2
+    assert await first.ended(5) == 0
+    await world.ended("t1")
+    await world.check()
+    row = await world.row("t1")
+    assert (row["attempt"], row["failures"], row["crashes"]) == (2, 0, 0)
+
+
+async def test_an_idle_daemon_stops_at_once(world: World) -> None:
+    """A blocked read is woken, not waited for."""
+    daemon = await world.start_daemon(QSTREAMD_REDIS_BLOCK_S="30")
+    began = time.monotonic()
+    assert await daemon.stop() == 0
+    assert time.monotonic() - began < 3
