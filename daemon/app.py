@@ -27,7 +27,7 @@ from daemon.blobs.s3 import S3Blobs
 from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
-from daemon.errors import ConfigError, ProviderError, Stopping
+from daemon.errors import ConfigError, DependencyAway, ProviderError, Stopping
 from daemon.lifecycle import Notifier, Progress, Signals, sample_loop_lag
 from daemon.logs import logger
 from daemon.metrics import Metrics
@@ -386,8 +386,13 @@ async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
     notifier = Notifier(settings.systemd)
     daemon = Daemon(settings, queues, notifier.progress)
     with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):
+        refused: ConfigError | DependencyAway | None = None
         async with asyncio.TaskGroup() as group:
-            life = group.create_task(daemon.run(), name="daemon")
             watch = group.create_task(notifier.follow(daemon.ready, daemon.quiet, daemon.status), name="notify")
-            await life
+            try:
+                await daemon.run()
+            except (ConfigError, DependencyAway) as error:
+                refused = error  # raised bare: inside a group nobody would turn it into its exit code
             watch.cancel()
+        if refused is not None:
+            raise refused
