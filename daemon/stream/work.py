@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from daemon import keys
 from daemon.config import QueueSettings
 from daemon.contracts import CONTRACT_VERSION, TASK_ID, WorkEntry
-from daemon.errors import Code
+from daemon.errors import Code, QstreamdError
 from daemon.ports import Ahead, Delivery
 from daemon.stream.connection import Call, Scripts, load_script, translated
 
@@ -31,6 +31,10 @@ _SCRIPTS: Final = (
     "fetch", "begin", "ack", "dead_letter", "park", "hand_back", "beat", "promote", "sweep", "liveness", "bury",
     "forget", "restore",
 )  # fmt: skip
+
+
+class QueuePaused(QstreamdError):
+    """An operator has paused the queue: nothing was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,13 @@ class Work:
     # --- reading ---------------------------------------------------------------------------------------------
 
     async def fetch(self, queue: str, count: int) -> list[Delivery]:
-        """At most `count` new entries, those of `:ready` first; one flush, never waits."""
+        """At most `count` new entries, those of `:ready` first; one flush, never waits. Raises `QueuePaused`."""
         names = keys.queue_keys(queue)
-        ready, tasks = await self._scripts.one(
-            self._script["fetch"], (names.ready, names.tasks), (keys.GROUP, self.consumer, count)
+        ready, tasks, *paused = await self._scripts.one(
+            self._script["fetch"], (names.ready, names.tasks, names.control), (keys.GROUP, self.consumer, count)
         )
+        if paused:
+            raise QueuePaused(queue)
         return [*self._deliveries(queue, "ready", ready), *self._deliveries(queue, "tasks", tasks)]
 
     async def wait(self, blocking: Redis, queue: str, count: int, block_ms: int) -> list[Delivery]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from redis.asyncio import Redis
 
@@ -21,7 +22,7 @@ from daemon.metrics import Metrics
 from daemon.pipeline.hold import Hold
 from daemon.ports import Delivery
 from daemon.stream.connection import NoGroup, connect_blocking, translated
-from daemon.stream.work import Work
+from daemon.stream.work import QueuePaused, Work
 from daemon.worker.lease import Leases
 from daemon.worker.slots import Slots
 
@@ -29,6 +30,11 @@ _log = logger(__name__)
 
 #: pause after a failed read; short, since accepted work waits
 _PAUSE_S = (0.1, 2.0)
+#: a read that is being sent is blocked at the server within this
+_UNBLOCK_TRIES = 25
+_UNBLOCK_PAUSE_S = 0.02
+#: between two looks at a queue that is paused although nobody told us
+_UNTOLD_S = 1.0
 
 
 class QueueConsumer:
@@ -59,6 +65,7 @@ class QueueConsumer:
         self._attempt = attempt
         self._blocking: Redis | None = None
         self._client_id: int | None = None
+        self._blocked = False
         self._stopping = False
         self._suspicious_until = 0.0  # loop time until which own pending entries may lie unseen
         self._looked_back = 0.0
@@ -74,6 +81,8 @@ class QueueConsumer:
                     try:
                         await self._read()
                         failures = 0
+                    except QueuePaused:
+                        await self._paused_untold()
                     except NoGroup:
                         _log.warning("group.gone", queue=self.queue)
                         self.suspect()
@@ -89,12 +98,34 @@ class QueueConsumer:
         """Read nothing more; wakes a blocked read. Repeatable."""
         self._stopping = True
         self.slots.wake()
-        if self._client_id is not None:
+        await self._unblock()
+
+    async def pause(self) -> None:
+        """Read nothing until `resume`; what runs goes on, what was read just now goes back. Repeatable."""
+        self.slots.close()
+        await self._unblock()
+
+    def resume(self) -> None:
+        """Read again. Repeatable."""
+        self.slots.open()
+
+    def resize(self, slots: int) -> None:
+        """Run so many at once from now on; what runs above that goes on."""
+        self.slots.resize(slots)
+        self._metrics.slots.labels(self.queue).set(slots)
+
+    async def _unblock(self) -> None:
+        for _ in range(_UNBLOCK_TRIES):
+            if not self._blocked or self._client_id is None:
+                return
             try:
                 with translated():
-                    await self._client.client_unblock(self._client_id)
+                    if await self._client.client_unblock(self._client_id):
+                        return
             except (RedisAway, RedisFull):
                 _log.warning("unblock.failed", queue=self.queue)  # then BLOCK runs out by itself
+                return
+            await asyncio.sleep(_UNBLOCK_PAUSE_S)  # its read is on the way to the server
 
     def suspect(self) -> None:
         """Look through our own pending entries for the next three leases: a reply may have been lost."""
@@ -158,10 +189,14 @@ class QueueConsumer:
             self._blocking = connect_blocking(self._settings, name=f"qstreamd-read-{self.queue}")
             with translated():
                 self._client_id = int(await self._blocking.client_id())
-        if self._stopping:
+        if self._stopping or self.slots.closed:
             return []
         block_s = min(self._settings.block_s, self._lease_s / 2) if self._suspicious() else self._settings.block_s
-        return await self._work.wait(self._blocking, self.queue, self.slots.free, int(block_s * 1000))
+        self._blocked = True
+        try:
+            return await self._work.wait(self._blocking, self.queue, max(1, self.slots.free), int(block_s * 1000))
+        finally:
+            self._blocked = False
 
     def _suspicious(self) -> bool:
         return asyncio.get_running_loop().time() < self._suspicious_until
@@ -177,6 +212,12 @@ class QueueConsumer:
                 _log.warning("entries.found_unseen", queue=self.queue, entries=len(found))
                 self._metrics.reclaimed.labels(self.queue).inc(len(found))
             await self.accept(found)
+
+    async def _paused_untold(self) -> None:
+        """The queue is paused and the word has not reached us, or just now: look again soon."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_UNTOLD_S):
+                await self.slots.changed()
 
     async def _remake_group(self) -> None:
         try:

@@ -11,6 +11,7 @@ class Slots:
     def __init__(self, total: int) -> None:
         self._total = total
         self._used = 0
+        self._closed = False
         self._changed = asyncio.Event()
 
     @property
@@ -25,8 +26,13 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many may be taken now; never negative, also when `resize` went below what runs."""
-        return max(0, self._total - self._used)
+        """How many may be taken now; never negative, also when `resize` went below what runs. Closed: none."""
+        return 0 if self._closed else max(0, self._total - self._used)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may be taken, however many are unused."""
+        return self._closed
 
     def take(self, count: int = 1) -> None:
         """Take `count`; the caller looked at `free` in the same step of the loop."""
@@ -40,6 +46,15 @@ class Slots:
     def resize(self, total: int) -> None:
         """Change the number; what runs goes on."""
         self._total = total
+        self._changed.set()
+
+    def close(self) -> None:
+        """Nothing may be taken any more; what runs goes on. Repeatable."""
+        self._closed = True
+
+    def open(self) -> None:
+        """What is unused may be taken again. Repeatable."""
+        self._closed = False
         self._changed.set()
 
     def wake(self) -> None:

@@ -1,5 +1,8 @@
--- Reads new entries, :ready before :tasks, never more than there are free slots. KEYS: ready, tasks. ARGV: group, consumer, count.
--- Reply: {ready entries, tasks entries}. COUNT of XREADGROUP is per stream, which is why this is a script.
+-- Reads new entries, :ready before :tasks, never more than there are free slots. KEYS: ready, tasks, control. ARGV: group, consumer,
+-- count. Reply: {ready entries, tasks entries}, and a third, 1, when the queue is paused: then nothing was read, even if the word of it
+-- was lost on its way to us. COUNT of XREADGROUP is per stream, which is why this is a script.
+local paused = string.lower(redis.call('HGET', KEYS[3], 'paused') or '')
+if paused ~= '' and paused ~= '0' and paused ~= 'false' and paused ~= 'no' then return {{}, {}, 1} end
 local function read(key, count)
   if count <= 0 then return {} end
   local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', count, 'STREAMS', key, '>')
