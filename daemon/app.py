@@ -219,7 +219,14 @@ class Daemon:
             Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, s.lease.sweep_s, metrics
         )
         self._reclaimer = Reclaimer(
-            self._beat_scripts, self._work, self._consumers, s.lease, metrics, self._others_changed, self._report_lost
+            self._beat_scripts,
+            self._work,
+            self._consumers,
+            s.lease,
+            s.redis.block_s * 1.5,  # a BLOCK may run over by half: redis#12998
+            metrics,
+            self._others_changed,
+            self._report_lost,
         )
         records = TaskRecords(self._pool)
         self._upkeep = Upkeep(self._work, records, names, s.lease, metrics)

@@ -31,6 +31,7 @@ class Reclaimer:
         work: Work,
         consumers: Mapping[str, QueueConsumer],
         settings: LeaseSettings,
+        bury_after_s: float,
         metrics: Metrics,
         changed: Callable[[Iterable[str]], None],
         deleted: Callable[[str, list[str]], Awaitable[None]],
@@ -39,6 +40,7 @@ class Reclaimer:
         self._work = work
         self._consumers = consumers
         self._settings = settings
+        self._bury_after_s = bury_after_s
         self._metrics = metrics
         self._changed = changed
         self._deleted = deleted  # told of pending ids whose content is gone
@@ -47,6 +49,7 @@ class Reclaimer:
         self._suspects: dict[str, float] = {}  # queue -> loop time until which it is swept each round
         self._swept_all = float("-inf")
         self._lapsed: frozenset[str] = frozenset()
+        self._lapsed_since: dict[str, float] = {}  # loop time at which we first saw them lapsed
 
     def suspect(self, queue: str) -> None:
         """Sweep this queue for the next three leases: an entry of ours was left pending."""
@@ -119,7 +122,16 @@ class Reclaimer:
                 return
 
     async def _bury(self) -> None:
-        for member in sorted(self._lapsed):
+        """Remove the dead.
+
+        Not before a blocked read that one of them left behind has run out: Redis would hand it an entry that no record
+        leads to, and nobody would look for it.
+        """
+        now = asyncio.get_running_loop().time()
+        self._lapsed_since = {member: self._lapsed_since.get(member, now) for member in self._lapsed}
+        for member, since in sorted(self._lapsed_since.items()):
+            if now - since < self._bury_after_s:
+                continue
             queue, _, name = member.partition("/")
             if name != self._work.consumer and await self._work.bury(queue, name):
                 await self._work.forget([member])
