@@ -102,5 +102,5 @@ async def rig(settings: Settings) -> AsyncIterator[Rig]:
 
 @pytest.fixture
 def open_rig(settings: Settings) -> Open:
-    """Makes a gateway with other settings, as in `async with open_rig(viewer_queue=4) as rig`."""
+    """Makes gateways with other settings; each is an async context manager."""
     return lambda **more: running(replace(settings, gateway=replace(settings.gateway, **more)))
