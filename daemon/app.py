@@ -20,6 +20,8 @@ from redis.asyncio import Redis
 
 from daemon import services
 from daemon.admin.overview import limit_of, max_size_of
+from daemon.admin.queue_api import QueueApi
+from daemon.admin.queue_orders import QueueOrders
 from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.magic import picture
@@ -242,7 +244,9 @@ class Daemon:
             "loop": self._check_loop, "reading": self._check_reading, "hearing": hearing.ready,
             "redis": self._check_redis, "postgres": self._check_postgres,
         }  # fmt: skip
-        health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather)
+        orders = QueueOrders(self._scripts, events, self._pool, self._clock)
+        api = QueueApi(orders, s.gateway.admin_token, lambda: list(self._book.queues))
+        health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather, api.routes())
         await health.start()
         stack.push_async_callback(health.stop)
         self.address = health.address

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake."),
     "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right."),
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
+    "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them."),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
     "consumers": ("daemon.cli.consumers", "Who reads which queue."),
     "capacity": ("daemon.cli.capacity", "How many slots a load needs."),

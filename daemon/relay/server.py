@@ -157,7 +157,7 @@ class Relay:
         if isinstance(verdict, Accepted):
             try:  # as well as it can: whoever appends first otherwise writes `queued`
                 async with asyncio.timeout(QUEUED_DEADLINE_S):
-                    await self.events.queued(identity_of(found.message), verdict.position)
+                    await self.events.queued(identity_of(found.message), verdict.position, paused=verdict.paused)
             except Exception as problem:  # noqa: BLE001 - the task is accepted: nothing may turn that into a refusal
                 self.metrics.redis_errors.labels("full" if isinstance(problem, RedisFull) else "away").inc()
         return judged(found, verdict)

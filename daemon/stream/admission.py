@@ -30,6 +30,7 @@ class Accepted:
 
     entry_id: str
     position: int
+    paused: bool = False  #: an operator has paused the queue: it waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +195,8 @@ def _lightened(message: TaskMessage, pictures: Mapping[int, Picture], laid: Mapp
 
 def _verdict(reply: Any) -> Verdict:
     match reply:
-        case [b"queued", entry_id, position]:
-            return Accepted(entry_id.decode(), position)
+        case [b"queued", entry_id, position, *paused]:
+            return Accepted(entry_id.decode(), position, paused=paused == [1])
         case [b"duplicate", entry_id]:
             return Duplicate(entry_id.decode())
         case [b"conflict", entry_id]:

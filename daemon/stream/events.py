@@ -15,7 +15,7 @@ import msgspec
 
 from daemon import keys
 from daemon.config import EventSettings
-from daemon.contracts import CONTRACT_VERSION, Event, EventDraft, EventType
+from daemon.contracts import CONTRACT_VERSION, Event, EventDraft, EventType, Reason, Stage, progress
 from daemon.ports import Appended, Clock, TaskIdentity
 from daemon.stream.connection import Argument, Call, Scripts, load_script, translated
 
@@ -39,9 +39,10 @@ class Events:
         """
         return self.appended((await self._scripts.run([self.call(task, attempt, drafts)]))[0])
 
-    async def queued(self, task: TaskIdentity, position: int | None = None) -> None:
-        """Append `queued` if the stream is empty; otherwise nothing changes."""
-        await self._scripts.run([self.call(task, -1, (), position=position)])
+    async def queued(self, task: TaskIdentity, position: int | None = None, *, paused: bool = False) -> None:
+        """Append `queued` if the stream is empty; otherwise nothing changes, but for why it waits (`paused`)."""
+        drafts = [progress(Stage.QUEUE, "the queue is paused", reason=Reason.QUEUE_PAUSED)] if paused else []
+        await self._scripts.run([self.call(task, -1, drafts, position=position)])
 
     def call(
         self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], *, position: int | None = None

@@ -1,12 +1,12 @@
 """The daemon's own small HTTP server: is the loop alive, can it work, what are its numbers.
 
-Loopback by default; nothing else is served.
+Loopback by default; `routes` are what else `app` lets it serve.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 
@@ -30,12 +30,14 @@ class HealthServer:
         checks: Mapping[str, Check],
         alive: Check | None = None,
         gather: Callable[[], Awaitable[object]] | None = None,
+        routes: Sequence[web.RouteDef] = (),
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._checks = checks
         self._alive = alive
         self._gather = gather
+        self._routes = routes
         self._runner: web.AppRunner | None = None
         self.address = ""
 
@@ -47,6 +49,7 @@ class HealthServer:
                 web.get("/healthz/live", self._live),
                 web.get("/healthz/ready", self._ready),
                 web.get("/metrics", self._render),
+                *self._routes,
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=30.0)

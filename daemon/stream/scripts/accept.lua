@@ -1,6 +1,6 @@
 -- Accepts one task message, or says why not; a repeated call finds what the first one did. KEYS: tasks, seen, waiting, counter, control,
 -- blobs…. ARGV: taskId, sha256, entry JSON, max_size, counted (1|0), dry (1|0: judge, write nothing), seen_ttl_s, blob_ttl_s, bytes of
--- each blob…. Reply: {'queued', entry id, position}, {'duplicate', entry id}, {'conflict', entry id} or {'full', waiting, limit}.
+-- each blob…. Reply: {'queued', entry id, position, paused (1|0)}, {'duplicate', entry id}, {'conflict', entry id} or {'full', waiting, limit}.
 -- Every read comes before the first write, so a key of a wrong type leaves nothing behind; XADD is the first write, so a full Redis
 -- refuses all of it, and what follows can't fail any more (the counter is known to be a number, the zset to be one).
 local seen = redis.call('GET', KEYS[2])
@@ -30,4 +30,6 @@ if not place then
   if not counted then redis.call('INCR', KEYS[4]) end
 end
 for i = 6, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', ARGV[8]) end
-return {'queued', id, redis.call('ZRANK', KEYS[3], ARGV[1]) + 1}
+local paused = string.lower(redis.call('HGET', KEYS[5], 'paused') or '')
+paused = paused ~= '' and paused ~= '0' and paused ~= 'false' and paused ~= 'no'
+return {'queued', id, redis.call('ZRANK', KEYS[3], ARGV[1]) + 1, paused and 1 or 0}

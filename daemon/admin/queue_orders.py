@@ -1,0 +1,153 @@
+"""What an operator orders for queues: pause, resume, set, drain, purge. Each is audited with who and why.
+
+Shared by the command line and the admin API. Every order may be repeated; running tasks are never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from daemon import contracts
+from daemon.contracts import CURRENT_ATTEMPT, Reason, Stage, State, identity_of
+from daemon.errors import CODES, Code
+from daemon.ports import Clock
+from daemon.store.audit import AuditLog
+from daemon.store.pool import Pool
+from daemon.store.tasks import PostgresLedger
+from daemon.stream.backlog import Backlog, Waiting
+from daemon.stream.connection import Scripts
+from daemon.stream.control import Control, Controls
+from daemon.stream.depths import DepthReader, QueueDepth
+from daemon.stream.events import Events
+from daemon.stream.guards import RedisGuards
+
+AT_ONCE: Final = 16  #: tasks that a purge ends at a time
+TOLD_MAX: Final = 100_000  #: viewers of one queue that a pause tells why they wait
+_LOOK_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who orders, from where."""
+
+    name: str  #: such as `cli:alice` or `api`
+    role: str = "operator"
+    ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """One queue as an operator sees it."""
+
+    queue: str
+    control: Control
+    depth: QueueDepth
+
+
+class QueueOrders:
+    """Orders for the queues of one deployment."""
+
+    def __init__(self, scripts: Scripts, events: Events, pool: Pool | None, clock: Clock) -> None:
+        self._controls = Controls(scripts, clock)
+        self._depths = DepthReader(scripts)
+        self._guards = RedisGuards(scripts)
+        self._events = events
+        self._backlog = Backlog(scripts, events)
+        self._pool = pool
+        self._clock = clock
+
+    async def view(self, queues: Sequence[str]) -> list[QueueView]:
+        """What is said of each queue and what lies in it."""
+        controls = await self._controls.read(queues)
+        depths = await self._depths.read(queues, ())
+        return [QueueView(depth.queue, controls[depth.queue], depth) for depth in depths.queues]
+
+    async def pause(self, queues: Sequence[str], by: Operator, why: str) -> int:
+        """Let nothing start any more; how many waiting viewers were told why. Running tasks go on."""
+        await self._controls.change(queues, {"paused": 1}, who=by.name, why=why)
+        told = 0
+        draft = contracts.progress(Stage.QUEUE, paused_text(why), reason=Reason.QUEUE_PAUSED)
+        for queue in queues:
+            await self._guards.forget(queue)
+            told += await self._tell(queue, draft)
+        await self._audit("queue.pause", queues, by, why, {"told": told})
+        return told
+
+    async def resume(self, queues: Sequence[str], by: Operator, why: str) -> None:
+        """Let tasks start again, in the order in which they came."""
+        await self._controls.change(queues, {"paused": None}, who=by.name, why=why)
+        await self._audit("queue.resume", queues, by, why, {})
+
+    async def set(self, queues: Sequence[str], fields: Mapping[str, int | None], by: Operator, why: str) -> None:
+        """Set parallelism, maximum size or global parallelism (wire names); None takes one back."""
+        await self._controls.change(queues, fields, who=by.name, why=why)
+        await self._audit("queue.set", queues, by, why, dict(fields))
+
+    async def drain(self, queue: str, by: Operator, why: str, timeout_s: float) -> QueueDepth:
+        """Accept nothing more and wait until nothing is left, or `timeout_s`; what was left then."""
+        await self.set([queue], {"maxSize": 0}, by, why)
+        deadline = self._clock.monotonic() + timeout_s
+        while True:
+            (depth,) = (await self._depths.read([queue], ())).queues
+            if not depth.waiting + depth.running + depth.delayed or self._clock.monotonic() > deadline:
+                return depth
+            await asyncio.sleep(_LOOK_S)
+
+    async def purge(self, queue: str, by: Operator, why: str) -> int:
+        """End every task that waits as CANCELLED (row, event, place, images); how many. Running ones go on.
+
+        Raises `StoreAway` when Postgres does not answer: then nothing more is ended.
+        """
+        assert self._pool is not None
+        ledger = PostgresLedger(self._pool, {})
+        ended = 0
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def end(waiting: Waiting) -> bool:
+            async with gate:
+                return await self._end(queue, ledger, waiting)
+
+        try:
+            async for page in self._backlog.pages(queue):
+                ended += sum(await asyncio.gather(*(end(waiting) for waiting in page)))
+        finally:
+            await self._audit("queue.purge", [queue], by, why, {"ended": ended})
+        return ended
+
+    async def _end(self, queue: str, ledger: PostgresLedger, waiting: Waiting) -> bool:
+        # The order of the law: row, event, then out of the queue; after a crash in between the next reader goes on.
+        if not await ledger.end_unclaimed(waiting.entry, State.CANCELLED, Code.CANCELLED, waiting.entry_id):
+            return False
+        draft = contracts.error(Stage.QUEUE, Code.CANCELLED, CODES[Code.CANCELLED].en, retryable=False)
+        await self._events.append(identity_of(waiting.entry.message), CURRENT_ATTEMPT, [draft])
+        await self._backlog.take_out(queue, waiting)
+        return True
+
+    async def _tell(self, queue: str, draft: contracts.EventDraft) -> int:
+        told = 0
+        async for page in self._backlog.pages(queue):
+            await self._backlog.tell(page, draft)
+            told += len(page)
+            if told >= TOLD_MAX:
+                break
+        return told
+
+    async def _audit(
+        self, action: str, queues: Sequence[str], by: Operator, why: str, params: Mapping[str, Any]
+    ) -> None:
+        """The order was carried out; its row is written if Postgres is there, and said in the control hash anyway."""
+        if self._pool is None:
+            return
+        log = AuditLog(self._pool, self._clock)
+        for queue in queues:
+            told = {**params, "reason": why}
+            log.note(action, queue, actor=by.name, role=by.role, ip=by.ip, result="done", params=told)
+        await log.flush()
+
+
+def paused_text(why: str) -> str:
+    """What a waiting viewer reads."""
+    return f"the queue is paused: {why}" if why else "the queue is paused"

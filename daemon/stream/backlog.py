@@ -1,0 +1,101 @@
+"""What lies in a queue and runs nowhere: looked through in pages, told something, taken out. Never blocks the server.
+
+Called for operators' orders (`admin`), not on the path of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from daemon import keys
+from daemon.contracts import CURRENT_ATTEMPT, EventDraft, WorkEntry, identity_of
+from daemon.stream.connection import Call, Scripts, load_script, translated
+from daemon.stream.events import Events
+
+PAGE: Final = 200  #: entries a flush: some milliseconds of the server's time at most
+
+_decode: Final = msgspec.json.Decoder(WorkEntry).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A task that waits. `stream` and `id` are empty when it is parked."""
+
+    entry: WorkEntry
+    stream: str
+    id: str
+
+    @property
+    def entry_id(self) -> str:
+        """As Postgres names it; one that is parked has none, and any name will do for a task that ends."""
+        return f"{self.stream}/{self.id}" if self.id else "tasks/0-0"
+
+
+class Backlog:
+    """The tasks of a queue that nobody runs."""
+
+    def __init__(self, scripts: Scripts, events: Events) -> None:
+        self._scripts = scripts
+        self._events = events
+        self._purge = load_script("purge")
+
+    async def pages(self, queue: str) -> AsyncIterator[list[Waiting]]:
+        """All that wait, page by page; what comes or goes meanwhile may or may not be among them."""
+        names = keys.queue_keys(queue)
+        for stream, key in (("ready", names.ready), ("tasks", names.tasks)):
+            async for page in self._stream(stream, key):
+                yield page
+        cursor = 0
+        while True:
+            held: Any
+            with translated():
+                cursor, held = await self._scripts.client.hscan(names.held, cursor, count=PAGE)
+            yield [Waiting(entry, "", "") for raw in held.values() if (entry := _entry(raw)) is not None]
+            if not cursor:
+                return
+
+    async def _stream(self, stream: str, key: str) -> AsyncIterator[list[Waiting]]:
+        after = "-"
+        while True:
+            with translated():
+                pipe = self._scripts.client.pipeline(transaction=False)
+                pipe.xrange(key, min=after, count=PAGE)
+                pipe.xpending_range(key, keys.GROUP, min=after.lstrip("("), max="+", count=10_000)
+                page, pending = await pipe.execute(raise_on_error=False)
+            if isinstance(page, Exception) or not page:
+                return
+            run = {p["message_id"] for p in pending} if not isinstance(pending, Exception) else set()
+            yield [
+                Waiting(entry, stream, entry_id.decode())
+                for entry_id, fields in page
+                if entry_id not in run and (entry := _entry(fields.get(b"task"))) is not None
+            ]
+            after = f"({page[-1][0].decode()}"
+
+    async def tell(self, page: Sequence[Waiting], draft: EventDraft) -> None:
+        """Append an event to the stream of each; one flush."""
+        calls = [self._events.call(identity_of(w.entry.message), CURRENT_ATTEMPT, [draft]) for w in page]
+        if calls:
+            await self._scripts.run_each(calls)
+
+    async def take_out(self, queue: str, waiting: Waiting) -> bool:
+        """Remove a task that has ended, with its place and its images; False: somebody reads it, and finds it ended."""
+        names = keys.queue_keys(queue)
+        message = waiting.entry.message
+        stream = names.ready if waiting.stream == "ready" else names.tasks
+        images = [keys.blob(queue, message.task_id, at) for at, i in enumerate(message.images or ()) if i.blob]
+        where = (stream, names.retry, names.held, names.waiting, names.counter, *images)
+        call = Call(self._purge, where, (keys.GROUP, waiting.id, message.task_id))
+        taken, _clamped = (await self._scripts.run([call]))[0]
+        return bool(taken)
+
+
+def _entry(raw: Any) -> WorkEntry | None:
+    try:
+        return _decode(raw) if isinstance(raw, bytes) else None
+    except msgspec.DecodeError:  # poison, or of a newer release: its daemon ends it
+        return None
