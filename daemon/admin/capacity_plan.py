@@ -156,7 +156,7 @@ def _advice(load: Load, wishes: Wishes, most: float, chosen: Outcome | None, lim
     binding = next((limit for limit in limits if limit.share > 1), None)
     if binding is not None:
         said.append(
-            f"{binding.model} binds first: {binding.what} needs {binding.needed:.0f}, {binding.allowed:.0f} are allowed."
+            f"{binding.model} binds first: {binding.what} would be {binding.needed:.0f} of {binding.allowed:.0f}."
             " More slots do not help before that limit is raised or the load is split between models."
         )
     return said

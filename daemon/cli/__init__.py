@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
     "consumers": ("daemon.cli.consumers", "Who reads which queue."),
     "capacity": ("daemon.cli.capacity", "How many slots a load needs."),
+    "sim": ("daemon.cli.sim", "Send a load to a running system and measure what becomes of it."),
     "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers."),
     "config": ("daemon.cli.config", "Print every setting, its source and its unit."),
     "contracts": ("daemon.cli.contracts", "Write the protocol page, JSON Schemas and TypeScript types."),

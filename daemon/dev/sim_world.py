@@ -1,0 +1,31 @@
+"""Everything that `sim --in-process` sends its load to: embedded servers, stand-ins, relay and daemon of their own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import aiohttp
+
+from daemon.config import Settings
+from daemon.dev.demo.world import World
+
+#: what the models do wrong, by turns: half an answer and an error, a cut connection, a 429 with a time to come back
+FAULTS: Final = ("error-mid", "cut", "429-after-1")
+
+
+@asynccontextmanager
+async def sim_world(calls: int, fault_share: float) -> AsyncIterator[World]:
+    """A world of its own, whatever REDIS_URL and DATABASE_URL say; `fault_share` of some `calls` to models go wrong."""
+    async with World(Settings(), lambda *_: None) as world:
+        if fault_share:
+            rng = random.Random(11)
+            plan = [rng.choice(FAULTS) if rng.random() < fault_share else "ok" for _ in range(calls)]
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(f"{world.models.url}/_fake/plan", json={"faults": plan}) as answer,
+            ):
+                answer.raise_for_status()
+        yield world
