@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, cast
 
@@ -91,6 +91,8 @@ class Recorder:
 
     trouble: Trouble | None = None
     calls: list[str] = field(default_factory=list)
+    away: dict[str, Exception] = field(default_factory=dict)  #: calls that fail every time until taken out again
+    before: Callable[[str], Awaitable[None]] | None = None  #: asked before each call
 
     def wrap(self, name: str, port: T) -> T:
         """The same port, watched; calls are noted as `name.method`."""
@@ -100,6 +102,10 @@ class Recorder:
         """Note it, make it, and fail if this is the one."""
         number = len(self.calls)
         self.calls.append(name)
+        if self.before is not None:
+            await self.before(name)
+        if name in self.away:
+            raise self.away[name]
         trouble = self.trouble if self.trouble is not None and self.trouble.at == number else None
         if trouble is not None and trouble.when == "before":
             await _befall(trouble)
