@@ -42,11 +42,11 @@ from daemon.ports import Blobs, Provider
 from daemon.providers.registry import Registry
 from daemon.services import ServiceBook
 from daemon.services.book import nearest
+from daemon.store.batching import BatchingLedger
 from daemon.store.migrate import check_schema
 from daemon.store.migrate import claim_environment as claim_database
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
-from daemon.store.tasks import PostgresLedger
 from daemon.store.templates import PostgresTemplates
 from daemon.stream.blobs import RedisBlobs
 from daemon.stream.cancel import Notices
@@ -56,6 +56,7 @@ from daemon.stream.deltas import Deltas
 from daemon.stream.depths import DepthReader
 from daemon.stream.environment import claim_environment as claim_redis
 from daemon.stream.events import Events
+from daemon.stream.gathered import GatheredScripts
 from daemon.stream.guards import RedisGuards
 from daemon.stream.server import check_server
 from daemon.stream.tail import RedisTail
@@ -65,7 +66,7 @@ from daemon.worker.cancels import CancelListener
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.controls import ControlRoom
 from daemon.worker.depths import DepthGauges, Limits
-from daemon.worker.health import HealthServer
+from daemon.worker.health import Check, HealthServer, answers
 from daemon.worker.hearing import Hearing
 from daemon.worker.lease import Leases
 from daemon.worker.reclaim import Reclaimer
@@ -177,7 +178,7 @@ class Daemon:
         await claim_database(self._pool, s.runtime.environment)
         self._registry = Registry(s.providers)
         stack.push_async_callback(self._registry.aclose)
-        self._scripts, self._beat_scripts = Scripts(self._client), Scripts(beat_client)
+        self._scripts, self._beat_scripts = GatheredScripts(self._client), Scripts(beat_client)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         s, metrics = self._settings, self.metrics
@@ -186,7 +187,7 @@ class Daemon:
         guards = RedisGuards(self._scripts, s.guards)
         self._waiters = Waiters(guards, s.guards.sweep_s, metrics)
         guards.waiting = self._waiters.some
-        ledger = PostgresLedger(self._pool, {q.name: q.tier for q in self._book.queues.values()})
+        ledger = BatchingLedger(self._pool, {q.name: q.tier for q in self._book.queues.values()})
         self._deltas = Deltas(self._scripts, events, s.events, metrics)
         names = [spec.name for spec in self._specs]
         self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
@@ -237,14 +238,18 @@ class Daemon:
         await self._work.make_groups(names)
         await self._controls.look()
         await self._reclaimer.register()
+        await self._serve(stack, QueueOrders(self._scripts, events, self._pool, self._clock))
+
+    async def _serve(self, stack: AsyncExitStack, orders: QueueOrders) -> None:
+        """Health, metrics and the admin API, once there is something to tell of."""
+        s, metrics = self._settings, self.metrics
         self._gauges = self._depth_gauges()
         hearing = Hearing(self._consumers, self._gauges.look, s.ops, s.redis)
         self._progress.ask(hearing.hanging)
-        checks = {
+        checks: dict[str, Check] = {
             "loop": self._check_loop, "reading": self._check_reading, "hearing": hearing.ready,
-            "redis": self._check_redis, "postgres": self._check_postgres,
+            "redis": partial(answers, self._client.ping), "postgres": partial(answers, self._pool.fetch, "SELECT 1"),
         }  # fmt: skip
-        orders = QueueOrders(self._scripts, events, self._pool, self._clock)
         api = QueueApi(orders, s.gateway.admin_token, lambda: list(self._book.queues))
         health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather, api.routes())
         await health.start()
@@ -356,22 +361,6 @@ class Daemon:
             return "stopping"
         deaf = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
         return f"not reading {', '.join(deaf)}" if deaf else ""
-
-    async def _check_redis(self) -> str:
-        try:
-            async with asyncio.timeout(1.0):
-                await self._client.ping()
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is not ready
-            return type(error).__name__
-        return ""
-
-    async def _check_postgres(self) -> str:
-        try:
-            async with asyncio.timeout(1.0):
-                await self._pool.fetch("SELECT 1")
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is not ready
-            return type(error).__name__
-        return ""
 
 
 def _item(sizes: Callable[[], tuple[int, int]], at: int) -> int:

@@ -1,8 +1,8 @@
 """What a model's rates mean to the scripts. Pure.
 
-GCRA: a tenth of a minute's worth may come at once, the rest flows in evenly, and the two are cut so that no window of a
-minute ever holds more than the limit (of tokens: as estimated; a call larger than a tenth waits until it may be
-overdrawn).
+GCRA: a part of a minute's worth may come at once, the rest flows in evenly, and the two are cut so that no window of a
+minute ever holds more than the limit. Of requests a tenth comes at once. Of tokens a third does, since what is reserved
+for a call is mostly given back at its end; a call larger than that waits until nothing is owed and overdraws.
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ def tokens(per_minute: int | None) -> Rate:
     """The rate of tokens."""
     if not per_minute:
         return Rate()
-    at_once = per_minute / 10
+    at_once = per_minute / 3
     each_ms = MINUTE_MS / (per_minute - at_once)
     return Rate(each_ms, at_once * each_ms)

@@ -16,6 +16,16 @@ from daemon.metrics import CONTENT_TYPE, Metrics
 Check = Callable[[], Awaitable[str]]
 
 
+async def answers(ask: Callable[..., Awaitable[object]], *args: object, limit_s: float = 1.0) -> str:
+    """Whether a server answers `ask` in time: "" or what went wrong."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await ask(*args)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is not ready
+        return type(error).__name__
+    return ""
+
+
 class HealthServer:
     """`/healthz/live`, `/healthz/ready`, `/metrics`.
 
