@@ -105,6 +105,8 @@ RULES: Final = (
     Rule(("API_KEYS",), _names_are_different, "two keys have the same name; logs could not tell who called"),
     Rule(("QSTASH_SKIP_VERIFY", "NODE_ENV"), lambda skip, env: not skip or _development(env),
          "anybody could start paid work; allowed only with NODE_ENV=development"),
+    Rule(("QSTREAMD_FAILPOINTS", "NODE_ENV"), lambda points, env: not points or _development(env),
+         "the daemon would die on purpose; allowed only with NODE_ENV=development"),
     Rule(("QSTASH_CURRENT_SIGNING_KEY", "NODE_ENV"),
          lambda keys, env: _development(env) or not _plain(keys) & DEVELOPMENT_KEYS,
          "the QStash development server's keys are public; take yours from the QStash console"),

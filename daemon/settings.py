@@ -39,6 +39,8 @@ class RuntimeSettings:
         choice("auto", "json", "pretty"), "auto: pretty on a terminal, else one JSON object a line")
     queues: str | None = setting("QSTREAMD_QUEUES", None, text(),
         "what the shipped unit and compose file hand to --queues; the daemon itself reads the option only")
+    failpoints: str | None = setting("QSTREAMD_FAILPOINTS", None, text(),
+        "crash points of the chaos suites, see daemon/dev/failpoints.py; needs NODE_ENV=development")
     no_color: str | None = setting("NO_COLOR", None, text(), "set to anything: no colours, as everywhere")
     journal_stream: str | None = setting("JOURNAL_STREAM", None, text(), "set by systemd: which stream is the journal")
 

@@ -17,6 +17,10 @@ def command(queues: str) -> None:
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if not names:
         raise click.BadParameter("name at least one queue", param_hint="--queues")
+    if settings.runtime.failpoints is not None:
+        from daemon.dev.failpoints import install
+
+        install(settings.runtime.failpoints)
     import uvloop
 
     from daemon.app import run_daemon
