@@ -96,9 +96,10 @@ class RedisTail:
             raise ValueError("an entry that can't be read is dead-lettered, not parked")
         entry = msgspec.structs.replace(d.entry, parked=reason, parked_at=waiting_since_ms)
         call = self._work.park_call(d, entry, due_in_ms, wakeable=wakeable)
-        owned, _due, due_in_ms = (await self._scripts.run([call]))[0]
-        if owned:
-            self._parked(d.queue, due_in_ms / 1000)
+        owned, _due, due_now_ms = (await self._scripts.run([call]))[0]
+        # Told in any case: where the reply was lost, the repeated script says that the entry is not ours any more, and
+        # nobody else would wake the task that the first one parked. One look for nothing costs less.
+        self._parked(d.queue, (due_now_ms if owned else due_in_ms) / 1000)
         return bool(owned)
 
     async def lay_aside(self, d: Delivery, ahead: Ahead, due_in_ms: int) -> bool:
@@ -108,8 +109,7 @@ class RedisTail:
             entry = msgspec.json.decode(raw)
             raw = msgspec.json.encode({**entry, "parkedAt": int(self._now() * 1000)})
         owned, _, _ = (await self._scripts.run([self._work.lay_aside_call(d, ahead.task_id, raw, due_in_ms)]))[0]
-        if owned:
-            self._parked(d.queue, due_in_ms / 1000)
+        self._parked(d.queue, due_in_ms / 1000)
         return bool(owned)
 
     async def hand_back(self, d: Delivery) -> bool:
