@@ -35,7 +35,7 @@ from daemon.logs import logger
 from daemon.metrics import Metrics
 from daemon.pipeline.budget import RetryBudget
 from daemon.pipeline.hold import Hold
-from daemon.pipeline.outcome import Abandoned
+from daemon.pipeline.outcome import Abandoned, Fenced
 from daemon.pipeline.run import run
 from daemon.pipeline.world import World
 from daemon.ports import Blobs, Provider
@@ -294,7 +294,8 @@ class Daemon:
     async def _attempt(self, hold: Hold) -> None:
         began = self._clock.monotonic()
         outcome = await run(self._world, hold)
-        if isinstance(outcome, Abandoned):
+        # Fenced: the entry is somebody else's, or still ours and its tail to be repeated; nobody but us would look.
+        if isinstance(outcome, Abandoned | Fenced):
             self._reclaimer.suspect(hold.delivery.queue)
         entry = hold.delivery.entry
         task_s = max(0.0, self._clock.time() - entry.accepted_at / 1000) if entry else 0.0
