@@ -135,7 +135,8 @@ class GatewayProcess:
         self._audit = AuditLog(self._pool, clock)
         self._finishing = Finishing()
         scripts = Scripts(self._client)
-        self._admission = Admission(scripts, s.queues, clock)
+        disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock)
+        self._admission = Admission(scripts, s.queues, clock, disk if s.blobs.store == "disk" else None)
         events = Events(scripts, s.events, clock)
         parts: list[Part] = [
             Submit(
@@ -152,15 +153,14 @@ class GatewayProcess:
                 records=records, hub=self.hub, waits=Waits(self._client), queues=lambda: self._services.queues,
                 access=access, clock=clock,
             ),
-            self._uploads(access),
+            self._uploads(access, disk),
         ]  # fmt: skip
         checks = {"redis": self._check_redis, "postgres": self._check_postgres}
         return Gateway(parts, checks, s.gateway.allowed_origins, self.metrics, clock)
 
-    def _uploads(self, access: Access) -> Uploads:
+    def _uploads(self, access: Access, disk: DiskBlobs | None) -> Uploads:
         """The bucket where there is one, and the disk unless the bucket stands in for it."""
         blobs, clock = self._settings.blobs, self._clock
-        disk = None if blobs.store == "s3" else DiskBlobs(blobs, clock)
         return Uploads(access, disk, S3Blobs(blobs, clock) if blobs.has_bucket else None, blobs, self.metrics, clock)
 
     def _read_services(self) -> Services:
