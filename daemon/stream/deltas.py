@@ -66,7 +66,8 @@ class Writer:
         self._deltas.forget(self)
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
-                await self._idle.wait()
+                while self.call is not None:  # the loop may have begun another when one ended
+                    await self._idle.wait()
         if self.call is None and self._parts and not self.refused:
             await self._deltas.send(self)
 
