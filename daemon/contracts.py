@@ -94,9 +94,7 @@ class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 class TaskMessage(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True
 ):
-    """The JSON body of a delivery after the route filled in `queueId`, `serviceId`, `v` and, for schedules,
-    `taskId`.
-    """
+    """The JSON body of a delivery once the route filled in `queueId`, `serviceId`, `v` and a schedule's `taskId`."""
 
     v: int = CONTRACT_VERSION
     task_id: str

@@ -33,7 +33,7 @@ Everything is read once, at start, from environment variables; later only the se
 
 @click.command("config")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
-@click.option("--role", type=click.Choice(["relay", "gateway", "daemon"]), help="Also ask for what this process can't do without.")
+@click.option("--role", type=click.Choice(["relay", "gateway", "daemon"]), help="Also ask what it can't do without.")
 @click.option("--docs", is_flag=True, help="Print docs/settings.md: all settings with defaults and reasons.")
 def command(as_json: bool, role: Any, docs: bool) -> None:  # noqa: FBT001  # click's flags
     """Print each setting, its source and its unit, secrets masked; or every mistake, with exit code 78."""

@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from typing import cast
 
 import pytest
 
@@ -32,7 +31,7 @@ def _no_help_from_the_collector() -> Iterator[None]:
 
 
 def opened(provider: Provider, request: ModelRequest) -> AsyncGenerator[Piece, None]:
-    return cast("AsyncGenerator[Piece, None]", provider.generate(request))
+    return provider.generate(request)
 
 
 async def ended(fake: FakeLLM, wait_until: WaitUntil) -> Call:
@@ -138,7 +137,7 @@ async def fails_to_connect(away: StandIn, told: Callable[[str], bool]) -> None:
     try:
         with pytest.raises(ProviderError) as raised:
             async with asyncio.timeout(4):
-                await _drain(provider.generate(await away.request()))  # type: ignore[arg-type]
+                await _drain(provider.generate(await away.request()))
     finally:
         await provider.aclose()
     assert raised.value.code is Code.LLM_ERROR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
@@ -59,8 +60,8 @@ class Side:
         if place:
             await self.client.zadd(names.waiting, {task_id: 1})
             await self.client.incr(names.counter)
-        added: bytes = await self.client.xadd(names.tasks, {"task": msgspec.json.encode(entry(task_id))})
-        return added.decode()
+        added: Any = await self.client.xadd(names.tasks, {"task": msgspec.json.encode(entry(task_id))})
+        return str(added.decode())
 
 
 @pytest.fixture

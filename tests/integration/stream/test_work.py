@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -165,7 +166,7 @@ async def test_a_dead_letter_holds_reason_and_no_content(side: Side) -> None:
     await side.add()
     mine = (await side.work.fetch(QUEUE, 1))[0]
     assert await side.tail.dead_letter(mine, code=Code.LLM_ERROR, reason="status 500", attempts=3)
-    letters = await side.client.xrange(NAMES.dead)
+    letters: Any = await side.client.xrange(NAMES.dead)
     fields = {k.decode(): v.decode() for k, v in letters[0][1].items()}
     assert fields["taskId"] == "t1"
     assert (fields["code"], fields["attempts"], fields["reason"]) == ("LLM_ERROR", "3", "status 500")
