@@ -42,6 +42,9 @@ class Clocks:
         if self._first:
             return False
         self._first = True
+        if self._timer is not None:  # the pause between tokens may be due before the first token was
+            self._timer.cancel()
+            self._arm()
         return True
 
     def __enter__(self) -> Self:
