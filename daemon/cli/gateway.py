@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from daemon import config, services
 from daemon.blobs.disk import DiskBlobs
+from daemon.blobs.pillow import installed, judged_twice
 from daemon.blobs.s3 import S3Blobs
 from daemon.cli.relay import queues_in_force
 from daemon.clock import SystemClock
@@ -135,7 +136,7 @@ class GatewayProcess:
         self._audit = AuditLog(self._pool, clock)
         self._finishing = Finishing()
         scripts = Scripts(self._client)
-        disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock)
+        disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock, judged_twice if installed() else None)
         self._admission = Admission(scripts, s.queues, clock, disk if s.blobs.store == "disk" else None)
         events = Events(scripts, s.events, clock)
         parts: list[Part] = [

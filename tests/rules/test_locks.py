@@ -24,8 +24,9 @@ def locked(name: str) -> dict[str, str]:
 def wanted() -> dict[str, list[Requirement]]:
     """What pyproject.toml asks for, by lock file."""
     run = PROJECT["project"]["dependencies"]
-    demo = run + PROJECT["project"]["optional-dependencies"]["demo"]
-    dev = demo + PROJECT["dependency-groups"]["dev"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    demo = run + extras["demo"]
+    dev = demo + extras["images"] + PROJECT["dependency-groups"]["dev"]
     return {name: [Requirement(line) for line in lines] for name, lines in (("run", run), ("demo", demo), ("dev", dev))}
 
 
