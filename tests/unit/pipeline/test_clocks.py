@@ -34,6 +34,7 @@ async def call(*pauses: float, streams: bool = True, limits: Limits = LIMITS) ->
     ("pauses", "streams", "expected"),
     [
         ((60,), True, (10, "LLM_TIMEOUT: no first token within 10 s")),
+        ((1, 60), True, (6, "LLM_TIMEOUT: no token for 5 s")),
         ((9, 60), True, (14, "LLM_TIMEOUT: no token for 5 s")),
         ((9, 4.9, 4.9, 60), True, (23.8, "LLM_TIMEOUT: no token for 5 s")),
         ((1, *([4.9] * 10)), True, (30, "LLM_TIMEOUT: no end within 30 s")),

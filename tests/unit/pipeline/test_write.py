@@ -1,0 +1,26 @@
+"""What is committed of an answer."""
+
+from __future__ import annotations
+
+from daemon.calls import Finished
+from daemon.contracts import Usage, content_sha256
+from daemon.pipeline.execute import Answer
+from daemon.pipeline.write import result_of
+from daemon.services import Model
+from daemon.services.book import Price
+
+ANSWER = Answer('{"a": 1}', Finished("stop", Usage(1_000_000, 0, 500_000)), 12.5)
+
+
+def test_the_raw_text_is_kept_beside_its_hash_and_its_document() -> None:
+    """`contentSha256` is over what the model said, whatever was parsed out of it."""
+    draft = result_of(ANSWER, {"a": 1}, Model("m", "openai", "gpt"))
+    assert (draft.content, draft.data, draft.content_sha256) == (ANSWER.text, {"a": 1}, content_sha256(ANSWER.text))
+    assert (draft.model_id, draft.first_token_at) == ("m", 12.5)
+
+
+def test_the_price_is_the_models() -> None:
+    """Unknown without a price in the services file, which is not zero."""
+    assert result_of(ANSWER, None, Model("m", "openai", "gpt")).usage.cost_usd is None
+    priced = Model("m", "openai", "gpt", price=Price(input=2, cached_input=1, output=4))
+    assert result_of(ANSWER, None, priced).usage.cost_usd == 4.0

@@ -1,0 +1,110 @@
+"""One line and one set of observations for each delivery, whichever way it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from daemon.contracts import Reason, Usage
+from daemon.errors import Code
+from daemon.metrics import Metrics
+from daemon.pipeline.hold import Hold, Trace
+from daemon.pipeline.outcome import (
+    Abandoned,
+    Deferred,
+    Done,
+    Dropped,
+    Failed,
+    Fenced,
+    HandedBack,
+    Outcome,
+    Repeated,
+    Retrying,
+)
+from daemon.ports import Delivery
+from daemon.worker.report import report
+
+Q = {"queue": "q"}
+
+
+def told(outcome: Outcome, **trace: Any) -> Metrics:
+    metrics = Metrics(process=False)
+    hold = Hold(Delivery("q", "tasks", "1-1", None), trace=Trace(**trace))
+    report(metrics, hold, outcome, 2.0, 5.0)
+    return metrics
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(f"qstreamd_{name}", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name", "code", "moved"),
+    [
+        (Done("m", Usage()), "done", "", ("task_seconds_sum", {**Q, "outcome": "done"}, 5.0)),
+        (Failed(Code.LLM_ERROR), "failed", "LLM_ERROR", ("task_seconds_sum", {**Q, "outcome": "failed"}, 5.0)),
+        (Retrying(Code.LLM_ERROR, 1), "retrying", "LLM_ERROR", ("retries_total", {**Q, "code": "LLM_ERROR"}, 1.0)),
+        (
+            Deferred(Reason.RATE_LIMITED, 1), "deferred", "RATE_LIMITED",
+            ("deferrals_total", {**Q, "reason": "RATE_LIMITED"}, 1.0),
+        ),
+        (Deferred(Reason.GUARD_USER, 1), "deferred", "GUARD_USER", ("guard_denied_total", {"guard": "user"}, 1.0)),
+        (Dropped("poison"), "poison", "", ("poison_total", Q, 1.0)),
+        (Dropped("duplicate"), "duplicate", "", ("duplicates_total", Q, 1.0)),
+        (Dropped("foreign"), "foreign", "", ("duplicates_total", Q, 1.0)),
+        (Fenced(), "fenced", "", ("fenced_total", {"what": "result"}, 1.0)),
+        (HandedBack(), "handed_back", "", None),
+        (Repeated(), "repeated", "", None),
+        (Abandoned("RedisAway"), "abandoned", "", None),
+    ],
+)  # fmt: skip
+def test_every_outcome_is_counted_under_its_name(
+    outcome: Outcome, name: str, code: str, moved: tuple[str, dict[str, str], float] | None
+) -> None:
+    """One attempt, its seconds, and what is counted apart for this outcome; a task's seconds only at its end."""
+    metrics = told(outcome)
+    assert value(metrics, "attempts_total", queue="q", outcome=name, code=code) == 1
+    assert value(metrics, "attempt_seconds_sum", queue="q", outcome=name) == 2.0
+    if moved is not None:
+        assert value(metrics, moved[0], **moved[1]) == moved[2]
+    ends = sum(value(metrics, "task_seconds_count", queue="q", outcome=end) for end in ("done", "failed"))
+    assert ends == isinstance(outcome, Done | Failed)
+
+
+def test_what_was_measured_is_observed_and_the_rest_is_not() -> None:
+    """Times, usage and price belong to the model; a call that never was counts nowhere."""
+    usage = Usage(100, 40, 20, 5, 0.25)
+    metrics = told(
+        Done("m", usage), model_id="m", provider="openai", wait_s=1.0, first_token_s=0.5, execute_s=3.0, usage=usage
+    )
+    assert value(metrics, "wait_seconds_sum", queue="q") == 1.0
+    assert value(metrics, "first_token_seconds_sum", model="m") == 0.5
+    assert value(metrics, "provider_calls_total", provider="openai", outcome="ok") == 1
+    kinds = ("input", "cached_input", "output", "reasoning")
+    assert [value(metrics, "tokens_total", model="m", kind=kind) for kind in kinds] == [100, 40, 20, 5]
+    assert value(metrics, "cost_usd_total", model="m") == 0.25
+    bare = told(Failed(Code.UNKNOWN_SERVICE))
+    assert b"qstreamd_provider_calls_total{" not in bare.render()
+    assert b"qstreamd_wait_seconds_count{" not in bare.render()
+
+
+def test_a_failed_call_is_counted_under_its_code() -> None:
+    """The vendor's errors by kind."""
+    metrics = told(Retrying(Code.LLM_TIMEOUT, 1), model_id="m", provider="gemini", execute_s=3.0)
+    assert value(metrics, "provider_calls_total", provider="gemini", outcome="LLM_TIMEOUT") == 1
+
+
+def test_models_that_were_closed_and_images_that_stayed_are_counted() -> None:
+    """A quota that is used up and a bucket that refused a delete are for operators to see."""
+    metrics = told(Done("m", Usage()), closed=[("pro", "QUOTA"), ("flash", "OVERLOADED")], blobs_left="StoreAway")
+    assert value(metrics, "model_closed_total", model="pro", reason="QUOTA") == 1
+    assert value(metrics, "model_closed_total", model="flash", reason="OVERLOADED") == 1
+    assert value(metrics, "blobs_left_total") == 1
+
+
+def test_the_line_says_what_an_operator_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Outcome, code and detail, under a dotted name."""
+    told(Failed(Code.LLM_ERROR), detail="status 500", model_id="m")
+    line = "".join(capsys.readouterr())
+    assert all(word in line for word in ("attempt.ended", "LLM_ERROR", "status 500"))
