@@ -1,0 +1,84 @@
+"""Our daemon, whole, with a provider that answers at once (or waits `SLEEP_S`) instead of a vendor.
+
+Everything else is what production runs: guards, claim and result in Postgres, events, leases, fenced ack. An attempt
+counts as ended when its entry is acked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+
+import uvloop
+
+from bench.recorder import Recorder
+from daemon import config
+from daemon.app import Daemon
+from daemon.calls import Delta, Finished, ModelRequest, Piece
+from daemon.contracts import Channel, Usage
+from daemon.lifecycle import Signals
+from daemon.logs import begin
+from daemon.pipeline.hold import Hold
+from daemon.ports import Provider
+
+_TEXT = Delta(Channel.TEXT, "ok")
+_END = Finished("stop", Usage(input_tokens=11, cached_input_tokens=0, output_tokens=1, reasoning_tokens=0), "bench")
+
+
+class Instant:
+    """A vendor without a network. The prompt is the task's number."""
+
+    def __init__(self, recorder: Recorder, sleep_s: float) -> None:
+        self._recorder = recorder
+        self._sleep_s = sleep_s
+
+    async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
+        """The answer."""
+        place = self._recorder.begin(int(request.prompt)) if self._sleep_s else None
+        if self._sleep_s:
+            await asyncio.sleep(self._sleep_s)
+        yield _TEXT
+        yield _END
+        if place is not None:
+            self._recorder.end(place)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+class BenchDaemon(Daemon):
+    """The daemon with that provider; without a wait, what is counted is attempts whose entry is settled."""
+
+    def attach(self, recorder: Recorder, sleep_s: float) -> None:
+        """Before `run`."""
+        self._recorder = recorder
+        self._instant: Provider = Instant(recorder, sleep_s)
+        self._counts = not sleep_s
+
+    def _provider(self, name: str) -> Provider:
+        return self._instant
+
+    async def _attempt(self, hold: Hold) -> None:
+        await super()._attempt(hold)
+        if self._counts:
+            self._recorder.count()
+
+
+async def run(queues: list[str]) -> None:
+    settings = config.load(role="daemon")
+    begin(settings)
+    daemon = BenchDaemon(settings, queues)
+    daemon.attach(Recorder(), float(os.environ.get("SLEEP_S", "0")))
+    with Signals(on_stop=daemon.stop, on_cut=daemon.cut):
+        await daemon.run()
+
+
+if os.environ.get("GCMODE"):
+    import gc
+
+    gc.set_threshold(*map(int, os.environ["GCMODE"].split(",")))
+
+if __name__ == "__main__":
+    uvloop.run(run(sys.argv[1].split(",")))

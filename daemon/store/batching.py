@@ -1,0 +1,66 @@
+"""The ledger with the claims, and the finishes, of a busy process in shared statements.
+
+Which attempt owns a task is judged row by row as before; only the round trip and the commit are shared. A batch that
+Postgres refuses or does not answer in time is asked again one by one, so that one task's trouble stays its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+from daemon.errors import TaskError
+from daemon.gathering import Gathering
+from daemon.ports import ClaimAnswer, Delivery, ResultDraft, StoredResult
+from daemon.store.pool import StatementTimeout
+from daemon.store.tasks import ClaimRequest, PostgresLedger
+
+A = TypeVar("A")
+
+#: statements of a kind at once; two keep Postgres busy while we read an answer
+_LANES: Final = 2
+#: rows of one statement: a few milliseconds
+_ROWS_MAX: Final = 64
+
+
+class BatchingLedger(PostgresLedger):
+    """`PostgresLedger` whose `claim` and `finish` travel together."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._claims: Gathering[tuple[Delivery, str, str, float], ClaimAnswer] = Gathering(
+            self._claim_all, lanes=_LANES, most=_ROWS_MAX
+        )
+        self._finishes: Gathering[tuple[str, int, ResultDraft], StoredResult] = Gathering(
+            self._finish_all, lanes=_LANES, most=_ROWS_MAX
+        )
+
+    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimAnswer:
+        """See `Ledger.claim`."""
+        return await self._claims.ask((delivery, owner, model_id, lease_s))
+
+    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
+        """See `Ledger.finish`."""
+        return await self._finishes.ask((task_id, attempt, result))
+
+    async def _claim_all(self, asked: list[tuple[Delivery, str, str, float]]) -> Sequence[ClaimAnswer | Exception]:
+        _, owner, _, lease_s = asked[0]  # of this process, the same for all
+        try:
+            return await self.claim_many([ClaimRequest(d, model_id) for d, _, model_id, _ in asked], owner, lease_s)
+        except (TaskError, StatementTimeout):
+            if len(asked) == 1:
+                raise
+            return await _each(super(BatchingLedger, self).claim(*one) for one in asked)
+
+    async def _finish_all(self, asked: list[tuple[str, int, ResultDraft]]) -> Sequence[StoredResult | Exception]:
+        try:
+            return await self.finish_many(asked)
+        except (TaskError, StatementTimeout):
+            if len(asked) == 1:
+                raise
+            return await _each(super(BatchingLedger, self).finish(*one) for one in asked)
+
+
+async def _each(calls: Any) -> list[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
