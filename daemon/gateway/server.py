@@ -73,14 +73,13 @@ class Gateway:
         app.router.add_get("/healthz/live", self._live)
         app.router.add_get("/healthz/ready", self._ready)
         app.router.add_get("/metrics", self._render)
-        app.router.add_route("OPTIONS", "/api/{path:.*}", self._preflight)
         return app
 
     @web.middleware
     async def _wrap(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         route, began, status = _route(request), self._clock.monotonic(), 499  # 499: the client left first
         try:
-            response = await handler(request)
+            response = self._preflight(request) if request.method == "OPTIONS" else await handler(request)
             status = response.status
         except Exception as problem:
             if request.get(_BEGUN):  # a stream is half-way: all that is left is to cut it
@@ -117,7 +116,7 @@ class Gateway:
             return
         response.headers["Access-Control-Expose-Headers"] = "Retry-After"
 
-    async def _preflight(self, request: web.Request) -> web.StreamResponse:
+    def _preflight(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin", "")
         allowed = origin in self._origins or "*" in self._origins or urlsplit(origin).netloc == request.host
         return web.Response(status=204, headers=_PREFLIGHT if allowed else {})

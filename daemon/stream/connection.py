@@ -6,6 +6,7 @@ them. Called by every other module of `stream` and by `app`; never by the pipeli
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,6 +124,15 @@ def connect_blocking(settings: RedisSettings, *, name: str | None = None) -> Red
         retry=Retry(NoBackoff(), 0),
     )
     return Redis.from_pool(pool)
+
+
+def cancelled() -> bool:
+    """Whether this task was cancelled, although nothing was raised: redis-py may swallow it while it closes a socket.
+
+    Asked by loops that close a connection and go on; they would never end otherwise.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from daemon.config import RedisSettings
 from daemon.contracts import EventType
 from daemon.errors import RedisAway, RedisFull
 from daemon.logs import logger
-from daemon.stream.connection import connect_blocking, translated
+from daemon.stream.connection import cancelled, connect_blocking, translated
 
 _log = logger(__name__)
 
@@ -347,9 +347,12 @@ class Hub:
             group.create_task(self._wake(), name="hub-wake")
             try:
                 while True:
-                    while not self._topics:
+                    if cancelled():
+                        raise asyncio.CancelledError
+                    if not self._topics:
                         self._changed.clear()
                         await self._changed.wait()
+                        continue
                     try:
                         await self._read()
                         failures = 0
@@ -366,6 +369,8 @@ class Hub:
             self._blocking = connect_blocking(self._settings, name="qstreamd-hub")
             with translated():
                 self._client_id = int(await self._blocking.client_id())
+        if not self._topics:  # the last viewer left while we connected
+            return
         names = {keys.events(task_id).encode(): task_id for task_id in self._topics}
         cursors: dict[Any, Any] = {key: _text(self._topics[task_id].cursor) for key, task_id in names.items()}
         self._armed = self._wanted
@@ -396,7 +401,7 @@ class Hub:
             self._changed.clear()
             await self._changed.wait()
             try:
-                while self._armed < self._wanted:
+                while self._armed < self._wanted and self._topics:
                     if self._blocked and self._client_id is not None:
                         with translated():
                             await self._client.client_unblock(self._client_id)
