@@ -267,8 +267,12 @@ def _fill(f: TaskFacts, what: str) -> GuardFill | None:
 def _count(guard: GuardFill | None) -> tuple[str, str]:
     if guard is None:
         return "", ""
-    line = "" if guard.rank is None else f", {guard.rank} wait before it"
-    line_zh = "" if guard.rank is None else f"，前面还有 {guard.rank} 个"
+    if guard.rank is None:
+        line = line_zh = ""
+    elif guard.rank == 0:
+        line, line_zh = "; it is next", "，下一个就是它"
+    else:
+        line, line_zh = f"; {guard.rank} wait before it", f"，前面还有 {guard.rank} 个"
     return f" ({guard.in_use} of {guard.limit} in use{line})", f"（{guard.in_use}/{guard.limit}{line_zh}）"
 
 
@@ -324,10 +328,15 @@ def _points(f: TaskFacts) -> Iterator[tuple[float, str, int, str]]:
         if event.type == "progress" and event.reason and event.reason != "RETRY_AT":
             yield max(event.at, begin or 0.0), "waited", event.attempt, event.reason
     for attempt in f.attempts:
-        streams = attempt.first_token_at is not None
-        yield attempt.started_at, "first_token" if streams else "ran", attempt.attempt, attempt.model_id or ""
-        if attempt.first_token_at is not None:
-            yield attempt.first_token_at, "answered", attempt.attempt, attempt.model_id or ""
+        first = attempt.first_token_at or _first_token(f, attempt.attempt)
+        yield attempt.started_at, "ran" if first is None else "first_token", attempt.attempt, attempt.model_id or ""
+        if first is not None:
+            yield first, "answered", attempt.attempt, attempt.model_id or ""
         if attempt.finished_at is not None:
             more = f.row is not None and (attempt.attempt < f.row.attempt or f.row.finished_at is None)
             yield attempt.finished_at, "between" if more else "", attempt.attempt, attempt.code or attempt.outcome or ""
+
+
+def _first_token(f: TaskFacts, attempt: int) -> float | None:
+    """As the events tell it, for attempts that run or failed: their rows do not say."""
+    return next((e.at for e in f.events if e.type == "token_batch" and e.attempt == attempt), None)

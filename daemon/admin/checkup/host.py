@@ -53,14 +53,16 @@ async def _systemd(settings: Settings) -> list[Finding]:
     if not SYSTEMD.is_dir() or shutil.which("systemctl") is None:
         return [info("host.systemd", "systemd does not run this host; its units were not looked at")]
     asked = ["systemctl", "show", "--no-pager", f"--property={','.join(PROPERTIES)}", *UNITS]
+    process = await asyncio.create_subprocess_exec(
+        *asked, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
     try:
         async with asyncio.timeout(_ASK_S):
-            process = await asyncio.create_subprocess_exec(
-                *asked, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-            )
             told, _ = await process.communicate()
-    except (OSError, TimeoutError) as failure:
-        return [info("host.systemd", f"systemctl did not answer ({type(failure).__name__})")]
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return [info("host.systemd", f"systemctl did not answer within {_ASK_S:g} s")]
     return units(told.decode("utf-8", "replace"), settings)
 
 
