@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from daemon.contract_docs import page, schemas, typescript
+from daemon.contract_docs import metrics_page, page, schemas, typescript
 
 
 def render() -> dict[PurePosixPath, str]:
@@ -17,6 +17,7 @@ def render() -> dict[PurePosixPath, str]:
     body, event = schemas.worker_body(), schemas.worker_event()
     return {
         PurePosixPath("protocol.md"): page.protocol(),
+        PurePosixPath("metrics.md"): metrics_page.metrics(),
         PurePosixPath("schemas/WorkerBody.schema.json"): schemas.text(body),
         PurePosixPath("schemas/WorkerEvent.schema.json"): schemas.text(event),
         PurePosixPath("types/qstreamd.d.ts"): typescript.declarations([body, event]),
