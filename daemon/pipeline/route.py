@@ -14,6 +14,7 @@ from daemon.places import Candidate, GuardPlace
 from daemon.services import Model, Service
 
 OUTPUT_TOKENS: Final = 1024  #: expected of a service that names no `max_output_tokens`
+UNLIMITED: Final = 1_000_000  #: places of a guard whose limit was never set
 IMAGE_TOKENS: Final = 1000  #: of one picture, about what vendors count
 
 
@@ -77,7 +78,8 @@ def shared_places(
     """The guards that every call for this user passes, with their limits over all processes."""
     # The user's guard first: who is over the own limit waits there, and never at the head of everybody's model.
     user = GuardPlace(keys.guard_user(user_id), guards.user_paid if queue.tier is Tier.PAID else guards.user_free)
-    return (user,) if queue_limit is None else (user, GuardPlace(keys.guard_queue(queue.name), queue_limit))
+    # Taken without a limit too: one that is set later counts what runs then.
+    return user, GuardPlace(keys.guard_queue(queue.name), UNLIMITED if queue_limit is None else queue_limit)
 
 
 def candidate(model: Model, tier: Tier, guards: GuardSettings, tokens: int) -> Candidate:

@@ -222,9 +222,10 @@ async def _left(world: World) -> list[str]:
             found.append(f"I7: {names.counter} says {counter}, {waiting} wait")
     seconds, micros = await world.redis.time()
     now = seconds * 1000 + micros // 1000
-    async for key in world.redis.scan_iter("{guard}:*"):
-        if key != keys.CONSUMERS and (held := await world.redis.zcount(key, now, "+inf")):
-            found.append(f"I6: {key}: {held} places are taken")
+    for kind in ("model", "user", "queue", "probe"):
+        async for key in world.redis.scan_iter(f"{{guard}}:{kind}:*"):
+            if held := await world.redis.zcount(key, now, "+inf"):
+                found.append(f"I6: {key}: {held} places are taken")
     return found
 
 

@@ -9,7 +9,7 @@ from daemon import keys
 from daemon.config import GuardSettings
 from daemon.contracts import ImageRef, Tier
 from daemon.pipeline.clocks import Limits
-from daemon.pipeline.route import IMAGE_TOKENS, OUTPUT_TOKENS, Plan, candidate, expected_tokens, route
+from daemon.pipeline.route import IMAGE_TOKENS, OUTPUT_TOKENS, UNLIMITED, Plan, candidate, expected_tokens, route
 from daemon.pipeline.validate import validate
 from daemon.ports import GuardPlace
 from tests.unit.pipeline.messages import BOOK, EYE, FLASH, PRO, REVIEW, message
@@ -36,14 +36,15 @@ def test_the_user_waits_at_the_own_guard_before_the_model_s() -> None:
     """Whoever is over the own limit never stands at the head of everybody's queue for the model."""
     assert plan().places == (
         GuardPlace(keys.guard_user("u1"), GUARDS.user_paid),
+        GuardPlace(keys.guard_queue("q_paid_stream"), UNLIMITED),
         GuardPlace(keys.guard_model("pro", "paid"), 7),
     )
 
 
 def test_a_model_s_concurrency_wins_over_the_settings() -> None:
     """`pro` sets 7 for paid; `flash` sets nothing."""
-    assert plan("q_paid_batch", model_id="flash").places[1].limit == GUARDS.model_paid
-    assert [place.limit for place in plan("q_free_batch").places] == [GUARDS.user_free, GUARDS.model_free]
+    assert plan("q_paid_batch", model_id="flash").places[2].limit == GUARDS.model_paid
+    assert [place.limit for place in plan("q_free_batch").places] == [GUARDS.user_free, UNLIMITED, GUARDS.model_free]
     assert candidate(PRO, Tier.FREE, GUARDS, 0).place.limit == GUARDS.model_free
 
 
@@ -55,13 +56,10 @@ def test_every_model_is_a_candidate_with_its_own_guard_and_rates() -> None:
     assert (found.requests_per_minute, found.tokens_per_minute, found.tokens) == (60, 9000, 321)
 
 
-def test_a_queue_with_a_limit_over_all_processes_is_one_more_guard() -> None:
-    """After the user's, before the model's."""
+def test_a_queue_may_be_limited_over_all_processes() -> None:
+    """Its guard is taken without a limit too, so that one that is set later counts what runs then."""
     task = validate(message(), "q_paid_stream", BOOK, 0.0)
-    assert [p.key for p in route(task, GUARDS, 4).places] == [
-        keys.guard_user("u1"), keys.guard_queue("q_paid_stream"), keys.guard_model("pro", "paid"),
-    ]  # fmt: skip
-    assert route(task, GUARDS, 4).places[1].limit == 4
+    assert route(task, GUARDS, 4).places[1] == GuardPlace(keys.guard_queue("q_paid_stream"), 4)
 
 
 def test_what_a_call_will_use_is_guessed_from_its_input_and_its_limit() -> None:
