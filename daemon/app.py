@@ -30,7 +30,7 @@ from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
 from daemon.errors import ConfigError, DependencyAway, ProviderError, Stopping
-from daemon.lifecycle import Notifier, Progress, Signals, sample_loop_lag
+from daemon.lifecycle import Notifier, Progress, Signals, end, sample_loop_lag
 from daemon.logs import logger
 from daemon.metrics import Metrics
 from daemon.pipeline.budget import RetryBudget
@@ -152,12 +152,13 @@ class Daemon:
                     loops.create_task(consumer.run(), name=f"read:{queue}")
                     for queue, consumer in self._consumers.items()
                 ]
-                self.ready.set()
-                _log.info("daemon.started", queues=list(self._consumers), consumer=self.consumer)
-                await self.quiet.wait()
-                await self._drain(readers)
-                for task in background:
-                    task.cancel()
+                try:
+                    self.ready.set()
+                    _log.info("daemon.started", queues=list(self._consumers), consumer=self.consumer)
+                    await self.quiet.wait()
+                    await self._drain(readers)
+                finally:
+                    await end([*background, *readers])
             await self._leave()
         _log.info("daemon.stopped")
 

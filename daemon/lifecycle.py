@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
@@ -22,6 +22,7 @@ from daemon.metrics import Metrics
 
 STATUS_EVERY_S: Final = 5.0  #: how old the line in `systemctl status` may be
 _EXTEND_BEATS: Final = 4  #: a drain has so many beats to say that it goes on
+CANCEL_AGAIN_S: Final = 1.0  #: pause before a task that survived its cancellation is cancelled again
 LAG_WARN_S: Final = 0.5  #: a loop so late delays every beat and every viewer
 
 _log: Final = logger("lifecycle")
@@ -209,3 +210,16 @@ async def sample_loop_lag(metrics: Metrics, *, every_s: float = 1.0) -> None:
         metrics.loop_lag_seconds.observe(lag_s)
         if lag_s > LAG_WARN_S:
             _log.warning("loop.lagged", lag_s=round(lag_s, 3))
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended.
+
+    Once is not enough: on Python 3.11 `asyncio.wait_for`, in which redis-py sends, may swallow a cancellation, and a
+    process that waits for such a loop neither works nor goes.
+    """
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)

@@ -7,10 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import uvloop
 
+from daemon import lifecycle
 from daemon.config import SystemdSettings
 from daemon.lifecycle import LAG_WARN_S, Notifier, Progress, Signals, sample_loop_lag
 from daemon.metrics import Metrics
@@ -139,3 +141,19 @@ async def test_how_late_the_loop_is_gets_observed(
         sampler.cancel()
     assert "loop.lagged" in capsys.readouterr().err
     assert LAG_WARN_S > 0.05
+
+
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `asyncio.wait_for` of Python 3.11 lets it happen: the process must end all the same."""
+    monkeypatch.setattr(lifecycle, "CANCEL_AGAIN_S", 0.01)
+
+    async def deaf() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(deaf()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await lifecycle.end(tasks)
+    assert all(task.cancelled() for task in tasks)
