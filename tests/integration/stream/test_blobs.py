@@ -1,62 +1,62 @@
-"""Inline images in Redis: laid there by the accept script, read by their key alone, gone with the task."""
+"""Inline images beside the stream."""
 
 from __future__ import annotations
 
 import pytest
-from redis.asyncio import Redis
 
-from daemon.blobs.magic import picture
+from daemon import keys
 from daemon.calls import Picture
-from daemon.clock import SystemClock
-from daemon.config import QueueSettings, RedisSettings
-from daemon.contracts import ImageRef, TaskMessage
 from daemon.errors import Code, Rejected
-from daemon.stream.admission import Admission, blob_reference
 from daemon.stream.blobs import RedisBlobs
-from daemon.stream.connection import Scripts, connect
-from tests.unit.blobs.pictures import PNG
-
-QUEUE = "q_paid_vision"
+from tests.integration.stream.conftest import QUEUE, Side
 
 
-async def accept(client: Redis) -> str:
-    task = TaskMessage(
-        task_id="t1",
-        queue_id=QUEUE,
-        service_id="s",
-        user_id="u1",
-        images=[ImageRef(data="aGk="), ImageRef(data="aGk=")],
-    )
-    admission = Admission(Scripts(client), QueueSettings(), SystemClock())
-    await admission.accept(task, "sha", 10, {1: Picture("image/png", PNG)})
-    return blob_reference(QUEUE, "t1", 1)
+def judge(data: bytes) -> Picture:
+    return Picture("image/png", data)
 
 
-async def test_what_the_relay_laid_down_is_read(redis_settings: RedisSettings) -> None:
-    """It has an end of life, as long as the id is known."""
-    async with connect(redis_settings) as client:
-        reference, blobs = await accept(client), RedisBlobs(client, picture)
-        assert await blobs.read(reference, "u1") == Picture("image/png", PNG)
-        assert 0 < await client.ttl(reference.removeprefix("redis:")) <= 7 * 86400
-        await blobs.drop([reference], "u1")
-        await blobs.read(reference, "u1")  # the script that settles the entry deletes it, nobody else
-        await client.delete(reference.removeprefix("redis:"))
-        with pytest.raises(Rejected) as caught:
-            await blobs.read(reference, "u1")
-        assert caught.value.code is Code.IMAGE_NOT_FOUND
+async def test_an_image_is_read_back_as_it_was_laid_down(side: Side) -> None:
+    """Bytes, judged again."""
+    key = keys.blob(QUEUE, "t1", 0)
+    await side.client.set(key, b"\x89PNG\x00\xff", ex=60)
+    assert await RedisBlobs(side.client, judge).read(f"redis:{key}", "u1") == Picture("image/png", b"\x89PNG\x00\xff")
 
 
-@pytest.mark.parametrize("reference", ["redis:qstreamd:environment", "redis:{bp:queue:q}:seen:t1", "redis:"])
-async def test_a_reference_never_names_another_key(redis_settings: RedisSettings, reference: str) -> None:
-    async with connect(redis_settings) as client:
-        with pytest.raises(Rejected) as caught:
-            await RedisBlobs(client, picture).read(reference, "u1")
-        assert caught.value.code is Code.IMAGE_REJECTED
+async def test_an_image_whose_life_is_over_is_not_found(side: Side) -> None:
+    """The viewer is asked to send it again."""
+    with pytest.raises(Rejected) as caught:
+        await RedisBlobs(side.client, judge).read(f"redis:{keys.blob(QUEUE, 't1', 0)}", "u1")
+    assert caught.value.code is Code.IMAGE_NOT_FOUND
 
 
-async def test_accepted_tasks_are_told_from_unknown_ones(redis_settings: RedisSettings) -> None:
-    async with connect(redis_settings) as client:
-        await accept(client)
-        blobs = RedisBlobs(client, picture)
-        assert await blobs.accepted([(QUEUE, "t1"), (QUEUE, "t2"), ("q_other", "t1")]) == {(QUEUE, "t1")}
-        assert await blobs.accepted([]) == set()
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "redis:qstreamd:environment",
+        "redis:{bp:queue:q_paid_stream}:seen:t1",
+        "redis:{bp:queue:q_paid_stream}:blob:t1:8",
+        "redis:{bp:queue:q_paid_stream}:blob:../t1:0",
+        "redis:{bp:queue:q_paid_stream}:blob:t1:0\n",
+        "redis:",
+        "",
+    ],
+)
+async def test_a_reference_names_an_image_and_nothing_else(side: Side, reference: str) -> None:
+    """No message can make us read another key and show it to a model."""
+    await side.client.set(reference.removeprefix("redis:") or "x", b"secret", ex=60)
+    with pytest.raises(Rejected) as caught:
+        await RedisBlobs(side.client, judge).read(reference, "u1")
+    assert caught.value.code is Code.IMAGE_REJECTED
+
+
+async def test_what_was_accepted_is_known_by_its_mark(side: Side) -> None:
+    """The sweep keeps images of tasks that were accepted; one flush for all of them."""
+    await side.client.set(keys.seen(QUEUE, "t1"), "1-1:sha", ex=60)
+    blobs = RedisBlobs(side.client, judge)
+    assert await blobs.accepted([(QUEUE, "t1"), (QUEUE, "t2")]) == {(QUEUE, "t1")}
+    assert await blobs.accepted([]) == set()
+
+
+async def test_dropping_is_left_to_the_script_that_settles(side: Side) -> None:
+    """Nothing of ours to do, and nothing to fail."""
+    await RedisBlobs(side.client, judge).drop([f"redis:{keys.blob(QUEUE, 't1', 0)}"], "u1")

@@ -1,0 +1,73 @@
+"""What kind of Redis may hold accepted work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from daemon.config import RedisSettings
+from daemon.dev.embedded_redis import EmbeddedRedis
+from daemon.errors import ConfigError, RedisAway
+from daemon.kinds import SecretStr
+from daemon.stream.connection import connect
+from daemon.stream.server import check_server
+from tests.integration.stream.conftest import Side
+
+
+@pytest.fixture
+async def evicting(side: Side) -> AsyncIterator[Side]:
+    """A server that may throw work away."""
+    await side.client.config_set("maxmemory-policy", "allkeys-lru")
+    yield side
+    await side.client.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_server_that_may_evict_work_refuses_the_start(evicting: Side, redis_settings: RedisSettings) -> None:
+    """With the setting's name, the value and what is allowed; a throw-away server may be forced."""
+    with pytest.raises(ConfigError, match=r"REDIS_URL.*allkeys-lru.*noeviction.*QSTREAMD_ALLOW_EVICTION"):
+        await check_server(evicting.client, redis_settings)
+    await check_server(evicting.client, replace(redis_settings, allow_eviction=True))
+
+
+async def test_a_server_that_forgets_on_restart_is_warned_about(
+    side: Side, redis_settings: RedisSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It starts all the same: some want it so."""
+    await check_server(side.client, redis_settings)
+    assert "redis.not_persistent" in "".join(capsys.readouterr())
+
+
+async def test_a_durable_server_is_taken_in_silence(
+    redis_server: EmbeddedRedis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing to say about it."""
+    settings = RedisSettings(url=SecretStr(redis_server.url))
+    async with connect(settings) as client:
+        await check_server(client, settings)
+    assert "redis." not in "".join(capsys.readouterr())
+
+
+async def test_a_managed_server_without_info_is_taken_as_it_is(
+    side: Side, redis_settings: RedisSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user who may not ask is no reason to refuse the start."""
+    client: Any = side.client
+    await client.execute_command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "+@all", "-info")
+    try:
+        url = redis_settings.url.get_secret_value().split("@")[-1]
+        async with connect(RedisSettings(url=SecretStr(f"redis://plain:pw@{url}"))) as plain:
+            await check_server(plain, redis_settings)
+        assert "redis.unchecked" in "".join(capsys.readouterr())
+    finally:
+        await client.execute_command("ACL", "DELUSER", "plain")
+
+
+async def test_nobody_there_is_away() -> None:
+    """Exit 75, not 78: it may come back."""
+    settings = RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))
+    async with connect(settings) as client:
+        with pytest.raises(RedisAway):
+            await check_server(client, settings)

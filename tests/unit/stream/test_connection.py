@@ -1,0 +1,75 @@
+"""Redis' errors become ours, once; and the limits of our clients are ours."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from redis import exceptions as rx
+
+from daemon.config import RedisSettings
+from daemon.errors import RedisAway, RedisFull
+from daemon.kinds import SecretStr
+from daemon.stream.connection import NoGroup, load_script, redis_url, translate, translated
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (rx.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), RedisFull),
+        (rx.ResponseError("user_script:1: OOM command not allowed when used memory > 'maxmemory'."), RedisFull),
+        (rx.ResponseError("NOGROUP No such key 'x' or consumer group 'daemon'"), NoGroup),
+        (rx.ResponseError("ERR Error running script: -NOGROUP No such key"), NoGroup),
+        (rx.ResponseError("UNBLOCKED the stream key no longer exists"), NoGroup),
+        (rx.ResponseError("UNBLOCKED client unblocked via CLIENT UNBLOCK"), RedisAway),
+        (rx.ConnectionError("Connection refused"), RedisAway),
+        (rx.TimeoutError("Timeout reading"), RedisAway),
+        (rx.BusyLoadingError("Redis is loading the dataset in memory"), RedisAway),
+        (rx.ReadOnlyError("You can't write against a read only replica."), RedisAway),
+        (rx.ResponseError("user_script: READONLY You can't write against a read only replica."), RedisAway),
+        (rx.ResponseError("MISCONF Redis is configured to save RDB snapshots"), RedisAway),
+        (rx.ResponseError("max number of clients reached"), RedisAway),
+        (rx.MasterDownError("Link with MASTER is down"), RedisAway),
+    ],
+)
+def test_what_may_pass_is_away_and_what_refuses_writes_is_full(error: rx.RedisError, kind: type[Exception]) -> None:
+    """The pipeline waits for the one, leaves the entry where it is for the other, and never sees redis-py."""
+    assert type(translate(error)) is kind
+
+
+@pytest.mark.parametrize(
+    "error", [rx.ResponseError("WRONGTYPE Operation against a key"), rx.ResponseError("ERR unknown command")]
+)
+def test_a_mistake_of_ours_stays_what_it_is(error: rx.RedisError) -> None:
+    """It is a bug, to be seen with its traceback, not something to wait for."""
+    assert translate(error) is error
+    with pytest.raises(rx.ResponseError), translated():
+        raise error
+
+
+def test_the_cause_is_kept() -> None:
+    """Operators see what redis-py said; so does a broken socket."""
+    for cause in (rx.ConnectionError("refused"), ConnectionResetError("reset"), TimeoutError("slow")):
+        with pytest.raises(RedisAway) as caught, translated():
+            raise cause
+        assert caught.value.__cause__ is cause
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("upstash://default:pw@host:6379", "rediss://default:pw@host:6379"),
+        ("rediss://host", "rediss://host"),
+        ("redis://host/3", "redis://host/3"),
+    ],
+)
+def test_an_upstash_url_is_read_as_tls(given: str, used: str) -> None:
+    """The existing system writes it so."""
+    assert redis_url(RedisSettings(url=SecretStr(given))) == used
+
+
+def test_a_script_is_known_by_its_hash() -> None:
+    """The server answers to SHA-1 of exactly this source; parts that it builds on come before it."""
+    script = load_script("guard_enter", "places")
+    assert script.sha == hashlib.sha1(script.source.encode(), usedforsecurity=False).hexdigest()
+    assert script.source == load_script("places").source + load_script("guard_enter").source
