@@ -195,7 +195,7 @@ _OTHERS: Final[tuple[tuple[re.Pattern[bytes], str], ...]] = tuple(
             "a PDF, not an image (its text can go into a variable)",
         ),
         (
-            rb"(\xef\xbb\xbf)?\s*(<\?xml.*?)?(<!--.*?-->\s*|<!doctype svg.*?>\s*)*<svg[\s>]",
+            rb"(\xef\xbb\xbf)?\s*(<\?xml.*?)?(<!--.*?-->\s*|<!doctype svg.*?>\s*)*<svg[\s/>]",
             "an SVG drawing",
         ),
         (
