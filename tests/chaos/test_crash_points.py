@@ -27,7 +27,7 @@ class Course:
     stops: bool = False  #: SIGTERM twice while the model writes
 
 
-BEGINS: Final = ("read", "guard_acquire", "claim", "begin+append")
+BEGINS: Final = ("read", "guard_enter", "claim", "begin+append")
 COURSES: Final = (
     Course("done", "plain", (*BEGINS, "append", "beat", "heartbeat", "finish", "append+guard_release", "ack")),
     Course("retry", "f-cut-once", ("leave", "append+guard_release", "park", "promote", "fetch")),

@@ -220,12 +220,18 @@ async def _left(world: World) -> list[str]:
         counter, waiting = await world.redis.get(names.counter), await world.redis.zcard(names.waiting)
         if int(counter or 0) != waiting:
             found.append(f"I7: {names.counter} says {counter}, {waiting} wait")
-    seconds, micros = await world.redis.time()
+    return found + [f"I6: {line}" for line in await places_taken(world.redis)]
+
+
+async def places_taken(redis: Any) -> list[str]:
+    """Guards in which somebody holds a place."""
+    seconds, micros = await redis.time()
     now = seconds * 1000 + micros // 1000
+    found = []
     for kind in ("model", "user", "queue", "probe"):
-        async for key in world.redis.scan_iter(f"{{guard}}:{kind}:*"):
-            if held := await world.redis.zcount(key, now, "+inf"):
-                found.append(f"I6: {key}: {held} places are taken")
+        async for key in redis.scan_iter(f"{{guard}}:{kind}:*"):
+            if held := await redis.zcount(key, now, "+inf"):
+                found.append(f"{key}: {held} places")
     return found
 
 

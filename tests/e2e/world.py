@@ -26,7 +26,7 @@ from daemon.contracts import TERMINAL
 from daemon.dev.fake_llm import FakeLLM
 from daemon.dev.fake_llm.faults import KINDS
 from daemon.dev.fake_llm.shapes import Asked
-from tests.e2e.history import History
+from tests.e2e.history import History, places_taken
 from tests.e2e.processes import DaemonProcess
 from tests.e2e.relay_process import Relay, running_relay
 from tests.waiting import wait_until
@@ -255,7 +255,8 @@ class World:
                 left.append(await self.redis.zcard(names.retry))
                 if any(left):
                     return f"{queue} holds {left} in tasks, ready, retry"
-            return ""
+            taken = await places_taken(self.redis)  # of the dead, until their leases run out
+            return f"places are taken: {taken}" if taken else ""
 
         problem = ""
 
