@@ -84,7 +84,7 @@ class Results:
         if first is None or last is None:
             return None
         seen = _of_events(first, last)
-        if seen["state"] not in TERMINAL and isinstance(seen["queueId"], str):
+        if not last.terminal and isinstance(seen["queueId"], str):
             seen["waiting"] = await self._why(seen["queueId"], task_id)
         return seen
 

@@ -116,7 +116,8 @@ class Submit:
             verdict = await self._take(judged, submission)
             if not isinstance(verdict, Full):
                 return judged, await self._hand_over(judged, submission, verdict)
-            refused = Refused(429, Code.QUEUE_FULL, CODES[Code.QUEUE_FULL].en, retry_after_s=FULL_RETRY_AFTER_S)
+            wait_s = FULL_RETRY_AFTER_S if verdict.retry_after_s is None else max(1.0, verdict.retry_after_s)
+            refused = Refused(429, Code.QUEUE_FULL, CODES[Code.QUEUE_FULL].en, retry_after_s=wait_s)
         assert refused is not None
         raise refused
 

@@ -50,13 +50,21 @@ class NoGroup(RedisAway):
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn redis-py's errors into ours; wrap every command in it exactly once."""
+    """Turn redis-py's errors into ours; wrap every command in it exactly once.
+
+    Also raises a cancellation that came in between and was swallowed: redis-py sends under `asyncio.wait_for`, which
+    on Python 3.11 returns the answer instead when both come at once (cpython#86296). A loop would never end by it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
     except rx.RedisError as error:
         raise translate(error) from error
     except OSError as error:
         raise RedisAway(f"Redis: {type(error).__name__}") from error
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def translate(error: rx.RedisError) -> Exception:
@@ -124,15 +132,6 @@ def connect_blocking(settings: RedisSettings, *, name: str | None = None) -> Red
         retry=Retry(NoBackoff(), 0),
     )
     return Redis.from_pool(pool)
-
-
-def cancelled() -> bool:
-    """Whether this task was cancelled, although nothing was raised: redis-py may swallow it while it closes a socket.
-
-    Asked by loops that close a connection and go on; they would never end otherwise.
-    """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from daemon.config import RedisSettings
 from daemon.contracts import EventType
 from daemon.errors import RedisAway, RedisFull
 from daemon.logs import logger
-from daemon.stream.connection import cancelled, connect_blocking, translated
+from daemon.stream.connection import connect_blocking, translated
 
 _log = logger(__name__)
 
@@ -347,8 +347,6 @@ class Hub:
             group.create_task(self._wake(), name="hub-wake")
             try:
                 while True:
-                    if cancelled():
-                        raise asyncio.CancelledError
                     if not self._topics:
                         self._changed.clear()
                         await self._changed.wait()

@@ -13,7 +13,6 @@ from daemon.errors import Code, RedisAway, RedisFull, TaskError
 from daemon.logs import logger
 from daemon.metrics import Metrics
 from daemon.stream.cancel import Notices
-from daemon.stream.connection import cancelled
 from daemon.worker.lease import Leases
 
 _log = logger(__name__)
@@ -40,8 +39,6 @@ class CancelListener:
                     self._metrics.redis_errors.labels("away").inc()
                     _log.warning("cancels.unheard", error=type(error).__name__)
                     await self._notices.close()
-                    if cancelled():
-                        raise asyncio.CancelledError from None
                     await asyncio.sleep(_PAUSE_S * random.uniform(1, 2))
                     continue
                 for hold in self._leases.holds():

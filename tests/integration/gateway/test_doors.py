@@ -198,7 +198,8 @@ async def test_a_thousand_viewers_leave_nothing_behind(rig: Rig, wait_until: Wai
 
     async def come_and_go(n: int) -> None:
         async with rig.follow(f"t{n % 50}") as answer:
-            await answer.content.readuntil(b"\n\n")
+            await answer.content.readuntil(b"event: token_batch")
+            await asyncio.sleep(0.02 * (n % 3))  # some leave while they join, some when they have
 
     async def rest() -> tuple[int, int, int]:
         gc.collect()
