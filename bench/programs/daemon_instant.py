@@ -18,6 +18,7 @@ from daemon import config
 from daemon.app import Daemon
 from daemon.calls import Delta, Finished, ModelRequest, Piece
 from daemon.contracts import Channel, Usage
+from daemon.garbage import collect_rarely
 from daemon.lifecycle import Signals
 from daemon.logs import begin
 from daemon.pipeline.hold import Hold
@@ -69,16 +70,12 @@ class BenchDaemon(Daemon):
 async def run(queues: list[str]) -> None:
     settings = config.load(role="daemon")
     begin(settings)
+    collect_rarely()
     daemon = BenchDaemon(settings, queues)
     daemon.attach(Recorder(), float(os.environ.get("SLEEP_S", "0")))
     with Signals(on_stop=daemon.stop, on_cut=daemon.cut):
         await daemon.run()
 
-
-if os.environ.get("GCMODE"):
-    import gc
-
-    gc.set_threshold(*map(int, os.environ["GCMODE"].split(",")))
 
 if __name__ == "__main__":
     uvloop.run(run(sys.argv[1].split(",")))

@@ -2,17 +2,24 @@
 
 The calls of one `run` stay together and in order, so the law holds as it does without company. A flush that fails fails
 for each, and each repeats its own: every script of ours may be repeated.
+
+A flush is packed in C and its replies are read under one limit, not one each: redis-py's own pipeline packs in Python
+and arms a timer for every reply, which was a fifth of a busy daemon's CPU (docs/performance.md).
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import hiredis
+from redis import exceptions as rx
 from redis.asyncio import Redis
 
 from daemon.gathering import Gathering
-from daemon.stream.connection import Call, Scripts
+from daemon.stream.connection import Call, Scripts, translated
 
 #: flushes at once: a far Redis is kept busy, and one slow reply does not hold everyone
 _LANES: Final = 4
@@ -21,7 +28,7 @@ _RUNS_MAX: Final = 128
 
 
 class GatheredScripts(Scripts):
-    """`Scripts` that flush together."""
+    """`Scripts` that flush together. `command_timeout_s` of the settings bounds a whole flush."""
 
     def __init__(self, client: Redis) -> None:
         super().__init__(client)
@@ -34,3 +41,40 @@ class GatheredScripts(Scripts):
     async def _run_all(self, runs: list[Sequence[Call]]) -> list[list[Any]]:
         replies = iter(await super().run_each([call for calls in runs for call in calls]))
         return [[next(replies) for _ in calls] for calls in runs]
+
+    async def _send(self, calls: Sequence[Call]) -> list[Any]:
+        self.flushes += 1
+        packed = b"".join([_packed(call) for call in calls])
+        pool: Any = self.client.connection_pool
+        with translated():
+            connection = await pool.get_connection()
+            try:
+                replies = await connection.retry.call_with_retry(
+                    lambda: _exchange(connection, packed, len(calls)), lambda _error: connection.disconnect()
+                )
+            finally:
+                await pool.release(connection)
+            return cast("list[Any]", replies)
+
+
+def _packed(call: Call) -> bytes:
+    words = ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+    packed: bytes = hiredis.pack_command(cast("tuple[str]", words))  # the stub wants all of one type
+    return packed
+
+
+async def _exchange(connection: Any, packed: bytes, count: int) -> list[Any]:
+    """Any end but the last reply closes the connection, so that nobody after us reads what was meant for us."""
+    await connection.send_packed_command(packed)
+    replies: list[Any] = []
+    try:
+        async with asyncio.timeout(connection.socket_timeout):
+            for _ in range(count):
+                try:
+                    replies.append(await connection.read_response(timeout=math.inf))
+                except rx.ResponseError as error:
+                    replies.append(error)
+    except TimeoutError:
+        await connection.disconnect(nowait=True)
+        raise rx.TimeoutError("no reply to a flush in time") from None
+    return replies
