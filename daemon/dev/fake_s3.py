@@ -72,7 +72,10 @@ class FakeS3:
 
     async def _answer(self, request: web.Request, path: str) -> web.StreamResponse:
         if self.fault:
-            return _error(self.fault, _FAULTS.get(self.fault, "Fault"))
+            answer = _error(self.fault, _FAULTS.get(self.fault, "Fault"))
+            if self.fault == 301:
+                answer.headers["Location"] = f"{self.url}/{self.bucket}/elsewhere"
+            return answer
         if path.split("/")[1] != self.bucket:
             return _error(404, "NoSuchBucket")
         if request.method == "PUT":
