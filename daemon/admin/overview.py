@@ -1,12 +1,13 @@
 """What goes on now, read from where it is true: sizes from the streams themselves, life from the liveness record.
 
-waiting = (XLEN − XPENDING) of both streams, running = XPENDING, delayed, dead; never XINFO's lag, which is nil once
-entries are deleted. Two rounds to Redis however many queues there are, and one statement to Postgres. Changes nothing.
+waiting = (XLEN − XPENDING) of both streams, running = XPENDING, delayed, dead (`stream.depths`); never XINFO's lag,
+which is nil once entries are deleted. Two flushes however many queues there are, one statement to Postgres. Changes
+nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,9 +21,10 @@ from daemon.errors import StoreAway
 from daemon.services import Model
 from daemon.store.history import Recent
 from daemon.stream.connection import translate, translated
+from daemon.stream.control import Control, parse
+from daemon.stream.depths import DepthReader, QueueDepth
 
 WINDOW_S: Final = 3600.0  #: what counts as recent
-_OFF: Final = {"", "0", "false", "no"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class GuardState:
     tier: str
     in_use: int
     limit: int
+    closed: str = ""  #: why no process calls it for now; "" when it is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +89,19 @@ class Overview:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Raw:
-    """The replies about one queue, before they mean anything."""
-
-    spec: QueueSpec
-    values: dict[str, Any]
-
-    def pending(self) -> int:
-        return sum(int((self.values[key] or {}).get("pending", 0)) for key in ("pending_tasks", "pending_ready"))
-
-    def last_delivered(self, stream: str) -> bytes | None:
-        groups = self.values[f"groups_{stream}"] or []
-        return next((g["last-delivered-id"] for g in groups if g["name"] == keys.GROUP.encode()), None)
-
-
 async def read_overview(at: Connections, *, recent: bool = True) -> Overview:
     """One look at everything. Raises `RedisAway`; without Postgres the rest is still told."""
-    now_ms, members, raw, guards = await _first_round(at)
-    heads = await _second_round(at, raw)
-    consumers = sorted(_consumers(raw, members, now_ms), key=lambda c: (c.queue, c.name))
-    queues = [
-        _queue(one, heads[one.spec.name], now_ms, sum(c.queue == one.spec.name and c.alive is True for c in consumers),
-               at.settings)
-        for one in raw
-    ]  # fmt: skip
+    specs, models = at.book.queues, at.book.models
+    depths = await DepthReader(at.scripts).read(list(specs), list(models))
+    members, readers, due = await _readers(at)
+    consumers = sorted(_consumers(members, readers, depths.at_s), key=lambda c: (c.queue, c.name))
+    queues = [_queue(specs[depth.queue], depth, due[depth.queue], depths.at_s, at.settings) for depth in depths.queues]
+    guards = [
+        GuardState(model, tier, used, limit_of(models[model], tier, at.settings.guards), depths.closed.get(model, ""))
+        for (model, tier), used in depths.used.items()
+    ]
     past, notes = await _recent(at) if recent else (None, [])
-    return Overview(now_ms / 1000, queues, consumers, guards, past, WINDOW_S, notes)
+    return Overview(depths.at_s, queues, consumers, guards, past, WINDOW_S, notes)
 
 
 async def _recent(at: Connections) -> tuple[list[Recent] | None, list[str]]:
@@ -124,59 +113,27 @@ async def _recent(at: Connections) -> tuple[list[Recent] | None, list[str]]:
         return None, [f"Postgres: {error}"]
 
 
-# --- rounds -------------------------------------------------------------------------------------------------------
+# --- consumers ----------------------------------------------------------------------------------------------------
 
 
-async def _first_round(at: Connections) -> tuple[int, dict[str, float], list[_Raw], list[GuardState]]:
-    specs, models = list(at.book.queues.values()), list(at.book.models.values())
-    tiers = [(model, tier) for model in models for tier in Tier]
+async def _readers(at: Connections) -> tuple[dict[str, float], dict[str, list[Any]], dict[str, float | None]]:
+    """Liveness records by `queue/consumer`; readers of both groups and the first due time of each queue; one flush."""
     with translated():
         pipe = at.redis.pipeline(transaction=False)
-        pipe.time()
         pipe.zrange(keys.CONSUMERS, 0, -1, withscores=True)
-        for model, tier in tiers:
-            pipe.zrange(keys.guard_model(model.id, tier), 0, -1, withscores=True)
-        names = [_ask(pipe, spec.name) for spec in specs]
-        replies = [_or_none(reply) for reply in await pipe.execute(raise_on_error=False)]
-    seconds, micros = replies.pop(0)
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
-    members = {name.decode(): float(score) for name, score in replies.pop(0) or []}
-    guards = [
-        GuardState(model.id, tier, _alive(replies.pop(0), now_ms), limit_of(model, tier, at.settings.guards))
-        for model, tier in tiers
-    ]
-    raw = [_Raw(spec, {name: replies.pop(0) for name in asked}) for spec, asked in zip(specs, names, strict=True)]
-    return now_ms, members, raw, guards
-
-
-def _ask(pipe: Any, queue: str) -> list[str]:
-    """Everything about one queue, and under which names the replies come."""
-    k = keys.queue_keys(queue)
-    for stream in (k.tasks, k.ready):
-        pipe.xlen(stream)
-        pipe.xpending(stream, keys.GROUP)
-        pipe.xinfo_groups(stream)
-        pipe.xinfo_consumers(stream, keys.GROUP)
-    pipe.zcard(k.retry)
-    pipe.zrange(k.retry, 0, 0, withscores=True)
-    pipe.xlen(k.dead)
-    pipe.get(k.counter)
-    pipe.hgetall(k.control)
-    both = [f"{what}_{stream}" for stream in ("tasks", "ready") for what in ("length", "pending", "groups", "readers")]
-    return [*both, "delayed", "next_due", "dead", "counter", "control"]
-
-
-async def _second_round(at: Connections, raw: list[_Raw]) -> dict[str, list[Any]]:
-    """The first entry of each stream that nobody has read."""
-    with translated():
-        pipe = at.redis.pipeline(transaction=False)
-        for one in raw:
-            k = keys.queue_keys(one.spec.name)
-            for stream, key in (("tasks", k.tasks), ("ready", k.ready)):
-                last = one.last_delivered(stream)
-                pipe.xrange(key, min=f"({last.decode()}" if last else "-", count=1)
-        replies = iter([_or_none(reply) for reply in await pipe.execute(raise_on_error=False)])
-    return {one.spec.name: [next(replies), next(replies)] for one in raw}
+        for name in at.book.queues:
+            k = keys.queue_keys(name)
+            pipe.xinfo_consumers(k.tasks, keys.GROUP)
+            pipe.xinfo_consumers(k.ready, keys.GROUP)
+            pipe.zrange(k.retry, 0, 0, withscores=True)
+        records, *replies = [_or_none(reply) for reply in await pipe.execute(raise_on_error=False)]
+    members = {name.decode("utf-8", "replace"): score / 1000 for name, score in records or []}
+    readers, due = {}, {}
+    for n, name in enumerate(at.book.queues):
+        tasks, ready, head = replies[3 * n : 3 * n + 3]
+        readers[name] = [*(tasks or []), *(ready or [])]
+        due[name] = head[0][1] / 1000 if head else None
+    return members, readers, due
 
 
 def _or_none(reply: Any) -> Any:
@@ -191,60 +148,47 @@ def _or_none(reply: Any) -> Any:
 # --- meanings -----------------------------------------------------------------------------------------------------
 
 
-def _queue(one: _Raw, heads: Iterable[Any], now_ms: int, alive: int, settings: Settings) -> QueueState:
-    values, spec, running = one.values, one.spec, one.pending()
-    length = int(values["length_tasks"] or 0) + int(values["length_ready"] or 0)
-    control = {k.decode(): v.decode("utf-8", "replace") for k, v in (values["control"] or {}).items()}
-    oldest = min((int(head[0][0].decode().partition("-")[0]) for head in heads if head), default=None)
-    due = values["next_due"]
+def _queue(spec: QueueSpec, depth: QueueDepth, due_at: float | None, now: float, settings: Settings) -> QueueState:
+    control = parse({name.encode(): value.encode() for name, value in depth.control.items()})
+    slots = depth.consumers * parallelism_of(spec, settings, control)
+    oldest = depth.oldest_at_s
     return QueueState(
-        name=spec.name, tier=spec.tier, mode=spec.mode, waiting=max(0, length - running), running=running,
-        slots=alive * parallelism_of(spec, settings, control), delayed=int(values["delayed"] or 0),
-        dead=int(values["dead"] or 0), places=_number(values["counter"]), max_size=max_size_of(spec, settings, control),
-        oldest_wait_s=None if oldest is None else max(0.0, (now_ms - oldest) / 1000),
-        next_due_s=(due[0][1] - now_ms) / 1000 if due else None,
-        paused=control.get("paused", "").lower() not in _OFF, paused_why=control.get("why", ""), consumers=alive,
+        name=spec.name, tier=spec.tier, mode=spec.mode, waiting=depth.waiting, running=depth.running,
+        slots=min(slots, control.global_parallelism or slots), delayed=depth.delayed, dead=depth.dead,
+        places=depth.places, max_size=max_size_of(spec, settings, control),
+        oldest_wait_s=None if oldest is None else max(0.0, now - oldest),
+        next_due_s=None if due_at is None else due_at - now, paused=control.paused, paused_why=control.why,
+        consumers=depth.consumers,
     )  # fmt: skip
 
 
-def _consumers(raw: list[_Raw], members: Mapping[str, float], now_ms: int) -> Iterable[ConsumerState]:
-    for one in raw:
-        queue = one.spec.name
+def _consumers(members: Mapping[str, float], readers: Mapping[str, list[Any]], now: float) -> Iterator[ConsumerState]:
+    for queue, theirs in readers.items():
         found: dict[str, tuple[int, float | None]] = {
             member.partition("/")[2]: (0, None) for member in members if member.startswith(f"{queue}/")
         }
-        for reader in [*(one.values["readers_tasks"] or []), *(one.values["readers_ready"] or [])]:
+        for reader in theirs:
             name, idle_s = reader["name"].decode("utf-8", "replace"), reader["idle"] / 1000
             pending, known = found.get(name, (0, None))
             found[name] = pending + reader["pending"], idle_s if known is None else min(known, idle_s)
         for name, (pending, idle) in found.items():
-            score = members.get(f"{queue}/{name}")
-            alive = None if score is None else score > now_ms
-            yield ConsumerState(queue, name, alive, pending, idle, None if score is None else (score - now_ms) / 1000)
+            until = members.get(f"{queue}/{name}")
+            alive = None if until is None else until > now
+            yield ConsumerState(queue, name, alive, pending, idle, None if until is None else until - now)
 
 
-def parallelism_of(spec: QueueSpec, settings: Settings, control: Mapping[str, str]) -> int:
+def parallelism_of(spec: QueueSpec, settings: Settings, control: Control) -> int:
     """Attempts at once of one process: control hash over environment over services file."""
-    return _number(control.get("parallelism")) or settings.queues.of("parallelism", spec.name) or spec.parallelism
+    return control.parallelism or settings.queues.of("parallelism", spec.name) or spec.parallelism
 
 
-def max_size_of(spec: QueueSpec, settings: Settings, control: Mapping[str, str]) -> int:
-    """When the queue is full: control hash over services file over environment."""
-    own = _number(control.get("maxSize")) or spec.max_size
-    return own or settings.queues.of("max", spec.name) or settings.queues.max_size
+def max_size_of(spec: QueueSpec, settings: Settings, control: Control) -> int:
+    """When the queue is full: control hash (0: it takes nothing) over services file over environment."""
+    if control.max_size is not None:
+        return control.max_size
+    return spec.max_size or settings.queues.of("max", spec.name) or settings.queues.max_size
 
 
 def limit_of(model: Model, tier: Tier, guards: GuardSettings) -> int:
     """Attempts of this model and tier at once, over all processes."""
     return model.concurrency.get(tier) or (guards.model_paid if tier is Tier.PAID else guards.model_free)
-
-
-def _alive(places: Any, now_ms: int) -> int:
-    return sum(score > now_ms for _, score in places or [])
-
-
-def _number(value: Any) -> int:
-    try:
-        return int(value or 0)
-    except ValueError:
-        return 0

@@ -9,7 +9,7 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.overview import Overview, QueueState, read_overview
+from daemon.admin.overview import GuardState, Overview, QueueState, read_overview
 from daemon.cli import terminal as t
 from daemon.store.history import Recent
 
@@ -55,6 +55,7 @@ def screen(overview: Overview) -> Iterator[str]:
         ("QUEUE", "waiting", "oldest", "running", "delayed", "dead", "places", "state"),
         (_row(queue) for queue in overview.queues),
         right="waiting oldest running delayed dead places",
+        keep="QUEUE",
     )
     yield ""
     names = sorted({c.name for c in overview.consumers if c.alive})
@@ -63,11 +64,10 @@ def screen(overview: Overview) -> Iterator[str]:
     if lapsed:
         lost = sum(c.pending for c in lapsed)
         yield click.style(f"           {len(lapsed)} lapsed, {lost} tasks of theirs wait to be taken over", fg="yellow")
-    used = [guard for guard in overview.guards if guard.in_use]
+    used = [guard for guard in overview.guards if guard.in_use or guard.closed]
     if used:
         yield ""
-        rows = ((g.model, g.tier, f"{g.in_use}/{g.limit}", t.share(g.in_use, g.limit)) for g in used)
-        yield t.table(("MODEL", "tier", "in use", ""), rows, right="in-use")
+        yield t.table(("MODEL", "tier", "in-use", "", "state"), map(_guard, used), right="in-use", keep="MODEL")
     yield ""
     yield from _recent(overview)
     yield from (click.style(note, fg="yellow") for note in overview.notes)
@@ -79,6 +79,11 @@ def _row(q: QueueState) -> tuple[str, ...]:
         oldest = click.style(oldest, fg="yellow")
     dead = click.style(str(q.dead), fg="red") if q.dead else "0"
     return q.name, str(q.waiting), oldest, f"{q.running}/{q.slots}", str(q.delayed), dead, _places(q), _state(q)
+
+
+def _guard(g: GuardState) -> tuple[str, ...]:
+    state = click.style(f"closed: {t.safe(g.closed)}", fg="yellow") if g.closed else "open"
+    return g.model, g.tier, f"{g.in_use}/{g.limit}", t.share(g.in_use, g.limit), state
 
 
 def _places(q: QueueState) -> str:
