@@ -30,6 +30,7 @@ from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
 from daemon.errors import ConfigError, DependencyAway, ProviderError, Stopping
+from daemon.garbage import collect_rarely
 from daemon.lifecycle import Notifier, Progress, Signals, end, sample_loop_lag
 from daemon.logs import logger
 from daemon.metrics import Metrics
@@ -54,6 +55,7 @@ from daemon.stream.connection import Scripts, connect, pool_sizes
 from daemon.stream.control import ControlFeed, Controls
 from daemon.stream.deltas import Deltas
 from daemon.stream.depths import DepthReader
+from daemon.stream.drift import Drift
 from daemon.stream.environment import claim_environment as claim_redis
 from daemon.stream.events import Events
 from daemon.stream.gathered import GatheredScripts
@@ -70,6 +72,7 @@ from daemon.worker.health import Check, HealthServer, answers
 from daemon.worker.hearing import Hearing
 from daemon.worker.lease import Leases
 from daemon.worker.reclaim import Reclaimer
+from daemon.worker.reconcile import Reconciler
 from daemon.worker.report import report
 from daemon.worker.retries import Mover
 from daemon.worker.upkeep import Upkeep
@@ -143,6 +146,7 @@ class Daemon:
                     loops.create_task(self._controls.run(), name="controls"),
                     loops.create_task(self._mover.run(), name="mover"),
                     loops.create_task(self._waiters.run(), name="waiters"),
+                    loops.create_task(self._reconciler.run(), name="reconciler"),
                     loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
                     loops.create_task(self._upkeep.run(), name="upkeep"),
                     loops.create_task(self._blobs_sweep.run(), name="blobs-sweep"),
@@ -194,6 +198,15 @@ class Daemon:
         self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
         self._leases = Leases(self._beat_scripts, self._work, ledger, s.lease, metrics, self._clock)
         self._cancels = CancelListener(Notices(s.redis), self._leases, metrics)
+        self._consumers = {
+            spec.name: QueueConsumer(
+                spec, self._work, self._client, self._leases, s.redis, s.lease, metrics, self._attempt
+            )
+            for spec in self._specs
+        }
+        self._controls = ControlRoom(
+            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, s.lease.sweep_s, metrics
+        )
         self._world = World(
             ledger=ledger,
             guards=guards,
@@ -211,27 +224,16 @@ class Daemon:
             lease=s.lease,
             budget=RetryBudget(),
             hold_result_s=s.postgres.hold_result_s,
-            queue_limit=self._queue_limit,
+            queue_limit=self._controls.queue_limit,
         )
-        self._consumers = {
-            spec.name: QueueConsumer(
-                spec, self._work, self._client, self._leases, s.redis, s.lease, metrics, self._attempt
-            )
-            for spec in self._specs
-        }
-        self._controls = ControlRoom(
-            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, s.lease.sweep_s, metrics
+        self._reconciler = Reconciler(
+            Drift(self._scripts, s.queues, self._clock), self._consumers, s.queues.reconcile_s, metrics
         )
+        blocked_s = s.redis.block_s * 1.5  # a BLOCK may run over by half: redis#12998
         self._reclaimer = Reclaimer(
-            self._beat_scripts,
-            self._work,
-            self._consumers,
-            s.lease,
-            s.redis.block_s * 1.5,  # a BLOCK may run over by half: redis#12998
-            metrics,
-            self._others_changed,
+            self._beat_scripts, self._work, self._consumers, s.lease, blocked_s, metrics, self._others_changed,
             self._report_lost,
-        )
+        )  # fmt: skip
         records = TaskRecords(self._pool)
         self._upkeep = Upkeep(self._work, records, names, s.lease, metrics)
         redis_blobs = RedisBlobs(self._client, picture)
@@ -305,13 +307,8 @@ class Daemon:
     def _provider(self, name: str) -> Provider:
         try:
             return self._registry.get(name)
-        except (
-            ConfigError
-        ) as error:  # one provider key is enough to run; a task of another one fails, and says why to us
+        except ConfigError as error:  # one key is enough to run; a task of another provider fails, and says why to us
             raise ProviderError(detail=error.mistakes[0]) from error
-
-    def _queue_limit(self, queue: str) -> int | None:
-        return self._controls.queue_limit(queue)
 
     def _others_changed(self, queues: Iterable[str]) -> None:
         """A process came or went: what it slept for and watched over is anybody's now."""
@@ -385,6 +382,7 @@ async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
 
     The first drains, a second hands back at once, SIGHUP reads the services file again.
     """
+    collect_rarely()
     notifier = Notifier(settings.systemd)
     daemon = Daemon(settings, queues, notifier.progress)
     with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):

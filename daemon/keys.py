@@ -42,13 +42,15 @@ class QueueKeys(NamedTuple):
     control: str  #: hash: paused, parallelism, maxSize, who, why
     sweep: str  #: string with a short life: somebody is sweeping this queue
     upkeep: str  #: string with a short life: somebody compares this queue with Postgres
+    pace: str  #: hash: when a task last started (ms) and the mean interval: what a refused producer is told
+    drift: str  #: hash: the smallest surplus of the counter over `waiting` since when
 
 
 @lru_cache(maxsize=1024)
 def queue_keys(queue: str) -> QueueKeys:
     """All keys of `queue`; cached, since every command needs them."""
     tag = f"{{bp:queue:{queue}}}"
-    names = ("waiting", "tasks", "ready", "retry", "held", "dead", "control", "sweep", "upkeep")
+    names = ("waiting", "tasks", "ready", "retry", "held", "dead", "control", "sweep", "upkeep", "pace", "drift")
     return QueueKeys(f"bp:queue:{queue}", *(f"{tag}:{n}" for n in names))
 
 
@@ -60,6 +62,11 @@ def seen(queue: str, task_id: str) -> str:
 def promise(queue: str, task_id: str) -> str:
     """String, as long as a promise: the SHA-256 of the body that a producer promised, to tell another one apart."""
     return f"{{bp:queue:{queue}}}:promise:{task_id}"
+
+
+def reconciling(queue: str) -> str:
+    """String with a short life: somebody has just held the counter against the set."""
+    return f"{{bp:queue:{queue}}}:reconciling"
 
 
 def restored(queue: str, task_id: str) -> str:

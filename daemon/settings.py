@@ -57,6 +57,8 @@ class SystemdSettings:
     notify_socket: str | None = setting("NOTIFY_SOCKET", None, text(), "set by systemd for Type=notify")
     watchdog_usec: int | None = setting("WATCHDOG_USEC", None, whole("microseconds", most=10**15),
         "set by systemd from WatchdogSec: a sign of life is due within it")
+    listen_pid: int | None = setting("LISTEN_PID", None, whole(), "set by systemd with a .socket: whom it listened for")
+    listen_fds: int | None = setting("LISTEN_FDS", None, whole("sockets", least=0, most=64), "how many; from number 3 on")
     watchdog_pid: int | None = setting("WATCHDOG_PID", None, whole(), "set by systemd: whose signs of life it wants")
 
 
@@ -243,6 +245,8 @@ class QueueSettings:
     parallelism_free_vision: int | None = setting("QUEUE_PARALLELISM_FREE_VISION", None, _SLOTS, _OWN_SLOTS)
     promise_ttl_s: float = setting("QSTREAMD_PROMISE_TTL_S", 900.0, _TIME,
         "a place whose message never arrives is given back after this")
+    reconcile_s: float = setting("QSTREAMD_RECONCILE_S", 30.0, _TIME,
+        "how often the counter of a busy queue is held against the tasks behind it; of an idle one a tenth as often")
     seen_ttl_s: float = setting("QSTREAMD_SEEN_TTL_S", 7 * 86400.0, seconds(most=90 * 86400),
         "so long the same id is a duplicate; QStash retries for days")
     blob_ttl_s: float = setting("QSTREAMD_BLOB_TTL_S", 7 * 86400.0, seconds(most=90 * 86400), "as long as an id")

@@ -101,16 +101,21 @@ class Relay:
         if answer.status == 489:
             headers["Upstash-NonRetryable-Error"] = "true"
         elif answer.status in {429, 500, 503}:
-            body["retryAfter"] = self._retry_after(answer.status, request.headers.get("Upstash-Retried", ""))
+            known_s = body.get("retryAfter")
+            body["retryAfter"] = self._retry_after(answer.status, request.headers.get("Upstash-Retried", ""), known_s)
             headers["Retry-After"] = str(body["retryAfter"])
         if answer.status >= 400 and name != "ready":
             why, trace = answer.cause or body.get("message"), answer.cause if answer.status == 500 else None
             _log.warning("call.refused", route=name, status=answer.status, why=why, exc_info=trace)
         return web.Response(status=answer.status, body=msgspec.json.encode(body), headers=headers)
 
-    def _retry_after(self, status: int, retried: str) -> int:
-        """Seconds, growing with each try: QStash tries only three more times by default, and an outage may last."""
-        base = FULL_RETRY_AFTER_S if status == 429 else self.settings.retry_after_s
+    def _retry_after(self, status: int, retried: str, known_s: float | None) -> int:
+        """Seconds, growing with each try: QStash tries only three more times by default, and an outage may last.
+
+        `known_s`: when a place is likely free, as fast as the queue drains now.
+        """
+        usual = FULL_RETRY_AFTER_S if status == 429 else self.settings.retry_after_s
+        base = usual if known_s is None else max(1.0, known_s)
         tries = int(retried) if retried in {"1", "2", "3", "4"} else 0
         return round(base * random.uniform(1, 1.5)) << 2 * tries
 
@@ -203,7 +208,10 @@ def judged(found: Ingested, verdict: Verdict) -> Answer:
     """The answer to a message that Redis has judged."""
     task_id, queue = found.message.task_id, found.queue.name
     if isinstance(verdict, Full):
-        return Answer(429, {"code": Code.QUEUE_FULL, "message": CODES[Code.QUEUE_FULL].en}, "full", queue)
+        told: dict[str, Any] = {"code": Code.QUEUE_FULL, "message": CODES[Code.QUEUE_FULL].en}
+        if verdict.retry_after_s is not None:
+            told["retryAfter"] = verdict.retry_after_s
+        return Answer(429, told, "full", queue)
     if isinstance(verdict, Conflict):
         text = f"taskId: {task_id} was accepted with another body"
         return Answer(489, {"code": Code.INVALID_PAYLOAD, "message": text}, "conflict", queue)

@@ -53,6 +53,9 @@ class Full:
 
     waiting: int
     limit: int
+    retry_after_s: float | None = (
+        None  #: when a place is likely free; None: nothing has started yet
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Promised:
 Verdict = Accepted | Duplicate | Conflict | Full
 Promise = Promised | Duplicate | Conflict | Full
 
+#: nobody is sent away for longer: by then an operator has raised a limit, or the pace has changed
+RETRY_AFTER_S_MAX: Final = 600.0
 #: members of `waiting` that one look for broken promises takes in, oldest first
 _EXPIRE_BATCH: Final = 5000
 
@@ -127,6 +132,7 @@ class Admission:
             self._accept,
             (
                 *(names.tasks, keys.seen(message.queue_id, task_id), names.waiting, names.counter, names.control),
+                names.pace,
                 *(keys.blob(message.queue_id, task_id, index) for index in pictures),
             ),
             (
@@ -150,7 +156,10 @@ class Admission:
         record_ms = ttl_ms + int((delay_s or 0.0) * 1000)
         reply = await self._scripts.one(
             self._promise,
-            (keys.seen(queue, task_id), names.waiting, names.counter, names.control, keys.promise(queue, task_id)),
+            (
+                *(keys.seen(queue, task_id), names.waiting, names.counter, names.control),
+                *(keys.promise(queue, task_id), names.pace),
+            ),
             (task_id, sha256, max_size, record_ms, ttl_ms, keys.seen(queue, ""), int(delay_s is None)),
         )
         if reply[0] == b"promised":
@@ -201,6 +210,6 @@ def _verdict(reply: Any) -> Verdict:
             return Duplicate(entry_id.decode())
         case [b"conflict", entry_id]:
             return Conflict(entry_id.decode())
-        case [b"full", waiting, limit]:
-            return Full(waiting, limit)
+        case [b"full", waiting, limit, ms]:
+            return Full(waiting, limit, None if ms < 0 else min(ms / 1000, RETRY_AFTER_S_MAX))
     raise AssertionError(f"the accept script answered {reply!r}")

@@ -137,7 +137,8 @@ class Work:
     def begin_call(self, d: Delivery, task_id: str) -> Call:
         """The place is given back and ownership looked up: reply {owned, clamped}."""
         names = keys.queue_keys(d.queue)
-        return Call(self._script["begin"], (_stream(d), names.waiting, names.counter), (*self._ours(d), task_id))
+        where = (_stream(d), names.waiting, names.counter, names.pace)
+        return Call(self._script["begin"], where, (*self._ours(d), task_id))
 
     def ack_call(self, d: Delivery, *, whole_task: bool) -> Call:
         """XACK + XDEL of an entry that is ours: reply {owned, clamped}."""

@@ -1,0 +1,40 @@
+"""Repairs of a queue's counter: the number that producers see, held against the set of task ids behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from daemon import keys
+from daemon.config import QueueSettings
+from daemon.ports import Clock
+from daemon.stream.admission import Admission
+from daemon.stream.connection import Scripts, load_script
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """What one look put right: the counter raised or lowered by so much, and promises that nobody kept."""
+
+    raised: int = 0
+    lowered: int = 0
+    promises: int = 0
+
+
+class Drift:
+    """Looks at counters on behalf of one process."""
+
+    def __init__(self, scripts: Scripts, settings: QueueSettings, clock: Clock) -> None:
+        self._scripts = scripts
+        self._admission = Admission(scripts, settings, clock)
+        self._ttl_ms = int(settings.promise_ttl_s * 1000)
+        self._reconcile = load_script("reconcile")
+
+    async def repair(self, queue: str, mark_ms: int) -> Repairs:
+        """Too low is raised at once; of a surplus the smallest of a whole promise time goes; old promises go.
+
+        One flush while another process has looked within `mark_ms`, else two; repeatable.
+        """
+        names = keys.queue_keys(queue)
+        where = (names.counter, names.waiting, names.drift, keys.reconciling(queue))
+        turn, raised, lowered = await self._scripts.one(self._reconcile, where, (self._ttl_ms, mark_ms))
+        return Repairs(raised, lowered, await self._admission.expire(queue)) if turn else Repairs()
