@@ -8,6 +8,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
@@ -22,7 +24,7 @@ from daemon.dev.fake_s3 import FakeS3
 from daemon.gateway.tokens import Tokens
 from daemon.kinds import SecretStr
 from tests.e2e.gateway_world import SECRET, World, world
-from tests.e2e.relay_process import GOOD, running_relay
+from tests.e2e.relay_process import GOOD, ROOT, environment, running_relay
 from tests.unit.blobs.pictures import JPEG, PNG
 from tests.waiting import wait_until
 
@@ -171,3 +173,26 @@ async def test_a_relay_killed_before_it_accepts_leaves_nothing(front: Open, redi
 async def unanswered(call: Any) -> None:
     with suppress(Exception):
         await call
+
+
+async def test_a_relay_without_room_for_an_image_asks_to_come_back(redis_url: str, tmp_path: Path) -> None:
+    """503 with a time: QStash keeps the message; calls without images are taken as ever."""
+    settings = {"BLOB_STORE": "disk", "BLOB_DIR": str(tmp_path / "blobs"), "QSTREAMD_BLOB_DISK_BYTES_MAX": "10"}
+    with running_relay(redis_url, NODE_ENV="development", **settings) as relay:
+        reply = await relay.call(body=GOOD | {"images": [{"data": base64.b64encode(PNG).decode()}]})
+        assert (reply.status, reply.body["code"]) == (503, "WORKER_OVERLOADED")
+        assert int(reply.headers["Retry-After"]) > 0
+        assert "QSTREAMD_BLOB_DISK_BYTES_MAX" in relay.words()
+        assert (await relay.call()).status == 200
+    assert files(tmp_path) == []
+
+
+def test_a_relay_that_can_t_write_its_directory_does_not_start(redis_url: str, tmp_path: Path) -> None:
+    """78 with the name of the setting: nobody restarts it for ever."""
+    (tmp_path / "file").touch()
+    more = {"BLOB_STORE": "disk", "BLOB_DIR": str(tmp_path / "file" / "blobs")}
+    found = subprocess.run(
+        [sys.executable, "-m", "daemon", "relay"], env=environment(redis_url, 0, **more),
+        cwd=ROOT, capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert (found.returncode, "BLOB_DIR=" in found.stderr) == (78, True)

@@ -10,7 +10,7 @@ from daemon.calls import ModelRequest, Picture
 from daemon.config import GuardSettings
 from daemon.contracts import INLINE_BASE64_BYTES_MAX, ImageRef
 from daemon.errors import Code, Rejected
-from daemon.pipeline.load import for_model, load, reference
+from daemon.pipeline.load import for_model, load, reference, references
 from daemon.pipeline.route import route
 from daemon.pipeline.validate import validate
 from daemon.ports import TaskContext, Template
@@ -203,3 +203,21 @@ async def test_text_that_utf8_can_not_spell_is_mended() -> None:
     """A lone surrogate would break the call; a pair spelt in two halves becomes its character."""
     request = await loaded(variables={"resume": "a\ud800b\ud83d\ude00", "role": "x"})
     assert request.prompt == "Review a\ufffdb😀 for x"
+
+
+async def test_all_pictures_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is held in memory twice while the call is made; no more are read once it is passed."""
+    monkeypatch.setattr("daemon.pipeline.load.PICTURES_BYTES_MAX", 20)
+    stored = Stored()
+    images = [ImageRef(file_id=f"f_{n}") for n in range(8)]
+    error = await refusal(stored, service=LOOK, images=images)
+    assert (error.code, "together" in error.message) == (Code.IMAGE_REJECTED, True)
+    assert stored.asked == ["file:f_0", "file:f_1", "file:f_2"]
+
+
+def test_what_lies_in_a_store_is_known_by_its_references() -> None:
+    """Inline bytes of the message or the view lie nowhere; rows that are no images are judged elsewhere."""
+    sent = message(images=[ImageRef(data="aGk="), ImageRef(file_id="f_1"), ImageRef(blob="disk:x")])
+    rows: list[dict[str, Any]] = [{"fileKey": "a/b"}, {"data": "aGk="}, {"what": 1}]
+    assert references(sent, TaskContext(None, {}, rows)) == ["file:f_1", "disk:x", "key:a/b"]
+    assert references(message()) == []
