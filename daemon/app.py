@@ -174,6 +174,8 @@ class Daemon:
         stack.push_async_callback(self._client.aclose)
         beat_client = connect(s.redis, size=1, name="qstreamd-beat")
         stack.push_async_callback(beat_client.aclose)
+        self._reads_client = connect(s.redis, size=len(self._specs) + 1, name="qstreamd-fetch", retries=0)
+        stack.push_async_callback(self._reads_client.aclose)
         await check_server(self._client, s.redis)
         await claim_redis(self._client, s.runtime.environment)
         self._pool = Pool(s.postgres)
@@ -187,7 +189,7 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         s, metrics = self._settings, self.metrics
-        self._work = Work(self._scripts, s.queues, self.consumer)
+        self._work = Work(self._scripts, s.queues, self.consumer, reads=Scripts(self._reads_client))
         events = Events(self._scripts, s.events, self._clock)
         guards = RedisGuards(self._scripts, s.guards)
         self._waiters = Waiters(guards, s.guards.sweep_s, metrics)

@@ -85,11 +85,14 @@ def redis_url(settings: RedisSettings) -> str:
     return "rediss://" + url.removeprefix("upstash://") if url.startswith("upstash://") else url
 
 
-def connect(settings: RedisSettings, *, size: int | None = None, name: str | None = None) -> Redis:
+def connect(
+    settings: RedisSettings, *, size: int | None = None, name: str | None = None, retries: int = 2
+) -> Redis:
     """A client for ordinary commands: bounded pool that waits for a connection instead of failing, short timeouts.
 
     Two quick retries heal a socket that a restart left stale; they are safe because every script of ours may be
-    repeated.
+    repeated. But not those that hand entries out: repeated, they find nothing, and what the lost reply held lies with
+    us unseen. They go over a client with `retries=0`.
     """
     pool = BlockingConnectionPool.from_url(
         redis_url(settings),
@@ -102,7 +105,7 @@ def connect(settings: RedisSettings, *, size: int | None = None, name: str | Non
         client_name=name,
         protocol=3,
         legacy_responses=False,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, supported_errors=(rx.ConnectionError,)),
+        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries, supported_errors=(rx.ConnectionError,)),
     )
     return Redis.from_pool(pool)
 

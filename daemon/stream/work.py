@@ -60,8 +60,12 @@ class Liveness:
 class Work:
     """The streams as one consumer sees them. `consumer` is unique to a process start."""
 
-    def __init__(self, scripts: Scripts, settings: QueueSettings, consumer: str) -> None:
+    def __init__(
+        self, scripts: Scripts, settings: QueueSettings, consumer: str, reads: Scripts | None = None
+    ) -> None:
+        """`reads` is for whoever consumes: over a client that repeats nothing (`connect(retries=0)`)."""
         self._scripts = scripts
+        self._reads = reads or scripts
         self._settings = settings
         self.consumer = consumer
         self._script = {name: load_script(name) for name in _SCRIPTS}
@@ -84,7 +88,7 @@ class Work:
     async def fetch(self, queue: str, count: int) -> list[Delivery]:
         """At most `count` new entries, those of `:ready` first; one flush, never waits. Raises `QueuePaused`."""
         names = keys.queue_keys(queue)
-        ready, tasks, *paused = await self._scripts.one(
+        ready, tasks, *paused = await self._reads.one(
             self._script["fetch"], (names.ready, names.tasks, names.control), (keys.GROUP, self.consumer, count)
         )
         if paused:
@@ -118,7 +122,7 @@ class Work:
     ) -> Swept | None:
         """Entries whose owner's lease ran out, now ours; None while another process sweeps this queue."""
         names = keys.queue_keys(queue)
-        reply = await self._scripts.one(
+        reply = await self._reads.one(
             self._script["sweep"],
             (names.sweep, names.ready, names.tasks),
             (keys.GROUP, self.consumer, lease_ms, count, *cursors, hold_ms),
