@@ -14,6 +14,7 @@ from typing import Final
 
 from daemon import keys
 from daemon.admin.connections import Connections
+from daemon.admin.replay import REPLAYABLE, replay
 from daemon.admin.task_facts import Place, locate
 from daemon.config import Settings
 from daemon.contracts import CURRENT_ATTEMPT, TERMINAL, Stage, State, TaskIdentity, error, identity_of
@@ -22,9 +23,8 @@ from daemon.store.audit import AuditLog
 from daemon.store.records import TaskRow
 from daemon.store.tasks import PostgresLedger
 from daemon.stream.cancel import Cancels
-from daemon.stream.connection import load_script, translated
+from daemon.stream.connection import load_script
 from daemon.stream.events import Events
-from daemon.stream.work import Work
 
 PATIENCE_S: Final = 5.0  #: a call that runs is stopped within a second; so long the answer waits to say so
 _LOOK_S: Final = 0.05
@@ -128,18 +128,11 @@ async def _retry(at: Connections, task_id: str, reason: str) -> Answer:
         text = UNKNOWN if place is None else "it has not been started yet; `tasks explain` says what it waits for"
         return Answer(task_id, good=False, state="unknown" if place is None else State.QUEUED, text=text)
     row = found[0]
-    if row.state not in {State.FAILED, State.EXPIRED}:
+    if row.state not in REPLAYABLE:
         return Answer(task_id, good=False, state=row.state, text=f"is {row.state}; only failed and expired start anew")
-    # Events first: a row that is `queued` again is put back by any daemon, and its events must not refuse it then.
-    with translated():
-        await at.redis.delete(keys.events(task_id))
-        await at.redis.delete(keys.events_state(task_id))
-    anew = await at.records.replay(task_id, actor(), reason or "cli")
+    anew = await replay(at, row, actor(), reason or "cli")
     if anew is None:
         return Answer(task_id, good=False, state="unknown", text="it changed its state just now; look again")
-    work = Work(at.scripts, at.settings.queues, "admin")
-    await work.restore(anew.queue_id, anew.entry(), round(at.settings.lease.compare_s * 2000))
-    await Events(at.scripts, at.settings.events, at.clock).queued(identity_of(anew.entry().message))
     return Answer(task_id, good=True, state="replayed", text=f"starts anew: in :ready of {anew.queue_id}")
 
 

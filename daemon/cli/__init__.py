@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
     "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them."),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
+    "dlq": ("daemon.cli.dlq", "Tasks that ended badly: list, show, replay, drop."),
     "consumers": ("daemon.cli.consumers", "Who reads which queue."),
     "capacity": ("daemon.cli.capacity", "How many slots a load needs."),
     "sim": ("daemon.cli.sim", "Send a load to a running system and measure what becomes of it."),

@@ -1,0 +1,213 @@
+"""`python -m daemon dlq …`: look at dead letters, run their tasks again, drop them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+import msgspec
+
+from daemon import config
+from daemon.admin.connections import Connections
+from daemon.admin.orders import actor
+from daemon.admin.replay import REPLAYABLE, replay
+from daemon.cli import terminal as t
+from daemon.cli.tasks import span_s
+from daemon.clock import SystemClock
+from daemon.errors import Code
+from daemon.store.audit import AuditLog
+from daemon.stream.dead_letters import DeadLetters, Letter, Wanted
+
+_MOST: Final = 100_000  #: letters that one command takes up; a queue keeps 10,000
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one letter."""
+
+    task_id: str
+    queue: str
+    done: str  #: replayed, dropped, refused; would replay, would drop
+    text: str = ""
+
+
+@click.group("dlq", epilog="Example:  python -m daemon dlq replay --code LLM_ERROR --newer 2h --dry-run")
+def command() -> None:
+    """Tasks that ended badly: list, look, run again, drop. A letter holds no prompt; the task's row does."""
+
+
+def _choice(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--queue", "queues", multiple=True, metavar="Q", help="Again for several; all when left out."),
+        click.option("--code", "codes", multiple=True, type=click.Choice([c.value for c in Code]), metavar="CODE"),
+        click.option("--older", metavar="2d", callback=span_s, help="Died at least so long ago: s, m, h, d."),
+        click.option("--newer", metavar="2h", callback=span_s, help="Died within so long."),
+        t.as_json,
+    ):
+        function = option(function)
+    return function
+
+
+def _act(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.argument("tasks", nargs=-1, metavar="[TASK]..."),
+        click.option("--all", "everything", is_flag=True, help="Every letter of the chosen queues."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+        click.option("--reason", default="", help="Why; kept in the audit log."),
+    ):
+        function = option(function)
+    return _choice(function)
+
+
+@command.command("list")
+@_choice
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, _MOST), help="Of each queue.")
+def list_letters(*, limit: int, as_json: bool, queues: tuple[str, ...], **conditions: Any) -> None:
+    """Dead letters, newest first."""
+    found = t.run(_letters(queues, _wanted((), **conditions), limit))
+    if as_json:
+        t.emit(found)
+        return
+    if not found:
+        click.echo("No dead letters.")
+        return
+    now = SystemClock().time()
+    head = ("TASK", "queue", "service", "code", "tries", "died", "why")
+    rows = (
+        (t.safe(x.task_id or "-"), x.queue, t.safe(x.service_id), t.safe(x.code), str(x.attempts),
+         t.seconds(now - x.at), t.safe(x.reason))
+        for x in found
+    )  # fmt: skip
+    click.echo(t.table(head, rows, right="tries died", keep="TASK"))
+
+
+@command.command("show")
+@click.argument("task", metavar="TASK")
+@t.as_json
+def show(*, task: str, as_json: bool) -> None:
+    """The letters of one task and what Postgres knows of it, without its content. Exit 1 when there is none."""
+    document = t.run(_show(task))
+    if not document["letters"] and document["task"] is None:
+        t.fail(f"{task}: no dead letter and no row", "letters are kept for a time: QSTREAMD_DEAD_AGE_S")
+    if as_json:
+        t.emit(document)
+        return
+    for letter in document["letters"]:
+        for key, value in letter.items():
+            click.echo(f"{key:<12} {t.safe(value)}")
+        click.echo()
+    for key, value in (document["task"] or {}).items():
+        click.echo(f"{key:<12} {t.safe(value)}")
+
+
+@command.command("replay", epilog="Example:  dlq replay T-1042   |   dlq replay --code LLM_ERROR --newer 2h")
+@_act
+def replay_letters(*, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+    """Run tasks anew: the attempts go on counting, events begin again with `queued`.
+
+    Only failed and expired tasks, never twice. Images that came with the message are gone and not brought back.
+    Exit 1 when a task was refused.
+    """
+    fates = t.run(_replay(dry_run=dry_run, **_selection(**chosen)))
+    _told(fates, as_json=as_json)
+    if any(fate.done == "refused" for fate in fates):
+        click.get_current_context().exit(t.EXIT_FAILED)
+
+
+@command.command("drop")
+@_act
+def drop(*, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+    """Forget letters. Their tasks stay as they are in Postgres."""
+    _told(t.run(_drop(dry_run=dry_run, **_selection(**chosen))), as_json=as_json)
+
+
+def _wanted(tasks: Sequence[str], codes: Sequence[str], older: float | None, newer: float | None) -> Wanted:
+    return Wanted(frozenset(tasks), frozenset(codes), older, newer)
+
+
+def _selection(
+    *, tasks: Sequence[str], everything: bool, queues: Sequence[str], reason: str, **conditions: Any
+) -> dict[str, Any]:
+    wanted = _wanted(tasks, **conditions)
+    if wanted.everything != everything:
+        raise click.UsageError("name tasks, a --code or an age; or say --all, which takes no other condition")
+    return {"queues": queues, "wanted": wanted, "reason": reason}
+
+
+async def _letters(queues: Sequence[str], wanted: Wanted, limit: int) -> list[Letter]:
+    async with Connections(config.load()) as at:
+        return await _read(at, queues, wanted, limit)
+
+
+async def _read(at: Connections, queues: Sequence[str], wanted: Wanted, limit: int) -> list[Letter]:
+    unknown = sorted(set(queues) - set(at.book.queues))
+    if unknown:
+        raise click.UsageError(f"unknown queue {unknown[0]!r}; known: {', '.join(at.book.queues)}")
+    letters = DeadLetters(at.redis, at.scripts)
+    return [letter for q in queues or at.book.queues for letter in await letters.read(q, wanted, limit)]
+
+
+async def _show(task: str) -> dict[str, Any]:
+    async with Connections(config.load()) as at:
+        letters = await _read(at, (), Wanted({task}), 10)
+        found = await at.records.row(task) if not at.no_store else None
+        row = None if found is None else {k: v for k, v in t.plain(found[0]).items() if k != "message"}
+        return {"letters": t.plain(letters), "task": row}
+
+
+async def _replay(queues: Sequence[str], wanted: Wanted, reason: str, *, dry_run: bool) -> list[Fate]:
+    async with Connections(config.load()) as at:
+        await at.require_ours()
+        found = await _read(at, queues, wanted, _MOST)
+        by_task: dict[str, list[Letter]] = {}
+        for letter in reversed(found):  # the oldest first, as they came
+            by_task.setdefault(letter.task_id or letter.id, []).append(letter)
+        return [await _replay_one(at, letters, reason, dry_run=dry_run) for letters in by_task.values()]
+
+
+async def _replay_one(at: Connections, letters: Sequence[Letter], reason: str, *, dry_run: bool) -> Fate:
+    task_id, queue = letters[-1].task_id, letters[-1].queue
+    found = await at.records.row(task_id) if task_id else None
+    if found is None:
+        return Fate(task_id, queue, "refused", "no row: it could not be read, or it was deleted")
+    row = found[0]
+    if row.queue_id != queue or row.state not in REPLAYABLE:
+        return Fate(
+            task_id, queue, "refused", f"it is {row.state} in {row.queue_id}; only failed and expired start anew"
+        )
+    if dry_run:
+        return Fate(task_id, queue, "would replay", f"{row.state} after {row.attempt} attempts")
+    try:
+        anew = await replay(at, row, actor(), reason or "dlq replay")
+    except msgspec.ValidationError:
+        return Fate(task_id, queue, "refused", "a newer release wrote its message")
+    if anew is None:
+        return Fate(task_id, queue, "refused", "somebody else replayed it just now")
+    await DeadLetters(at.redis, at.scripts).drop(letters)
+    return Fate(task_id, queue, "replayed", f"attempt {anew.attempt + 1} follows")
+
+
+async def _drop(queues: Sequence[str], wanted: Wanted, reason: str, *, dry_run: bool) -> list[Fate]:
+    async with Connections(config.load()) as at:
+        await at.require_ours()
+        found = await _read(at, queues, wanted, _MOST)
+        if not dry_run and found:
+            await DeadLetters(at.redis, at.scripts).drop(found)
+            log = AuditLog(at.pool, at.clock)
+            for letter in found:
+                params = {"queue": letter.queue, "code": letter.code, "reason": reason}
+                log.note("dlq.drop", letter.task_id, actor=actor(), role="operator", result="dropped", params=params)
+            await log.flush()
+        return [Fate(x.task_id, x.queue, "would drop" if dry_run else "dropped", x.code) for x in found]
+
+
+def _told(fates: Sequence[Fate], *, as_json: bool) -> None:
+    if as_json:
+        t.emit(list(fates))
+    elif fates:
+        rows = ((t.safe(f.task_id or "-"), f.queue, f.done, t.safe(f.text)) for f in fates)
+        click.echo(t.table(("TASK", "queue", "what", ""), rows, keep="TASK"))
+    else:
+        click.echo("No such dead letters.")
