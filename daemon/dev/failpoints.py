@@ -7,7 +7,7 @@ the places where a crash can make a difference. Called by `cli run` when `QSTREA
     QSTREAMD_FAILPOINTS=finish:after=kill                    right after the commit
     QSTREAMD_FAILPOINTS=begin+append:before=raise,ack:after=lose@2   the second ack; each point acts once
 
-Names: the scripts of a flush joined by `+` (`begin+append`, `ack`, `park`), statements by their name in `queries.sql`
+Names: scripts that share a flush joined by `+` (`begin+append`, `ack`, `park`), statements by their name in `queries.sql`
 (`claim`, `finish`, `leave`), and `read` for the blocked read of the work streams.
 """
 
@@ -57,6 +57,10 @@ class _Point:
             ])  # fmt: skip
         return cls(effect, cast("When", when), action, int(at or 1))
 
+    def matches(self, effect: str) -> bool:
+        """Whether a flush carries all the scripts that were named; those of other tasks may share it."""
+        return self.effect == "*" or set(self.effect.split("+")) <= set(effect.split("+"))
+
 
 class _Points:
     """What was asked for, and how often each place was passed."""
@@ -73,7 +77,7 @@ class _Points:
 
     def _pass(self, effect: str, when: When, lost: Exception) -> None:
         for point in self._points:
-            if point.effect in (effect, "*") and point.when == when:
+            if point.when == when and point.matches(effect):
                 point.passes += 1
                 if point.action == "print" or point.passes == point.at:
                     self._act(point, effect, lost)
