@@ -85,9 +85,7 @@ def redis_url(settings: RedisSettings) -> str:
     return "rediss://" + url.removeprefix("upstash://") if url.startswith("upstash://") else url
 
 
-def connect(
-    settings: RedisSettings, *, size: int | None = None, name: str | None = None, retries: int = 2
-) -> Redis:
+def connect(settings: RedisSettings, *, size: int | None = None, name: str | None = None, retries: int = 2) -> Redis:
     """A client for ordinary commands: bounded pool that waits for a connection instead of failing, short timeouts.
 
     Two quick retries heal a socket that a restart left stale; they are safe because every script of ours may be

@@ -60,9 +60,7 @@ class Liveness:
 class Work:
     """The streams as one consumer sees them. `consumer` is unique to a process start."""
 
-    def __init__(
-        self, scripts: Scripts, settings: QueueSettings, consumer: str, reads: Scripts | None = None
-    ) -> None:
+    def __init__(self, scripts: Scripts, settings: QueueSettings, consumer: str, reads: Scripts | None = None) -> None:
         """`reads` is for whoever consumes: over a client that repeats nothing (`connect(retries=0)`)."""
         self._scripts = scripts
         self._reads = reads or scripts
