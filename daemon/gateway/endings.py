@@ -18,7 +18,8 @@ from daemon.logs import logger
 from daemon.pipeline.publish import ended_event
 from daemon.ports import AlreadyEnded, Clock, StoredResult
 from daemon.store.records import TaskRecords, TaskRow
-from daemon.stream.hub import Entry, Hub
+from daemon.stream.entries import Entry
+from daemon.stream.hub import Hub
 
 _log = logger("gateway")
 

@@ -23,7 +23,9 @@ from daemon.gateway.access import Access, address_of
 from daemon.gateway.answers import Refused, not_found
 from daemon.metrics import Metrics
 from daemon.ports import Clock
-from daemon.stream.hub import START, Batch, Entry, Following, Hub, is_cursor
+from daemon.stream.entries import START, Batch, Entry, is_cursor
+from daemon.stream.following import Following
+from daemon.stream.hub import Hub
 
 WAIT_S_DEFAULT: Final = 25.0
 WAIT_S_MAX: Final = 50.0  #: mini-programs give up after 60 s, and so do many proxies

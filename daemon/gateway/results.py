@@ -17,7 +17,8 @@ from daemon.gateway.access import Access
 from daemon.gateway.answers import json_answer, not_found
 from daemon.ports import Clock, StoredResult
 from daemon.store.records import TaskRecords, TaskRow
-from daemon.stream.hub import Entry, Hub
+from daemon.stream.entries import Entry
+from daemon.stream.hub import Hub
 from daemon.stream.waiting import Waiting, Waits
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode

@@ -9,21 +9,19 @@ Called by the gateway; knows no HTTP.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Self
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from daemon import keys
 from daemon.config import RedisSettings
-from daemon.contracts import EventType
 from daemon.errors import RedisAway, RedisFull
 from daemon.logs import logger
 from daemon.stream.connection import connect_blocking, translated
+from daemon.stream.entries import START, Batch, Cursor, Entry, cursor_of, is_cursor, parse, text_of
+from daemon.stream.following import Following
 
 _log = logger(__name__)
 
@@ -36,197 +34,6 @@ PACE_S_A_TOPIC: Final = 0.00005
 PACE_S_MAX: Final = 0.1
 _RETRY_S: Final = (0.1, 2.0)
 _WAKE_S: Final = 0.002
-
-START: Final = "0-0"
-_ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
-_TYPE: Final = re.compile(rb"[a-z_]{1,32}")
-
-Cursor = tuple[int, int]
-
-
-class Entry(NamedTuple):
-    """One event as stored; `id` is "" for what is not in the stream (a gap, an end made from the row)."""
-
-    id: str
-    type: str
-    data: bytes  #: a JSON object on one line
-    terminal: bool = False
-    at: Cursor = (0, 0)  #: `id` as numbers
-
-
-class Batch:
-    """Events of one task that came together. `wire` is for whoever encodes them: once for all viewers."""
-
-    __slots__ = ("entries", "plain", "terminal", "wire")
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = entries
-        self.terminal = entries[-1].terminal
-        #: stored ones, and none after the end: what nearly every batch is
-        self.plain = all(entry.id for entry in entries) and not any(entry.terminal for entry in entries[:-1])
-        self.wire: bytes | None = None
-
-
-class _Fate(msgspec.Struct):
-    retryable: bool = False
-
-
-_fate: Final = msgspec.json.Decoder(_Fate).decode
-
-
-def is_cursor(text: str) -> bool:
-    """Whether `text` can be a stream id; `ms` alone counts as `ms-0`."""
-    return _ID.fullmatch(text) is not None
-
-
-def cursor_of(entry_id: str) -> Cursor:
-    """A stream id as numbers, to be compared."""
-    ms, _, seq = entry_id.partition("-")
-    return int(ms), int(seq or 0)
-
-
-def parse(entries: Iterable[Any]) -> list[Entry]:
-    """Stored entries as `Entry`; what a stranger wrote in another form is passed over."""
-    return [entry for entry_id, fields in entries if (entry := _parsed(entry_id, fields or {})) is not None]
-
-
-def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry | None:
-    kind, data = fields.get(b"type"), fields.get(b"data")
-    if kind is None or data is None or not _TYPE.fullmatch(kind):
-        return None
-    try:
-        if b"\n" in data or b"\r" in data:  # pretty-printed by a producer; a frame is made of lines
-            data = msgspec.json.encode(msgspec.json.decode(data, type=dict[str, Any]))
-        terminal = kind == EventType.DONE.encode() or (kind == EventType.ERROR.encode() and not _fate(data).retryable)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    name = entry_id.decode()
-    return Entry(name, kind.decode(), data, terminal, cursor_of(name))
-
-
-class Following:
-    """One viewer of one task: `open`, then `next` until `ended`. A context manager, so that nobody stays behind."""
-
-    def __init__(self, hub: Hub, task_id: str, after: str, queue_max: int) -> None:
-        self.task_id = task_id
-        self.ended = ""  #: "terminal", "slow", "closing"; "" while it goes on
-        self.over = False  #: after `open`: the cursor is the terminal event itself, nothing will come
-        self._hub = hub
-        self._after = after
-        #: takes a batch at once instead of the queue, when nothing waits in it; False: the viewer is too slow
-        self.sink: Callable[[Batch], bool] | None = None
-        self._queue_max = queue_max
-        self._queue: deque[Entry] = deque()
-        self._wake = asyncio.Event()
-        self._last: Cursor = cursor_of(after)
-        self._live = False
-        self._missing = False
-        self._lost = False  # the stream is not there, and the viewer had seen some of it
-
-    def __enter__(self) -> Self:
-        self._hub.viewers.add(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hub.leave(self)
-
-    async def open(self) -> None:
-        """Read the first page and judge the cursor; one round trip. Raises `RedisAway`."""
-        first, tail, page = await self._hub.look(self.task_id, self._after)
-        if tail is None:
-            self._missing, self._lost, self._last = True, self._after != START, (0, 0)
-            return
-        self.over = tail.terminal and tail.id == self._after
-        if self._after != START and first is not None:
-            if self._last < first.at:
-                self._queue.append(self._gap(first.id))
-            elif self._last > tail.at:  # of another life of this Redis: say so and begin anew
-                self._queue.append(self._gap(first.id))
-                self._last = (0, 0)
-                page = []
-        self._take(page)
-
-    async def next(self, timeout_s: float) -> list[Entry]:
-        """The next events in order; [] when none came in time, or when it `ended`. Raises `RedisAway`."""
-        if self._missing:
-            self._missing = False
-            ending = await self._hub.ending(self.task_id)
-            if ending is not None:
-                self.push(Batch([ending]))
-        while not self._live and not self._queue and not self.ended:
-            await self._catch_up()
-        if not self._queue and not self.ended:
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        return self._drained()
-
-    def push(self, batch: Batch) -> None:
-        """New events of the topic; those that the viewer has are passed over."""
-        if self.ended:
-            return
-        at_once = batch.plain and not self._queue and not self._lost and self._last < batch.entries[0].at
-        if at_once and self.sink is not None:
-            self._hand(self.sink, batch)
-            return
-        self._take(batch.entries)
-        if len(self._queue) > self._queue_max:
-            self.cut("slow")
-        self._wake.set()
-
-    def cut(self, why: str) -> None:
-        """End it from outside; what was queued is dropped when it was too slow."""
-        if not self.ended:
-            self.ended = why
-        if why == "slow":
-            self._queue.clear()
-        self._wake.set()
-
-    def _hand(self, sink: Callable[[Batch], bool], batch: Batch) -> None:
-        self._last = batch.entries[-1].at
-        if not sink(batch):
-            self.cut("slow")
-        elif batch.terminal:
-            self.cut("terminal")
-
-    def _take(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            if entry.id:
-                if entry.at <= self._last:
-                    continue
-                if self._lost:
-                    self._lost = False
-                    self._queue.append(self._gap(entry.id))
-                self._last = entry.at
-            self._queue.append(entry)
-
-    def _drained(self) -> list[Entry]:
-        entries = list(self._queue)
-        self._queue.clear()
-        for at, entry in enumerate(entries):
-            if entry.terminal:
-                self.ended = "terminal"
-                return entries[: at + 1]
-        return entries
-
-    async def _catch_up(self) -> None:
-        """One page of history, or the step from history to live.
-
-        Live begins when all that the topic has read so far was read by us too: what it reads next is pushed to us.
-        """
-        known = self._hub.cursor(self.task_id)
-        page, read, whole = await self._hub.page(self.task_id, self._last)
-        self._take(page)
-        self._last = max(self._last, read)
-        if whole and not self.ended:
-            self._live = self._hub.join(self, max(self._last, known or (0, 0)))
-
-    def _gap(self, first: str) -> Entry:
-        data = {"type": "gap", "taskId": self.task_id, "first": first}
-        return Entry("", "gap", msgspec.json.encode(data))
 
 
 class _Topic:
@@ -285,7 +92,7 @@ class Hub:
     async def page(self, task_id: str, after: Cursor) -> tuple[list[Entry], Cursor, bool]:
         """The next page after the cursor, the cursor behind it, and whether that was all there is."""
         with translated():
-            entries: Any = await self._client.xrange(keys.events(task_id), min=f"({_text(after)}", count=PAGE)
+            entries: Any = await self._client.xrange(keys.events(task_id), min=f"({text_of(after)}", count=PAGE)
         return parse(entries), cursor_of(entries[-1][0].decode()) if entries else after, len(entries) < PAGE
 
     def cursor(self, task_id: str) -> Cursor | None:
@@ -370,7 +177,7 @@ class Hub:
         if not self._topics:  # the last viewer left while we connected
             return
         names = {keys.events(task_id).encode(): task_id for task_id in self._topics}
-        cursors: dict[Any, Any] = {key: _text(self._topics[task_id].cursor) for key, task_id in names.items()}
+        cursors: dict[Any, Any] = {key: text_of(self._topics[task_id].cursor) for key, task_id in names.items()}
         self._armed = self._wanted
         block_ms = int(min(BLOCK_S, self._settings.block_s) * 1000)
         self.reads += 1
@@ -411,7 +218,3 @@ class Hub:
         client, self._blocking, self._client_id = self._blocking, None, None
         if client is not None:
             await client.aclose()
-
-
-def _text(cursor: Cursor) -> str:
-    return f"{cursor[0]}-{cursor[1]}"

@@ -13,7 +13,6 @@ from typing import Any
 
 import aiohttp
 import asyncpg
-from redis.asyncio import Redis
 
 from daemon.config import RedisSettings
 from daemon.contracts import DEFAULT_QUEUES
@@ -35,7 +34,7 @@ class World:
 
     qstash: FakeQstash
     models: FakeLLM
-    redis: Redis
+    redis: Any  #: redis-py types every reply as a union of what any server may say
     postgres: asyncpg.Connection[Any]
     http: aiohttp.ClientSession
     parts: dict[str, Part] = field(default_factory=dict)
