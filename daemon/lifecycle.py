@@ -21,6 +21,7 @@ from daemon.logs import logger
 from daemon.metrics import Metrics
 
 STATUS_EVERY_S: Final = 5.0  #: how old the line in `systemctl status` may be
+_FIRST_INHERITED: Final = 3  #: sd_listen_fds(3)
 _EXTEND_BEATS: Final = 4  #: a drain has so many beats to say that it goes on
 CANCEL_AGAIN_S: Final = 1.0  #: pause before a task that survived its cancellation is cancelled again
 LAG_WARN_S: Final = 0.5  #: a loop so late delays every beat and every viewer
@@ -188,6 +189,13 @@ class Notifier:
             lines.append("WATCHDOG=1")
         if lines:
             self.send(*lines)
+
+
+def inherited_socket(settings: SystemdSettings) -> socket.socket | None:
+    """The listening socket that systemd made for this process; None when there is none. Raises OSError if it is none."""
+    if settings.listen_pid != os.getpid() or not settings.listen_fds:
+        return None
+    return socket.socket(fileno=_FIRST_INHERITED)
 
 
 def _address(notify_socket: str | None) -> str | None:

@@ -17,7 +17,7 @@ from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
 from daemon.errors import ConfigError, DependencyAway, RedisFull
-from daemon.lifecycle import Notifier, Signals, sample_loop_lag
+from daemon.lifecycle import Notifier, Signals, inherited_socket, sample_loop_lag
 from daemon.logs import begin, logger
 from daemon.metrics import Metrics
 from daemon.relay.server import Relay
@@ -122,7 +122,9 @@ class RelayProcess:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+            given = inherited_socket(self._settings.systemd)
+            site: web.BaseSite = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
+            await (web.SockSite(runner, given, backlog=1024) if given else site).start()
         except OSError as error:
             await runner.cleanup()
             raise DependencyAway(f"RELAY_HOST, RELAY_PORT: can't listen: {error.strerror or error}") from error

@@ -25,7 +25,9 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     "guard": "{guard}:…",
 }  # fmt: skip
 #: variables that others set and that are no part of the contract
-_OF_THE_SYSTEM: Final = frozenset({"NO_COLOR", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+_OF_THE_SYSTEM: Final = frozenset(
+    {"NO_COLOR", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS"}
+)
 _TRAILING_NOTE: Final = re.compile(r"^    (\w+):[^#\n]*#: (.+)$", re.MULTILINE)
 _NOTED_CONSTANT: Final = re.compile(r"^#: (.+)\n(\w+): Final = \"", re.MULTILINE)
 

@@ -12,10 +12,15 @@ from typing import Any, Final
 
 import pytest
 
-from daemon.config import RelaySettings, ShutdownSettings
+from daemon.config import GatewaySettings, RelaySettings, ShutdownSettings
 
 ROOT: Final = Path(__file__).parents[2]
-SERVICES: Final = ("qstreamd@.service", "qstreamd-relay.service", "qstreamd-migrate.service")
+SERVICES: Final = (
+    "qstreamd@.service",
+    "qstreamd-relay.service",
+    "qstreamd-gateway.service",
+    "qstreamd-migrate.service",
+)
 CADDYFILE: Final = ROOT / "docs" / "deploy" / "Caddyfile"
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -32,9 +37,9 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.C
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
     """The units as installed, an instance made of the template, with a program that exists on this machine."""
-    for unit in (ROOT / "systemd").iterdir():
+    for unit in (ROOT / "systemd").glob("*.*"):
         name = unit.name.replace("@.", "@paid.")
-        (tmp_path / name).write_text(unit.read_text().replace("/opt/qstreamd/venv/bin/python", "/bin/true"))
+        (tmp_path / name).write_text(unit.read_text().replace("/opt/qstreamd/current/.venv/bin/python", "/bin/true"))
     return tmp_path
 
 
@@ -77,7 +82,7 @@ def test_the_stop_times_agree_with_the_settings() -> None:
 
 def test_a_bad_setting_is_not_restarted_for_ever() -> None:
     """Exit code 78 stops systemd's retries; 75 (a dependency is away) does not."""
-    for name in SERVICES[:2]:
+    for name in SERVICES[:3]:
         (codes,) = unit_values(name, "RestartPreventExitStatus")
         assert "78" in codes.split() and "75" not in codes.split()
 
@@ -92,48 +97,70 @@ def test_every_credential_is_optional_and_a_known_setting() -> None:
             assert f"`{name.upper()}`" in protocol
 
 
-def compose(**env: str) -> dict[str, Any]:
+def compose(*profiles: str, **env: str) -> dict[str, Any]:
     program = Path(sys.executable).with_name("docker-compose")
     if not program.exists():
         pytest.skip("docker-compose is not installed in this environment")
-    quiet = run(program, "-f", ROOT / "docker-compose.yml", "config", "-q", env=env)
+    file: tuple[str | Path, ...] = ("-f", ROOT / "docker-compose.yml", *(f"--profile={name}" for name in profiles))
+    quiet = run(program, *file, "config", "-q", env=env)
     assert (quiet.returncode, quiet.stdout + quiet.stderr) == (0, "")
-    found = run(program, "-f", ROOT / "docker-compose.yml", "config", "--format", "json", env=env)
+    found = run(program, *file, "config", "--format", "json", env=env)
     model: dict[str, Any] = json.loads(found.stdout)
     return model
 
 
+PROFILES: Final = {
+    "gateway": {"gateway"},
+    "caddy": {"caddy", "caddy-data"},
+    "obs": {"prometheus", "grafana"},
+    "dev": {"fake-llm", "fake-qstash"},
+}
+ENDS: Final = {"migrate", "caddy-data"}  #: before others start; no health, no memory beside them
+
+
 @pytest.fixture(scope="module")
 def stack() -> dict[str, Any]:
-    return compose()
+    """Everything, with all profiles."""
+    return compose(*PROFILES)
 
 
-def test_compose_accepts_the_file_and_finds_five_services(stack: dict[str, Any]) -> None:
-    """The real Compose reads the file without a word."""
-    assert set(stack["services"]) == {"redis", "postgres", "migrate", "relay", "daemon"}
+def test_compose_accepts_the_file_and_each_profile_adds_its_services() -> None:
+    """The real Compose reads the file without a word; more comes by profile."""
+    plain = {"redis", "postgres", "migrate", "relay", "daemon"}
+    assert set(compose()["services"]) == plain
+    for profile, services in PROFILES.items():
+        assert set(compose(profile)["services"]) == plain | services
 
 
 def test_no_container_runs_as_root_or_can_write_its_image(stack: dict[str, Any]) -> None:
     """Each service is non-root, read-only, without capabilities, and bounded in memory and processes."""
     for name, service in stack["services"].items():
-        assert int(service["user"].split(":")[0]) > 0, name
+        assert int(service["user"].split(":")[0]) > 0 or name == "caddy-data", name
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
+        assert service.get("cap_add", []) == {"caddy": ["NET_BIND_SERVICE"], "caddy-data": ["CHOWN"]}.get(name, []), (
+            name
+        )
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert service["pids_limit"] > 0, name
+        assert service["pids_limit"] > 0 and int(service["mem_limit"]) > 0, name
+        assert service["logging"]["options"]["max-size"] == "10m", name
+        assert re.search(r":[\w.-]*\d", service["image"]) or service["image"].startswith("qstreamd:"), name
 
 
-def test_the_stack_fits_a_host_of_2_gb(stack: dict[str, Any]) -> None:
-    """All memory limits together leave 400 MB to the system and the proxy."""
-    limits = {name: int(service["mem_limit"]) for name, service in stack["services"].items()}
+def test_the_stack_fits_a_host_of_2_gb() -> None:
+    """With proxy and gateway: all memory limits of what runs together leave 400 MB to the system."""
+    services = compose("caddy", "gateway")["services"]
+    limits = {name: int(service["mem_limit"]) for name, service in services.items() if name not in ENDS}
     assert sum(limits.values()) <= (2048 - 400) * 1024 * 1024, limits
 
 
-def test_only_the_relay_has_a_port_and_only_for_the_proxy(stack: dict[str, Any]) -> None:
-    """Redis and Postgres can't be reached from outside, nor from a network with a way out."""
+def test_only_the_proxy_listens_to_the_world(stack: dict[str, Any]) -> None:
+    """Ports are for this host alone but for the proxy's; stores are on no network with a way out."""
     for name, service in stack["services"].items():
-        assert {port["host_ip"] for port in service.get("ports", ())} == ({"127.0.0.1"} if name == "relay" else set())
-    for name in ("redis", "postgres", "migrate"):
+        hosts = {port.get("host_ip", "") for port in service.get("ports", ())}
+        local = name in {"relay", "gateway", "grafana"}
+        assert hosts == ({"127.0.0.1"} if local else {""} if name == "caddy" else set()), name
+    for name in ("redis", "postgres", "migrate", "prometheus", "fake-llm"):
         assert set(stack["services"][name]["networks"]) == {"back"}
     assert stack["networks"]["back"]["internal"] is True
 
@@ -141,8 +168,30 @@ def test_only_the_relay_has_a_port_and_only_for_the_proxy(stack: dict[str, Any])
 def test_every_lasting_service_has_a_health_check(stack: dict[str, Any]) -> None:
     """Whoever waits for a service waits until it answers; the one that ends is waited for by its exit code."""
     for name, service in stack["services"].items():
-        assert service["healthcheck"].get("disable", False) is (name == "migrate")
-    assert stack["services"]["daemon"]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+        assert service["healthcheck"].get("disable", False) is (name in ENDS), name
+    for name in ("daemon", "gateway"):
+        assert stack["services"][name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+
+
+def test_prometheus_reads_every_process_of_the_stack(stack: dict[str, Any]) -> None:
+    """The targets are services of the file, at the ports that they listen on."""
+    text = (ROOT / "docs" / "deploy" / "prometheus" / "prometheus.yml").read_text()
+    environment = {name: service.get("environment", {}) for name, service in stack["services"].items()}
+    assert f"relay:{environment['relay']['RELAY_PORT']}" in text
+    assert f"names: [daemon], type: A, port: {environment['daemon']['OPS_PORT']}" in text
+    assert f"names: [gateway], type: A, port: {environment['gateway']['GATEWAY_PORT']}" in text
+    assert environment["daemon"]["OPS_HOST"] == environment["gateway"]["GATEWAY_HOST"] == "0.0.0.0"  # noqa: S104
+
+
+def test_grafana_finds_its_dashboard_and_asks_for_a_password(stack: dict[str, Any]) -> None:
+    """Provisioned from the repository; nothing can be edited into a difference from it."""
+    grafana = stack["services"]["grafana"]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (ROOT / "docs" / "deploy" / "grafana" / home.partition("provisioning/")[2]).is_file()
+    assert "GF_SECURITY_ADMIN_PASSWORD__FILE" in grafana["environment"]
+    dashboard = json.loads((ROOT / "docs" / "deploy" / "grafana" / "dashboards" / "qstreamd.json").read_text())
+    assert (dashboard["uid"], dashboard["id"], dashboard["editable"]) == ("qstreamd", None, False)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
 def test_redis_keeps_what_it_acknowledged(stack: dict[str, Any]) -> None:
@@ -182,5 +231,5 @@ def test_the_proxy_forwards_every_signed_route_and_nothing_private() -> None:
     for route in routes:
         assert any(re.fullmatch(pattern, route) for pattern in patterns), route
     assert not any(re.fullmatch(pattern, "/metrics") or re.fullmatch(pattern, "/healthz/ready") for pattern in patterns)
-    assert f"127.0.0.1:{RelaySettings().port}" in text
+    assert f"127.0.0.1:{RelaySettings().port}" in text and f"127.0.0.1:{GatewaySettings().port}" in text
     assert "flush_interval" not in re.sub(r"#.*", "", text), "it keeps aborted streams open"

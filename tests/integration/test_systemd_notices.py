@@ -99,6 +99,27 @@ async def test_a_stalled_loop_gets_no_sign_of_life(
     assert log.count("watchdog.withheld") == 1 and "read:q_paid_stream" in log
 
 
+async def test_a_drain_that_goes_on_asks_for_more_time(systemd: Systemd, wait_until: WaitUntil) -> None:
+    """One that is set longer than TimeoutStopSec is not killed in the middle; one that hangs is."""
+    hanging: list[str] = []
+    progress = Progress()
+    progress.ask(lambda: hanging)
+    notifier = Notifier(SystemdSettings(notify_socket=systemd.address, watchdog_usec=20_000), progress)
+    ready, quiet = asyncio.Event(), asyncio.Event()
+    ready.set()
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(notifier.follow(ready, quiet, lambda: "working"))
+        await wait_until(lambda: "WATCHDOG=1" in systemd.heard(), description="a sign of life")
+        assert not [line for line in systemd.lines if line.startswith("EXTEND")]
+        quiet.set()
+        await wait_until(lambda: "EXTEND_TIMEOUT_USEC=40000" in systemd.heard(), description="more time, four beats")
+        hanging.append("read:q_paid_stream")
+        systemd.heard().clear()
+        await wait_until(lambda: len(systemd.heard()) >= 4, description="four notices")
+        assert set(systemd.lines) == {"STATUS=working"}
+        watch.cancel()
+
+
 async def test_without_a_watchdog_only_the_state_is_told(systemd: Systemd, wait_until: WaitUntil) -> None:
     """No WatchdogSec, or one meant for another process."""
     for settings in (
@@ -113,7 +134,7 @@ async def test_without_a_watchdog_only_the_state_is_told(systemd: Systemd, wait_
             watch = group.create_task(Notifier(settings).follow(ready, quiet))
             await wait_until(lambda: len(systemd.heard()) >= 2, description="both states")
             watch.cancel()
-        assert systemd.heard() == ["READY=1", "STOPPING=1"]
+        assert systemd.heard()[:2] == ["READY=1", "STOPPING=1"] and "WATCHDOG=1" not in systemd.heard()
 
 
 def test_a_systemd_that_went_away_fails_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

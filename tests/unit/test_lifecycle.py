@@ -14,7 +14,7 @@ import uvloop
 
 from daemon import lifecycle
 from daemon.config import SystemdSettings
-from daemon.lifecycle import LAG_WARN_S, Notifier, Progress, Signals, sample_loop_lag
+from daemon.lifecycle import LAG_WARN_S, Notifier, Progress, Signals, inherited_socket, sample_loop_lag
 from daemon.metrics import Metrics
 from tests.waiting import WaitUntil
 
@@ -157,3 +157,20 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatc
         await asyncio.sleep(0)
         await lifecycle.end(tasks)
     assert all(task.cancelled() for task in tasks)
+
+
+def test_a_socket_for_another_process_is_not_ours() -> None:
+    """systemd names the process that it listened for; a child that inherited the variables must not take it."""
+    assert inherited_socket(SystemdSettings()) is None
+    assert inherited_socket(SystemdSettings(listen_pid=1, listen_fds=1)) is None
+    assert inherited_socket(SystemdSettings(listen_pid=os.getpid(), listen_fds=0)) is None
+
+
+def test_a_loop_that_knows_itself_when_it_hangs_is_asked() -> None:
+    """Its names count beside those that missed their stamp."""
+    progress = Progress(lambda: 100.0)
+    hanging: list[str] = []
+    progress.ask(lambda: hanging)
+    assert progress.stalled() == []
+    hanging.append("read:q")
+    assert progress.stalled() == ["read:q"]

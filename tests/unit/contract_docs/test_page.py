@@ -13,8 +13,8 @@ def test_the_page_is_the_same_each_time_and_has_no_hole() -> None:
     assert text.endswith("\n") and not text.endswith("\n\n")
 
 
-def test_four_files_are_generated() -> None:
+def test_five_files_are_generated() -> None:
     """Page, two schemas, one file of types."""
     assert sorted(map(str, render())) == [
-        "protocol.md", "schemas/WorkerBody.schema.json", "schemas/WorkerEvent.schema.json", "types/qstreamd.d.ts",
+        "metrics.md", "protocol.md", "schemas/WorkerBody.schema.json", "schemas/WorkerEvent.schema.json", "types/qstreamd.d.ts",
     ]  # fmt: skip
