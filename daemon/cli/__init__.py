@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right."),
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
     "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them."),
+    "providers": ("daemon.cli.providers", "Models as all daemons see them; close one by hand, or open it."),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
     "dlq": ("daemon.cli.dlq", "Tasks that ended badly: list, show, replay, drop."),
     "consumers": ("daemon.cli.consumers", "Who reads which queue."),

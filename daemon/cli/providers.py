@@ -1,0 +1,90 @@
+"""`python -m daemon providers …`: what all daemons know of the models; close one by hand, or open it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from daemon import config
+from daemon.admin.connections import Connections
+from daemon.admin.orders import actor
+from daemon.cli import terminal as t
+from daemon.cli.tasks import span_s
+from daemon.store.audit import AuditLog
+from daemon.stream.models import ModelState, ModelStates
+
+
+@click.group("providers", epilog="Example:  python -m daemon providers close gpt --for 15m --reason 'incident 4711'")
+def command() -> None:
+    """Models as all daemons see them: closed by a refusal, broken by errors, slowed down, owing for their rates."""
+
+
+@command.command("list")
+@t.as_json
+def list_models(*, as_json: bool) -> None:
+    """All models of the services file."""
+    found = t.run(_look())
+    if as_json:
+        t.emit(found)
+        return
+    head = ("MODEL", "state", "for", "running", "slowed to", "waiting", "owes requests", "owes tokens")
+    click.echo(t.table(head, map(_row, found), right="waiting", keep="MODEL"))
+
+
+@command.command("close")
+@click.argument("model")
+@click.option("--for", "for_s", required=True, metavar="15m", callback=span_s, help="How long: s, m, h, d.")
+@click.option("--reason", default="closed by hand", show_default=True)
+def close(*, model: str, for_s: float, reason: str) -> None:
+    """Let no call of MODEL begin; tasks use a fallback, or wait without using up an attempt."""
+    t.run(_order(model, "model.close", reason, lambda models: models.close(model, for_s, reason)))
+    click.echo(f"{model}: closed for {t.seconds(for_s)}")
+
+
+@command.command("open")
+@click.argument("model")
+@click.option("--reason", default="")
+def open_model(*, model: str, reason: str) -> None:
+    """Open MODEL again, whatever closed it."""
+    t.run(_order(model, "model.open", reason, lambda models: models.open(model)))
+    click.echo(f"{model}: open")
+
+
+async def _look() -> list[ModelState]:
+    async with Connections(_settings()) as at:
+        return await ModelStates(at.scripts).read(list(at.book.models))
+
+
+async def _order(model: str, action: str, reason: str, order: Callable[[ModelStates], Any]) -> None:
+    async with Connections(_settings()) as at:
+        if model not in at.book.models:
+            t.fail(f"model {model!r} is not known", f"known: {', '.join(at.book.models)}", 2)
+        await at.require_ours()
+        await order(ModelStates(at.scripts))
+        if at.no_store:
+            t.hint(f"not in the audit log: Postgres {at.no_store}")
+            return
+        log = AuditLog(at.pool, at.clock)
+        log.note(action, model, actor=actor(), role="operator", result="done", params={"reason": reason})
+        await log.flush()
+
+
+def _settings() -> config.Settings:
+    settings = config.load()
+    t.no_colour(settings.runtime.no_color)
+    return settings
+
+
+def _row(m: ModelState) -> tuple[str, ...]:
+    if m.closed_why:
+        state, for_s = click.style(f"closed: {t.safe(m.closed_why)}", fg="red"), m.closed_s
+    elif m.breaker != "closed":
+        state, for_s = click.style(f"breaker {m.breaker}", fg="yellow"), m.breaker_s
+    else:
+        state, for_s = f"open ({m.failures} failed)" if m.failures else "open", None
+    running = " ".join(f"{tier}={count}" for tier, count in m.running.items())
+    slowed = " ".join(f"{tier}={limit}" for tier, limit in m.slowed_to.items()) or "-"
+    owes = (t.seconds(s) if s else "-" for s in (m.rpm_owed_s, m.tpm_owed_s))
+    return m.model, state, t.seconds(for_s), running, slowed, str(m.waiting), *owes
