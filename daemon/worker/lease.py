@@ -75,7 +75,13 @@ class Leases:
             self.busy.clear()
 
     async def run(self, progress: Callable[[], None]) -> None:
-        """Beat until cancelled. Jittered, so that the processes of a host do not beat in step."""
+        """Beat and watch over ourselves until cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._beat(progress), name="beats")
+            loops.create_task(self._watch(), name="self-fence")
+
+    async def _beat(self, progress: Callable[[], None]) -> None:
+        """Jittered, so that the processes of a host do not beat in step."""
         while True:
             progress()
             await asyncio.sleep(self._settings.beat_s * random.uniform(0.85, 1.0))
@@ -83,6 +89,11 @@ class Leases:
                 async with asyncio.TaskGroup() as beats:
                     beats.create_task(self._beat_redis(), name="beat-redis")
                     beats.create_task(self._beat_ledger(), name="beat-ledger")
+
+    async def _watch(self) -> None:
+        """Beside the beats, not after them: one that does not come back must not keep us from stopping in time."""
+        while True:
+            await asyncio.sleep(self._settings.beat_s / 2)
             self._fence_overdue()
 
     async def _beat_redis(self) -> None:
