@@ -13,6 +13,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from daemon import config, services
+from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.pillow import installed, judged_twice
 from daemon.blobs.s3 import S3Blobs
@@ -34,6 +35,7 @@ from daemon.gateway.uploads import Uploads
 from daemon.lifecycle import Notifier, Signals, sample_loop_lag
 from daemon.logs import configure, logger
 from daemon.metrics import Metrics
+from daemon.ports import Blobs
 from daemon.store.audit import AuditLog
 from daemon.store.migrate import check_schema
 from daemon.store.migrate import claim_environment as claim_database
@@ -116,6 +118,9 @@ class GatewayProcess:
         await claim_redis(self._client, s.runtime.environment)
         self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         stack.push_async_callback(self._http.close)
+        self._bucket = S3Blobs(s.blobs, self._clock) if s.blobs.has_bucket else None
+        if self._bucket is not None:
+            stack.push_async_callback(self._bucket.aclose)
         self._pool = Pool(s.postgres)
         stack.push_async_callback(self._pool.close)
         await self._pool.start()
@@ -139,6 +144,8 @@ class GatewayProcess:
         disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock, judged_twice if installed() else None)
         self._admission = Admission(scripts, s.queues, clock, disk if s.blobs.store == "disk" else None)
         events = Events(scripts, s.events, clock)
+        at_hand = {"file": disk, "disk": disk, "key": self._bucket}
+        stores: dict[str, Blobs] = {scheme: store for scheme, store in at_hand.items() if store is not None}
         parts: list[Part] = [
             Submit(
                 admission=self._admission, events=events, qstash=self._qstash(), services=lambda: self._services,
@@ -149,20 +156,16 @@ class GatewayProcess:
             Cancel(
                 cancels=Cancels(scripts, s.events, s.queues), records=records, ledger=PostgresLedger(self._pool),
                 events=events, hub=self.hub, access=access, audit=self._audit, clock=clock, finishing=self._finishing,
+                blobs=BlobsByScheme(stores),
             ),
             Results(
                 records=records, hub=self.hub, waits=Waits(self._client), queues=lambda: self._services.queues,
                 access=access, clock=clock,
             ),
-            self._uploads(access, disk),
+            Uploads(access, disk, self._bucket, s.blobs, self.metrics, clock),
         ]  # fmt: skip
         checks = {"redis": self._check_redis, "postgres": self._check_postgres}
         return Gateway(parts, checks, s.gateway.allowed_origins, self.metrics, clock)
-
-    def _uploads(self, access: Access, disk: DiskBlobs | None) -> Uploads:
-        """The bucket where there is one, and the disk unless the bucket stands in for it."""
-        blobs, clock = self._settings.blobs, self._clock
-        return Uploads(access, disk, S3Blobs(blobs, clock) if blobs.has_bucket else None, blobs, self.metrics, clock)
 
     def _read_services(self) -> Services:
         s = self._settings

@@ -121,6 +121,18 @@ async def test_an_object_of_the_bucket(front: Open, tmp_path: Path) -> None:
     assert bucket.secret not in logs
 
 
+async def test_a_task_cancelled_while_it_waits_takes_its_images_along(front: Open, tmp_path: Path) -> None:
+    """No daemon ever sees it: the gateway ends it and removes both kinds."""
+    async with front(parts=("relay", "gateway"), BLOB_STORE="disk") as here:
+        image = await post(here, "/api/uploads", PNG)
+        inline = {"data": base64.b64encode(JPEG).decode()}
+        await here.submit(taskId="t1", images=[{"fileId": image["fileId"]}, inline], **SERVICE)
+        await wait_until(lambda: len(files(tmp_path)) == 2, description="accepted")
+        answer = await here.call("POST", "/api/tasks/t1/cancel")
+        assert answer == (200, {"taskId": "t1", "state": "cancelled"})
+        assert files(tmp_path) == []
+
+
 async def test_a_gateway_killed_in_an_upload_leaves_nothing(front: Open, tmp_path: Path) -> None:
     """The daemon's sweep finds the part once it is older than any upload may last."""
     async with front() as here:
