@@ -71,15 +71,17 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refuse:
-            writer.transport.abort()
-            return
+        self._open.add(writer)
         try:
             behind_reader, behind_writer = await asyncio.open_connection(*self._behind)
         except OSError:
             writer.transport.abort()
             return
-        self._open |= {writer, behind_writer}
+        if self.refuse or writer.transport.is_closing():
+            writer.transport.abort()
+            behind_writer.transport.abort()
+            return
+        self._open.add(behind_writer)
         with suppress(OSError):
             await asyncio.gather(self._up(reader, behind_writer), self._down(behind_reader, writer))
         for end in (writer, behind_writer):

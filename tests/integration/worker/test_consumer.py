@@ -46,12 +46,11 @@ async def test_what_was_read_beyond_the_slots_goes_back(crew: Crew, wait_until: 
     """COUNT is per stream: excess waits in `:ready`, for whoever is free; nothing runs twice."""
     crew.gate.clear()
     async with crew.at_work("consumer"):
-        await wait_until(lambda: crew.consumer.reading, description="it reads")
-        await crew.consumer.pause()
-        await crew.add("t1", "t2", "t3")
-        read = await crew.work.fetch(QUEUE, 3)
-        crew.consumer.resume()
-        await crew.consumer.accept([*read, read[0]])
+        await crew.add("t1", "t2")
+        await wait_until(lambda: len(crew.began) == 2, description="both slots are taken")
+        running = crew.holds[0].delivery
+        await crew.add("t3")
+        await crew.consumer.accept([*await crew.work.fetch(QUEUE, 1), running])
         assert await crew.client.xlen(NAMES.ready) == 1
         assert crew.metrics.handed_back.labels(QUEUE)._value.get() == 1
         crew.gate.set()
