@@ -1,6 +1,7 @@
 """The command line: nouns and verbs, one file each, imported only when called, so that `--help` and probes start fast.
 
-Exit codes: 0 clean, 2 usage, 75 a server we need is away, 78 bad configuration (systemd does not restart on it).
+Exit codes: 0 clean, 1 asked and answered no, 2 usage, 75 a server we need is away, 78 bad configuration (systemd does
+not restart on it), 130 Ctrl-C. docs/guides/cli.md says which command ends how.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import sys
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
-from daemon.errors import ConfigError, DependencyAway
+from daemon.errors import ConfigError, DependencyAway, QstreamdError, RedisFull
 
 EX_TEMPFAIL: Final = 75
 EX_CONFIG: Final = 78
+COMPLETE_VARIABLE: Final = "_QSTREAMD_COMPLETE"  #: how a shell asks what may follow
 
 #: command -> the module that holds its click command as `command`, and what `--help` says without importing it
 _COMMANDS: Final = {
@@ -34,6 +37,7 @@ _COMMANDS: Final = {
     "capacity": ("daemon.cli.capacity", "How many slots a load needs."),
     "sim": ("daemon.cli.sim", "Send a load to a running system and measure what becomes of it."),
     "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers."),
+    "completion": ("daemon.cli.completion", "Print what makes a shell complete our commands."),
     "config": ("daemon.cli.config", "Print every setting, its source and its unit."),
     "contracts": ("daemon.cli.contracts", "Write the protocol page, JSON Schemas and TypeScript types."),
 }
@@ -52,6 +56,13 @@ class _LazyCommands(click.Group):
             return None
         command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names from the register and our own options, without importing anything."""
+        named = [
+            CompletionItem(name, help=text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing anything."""
@@ -83,11 +94,21 @@ def cli(ctx: click.Context, queues: str | None) -> None:
 def main() -> None:
     """The entry point of `python -m daemon` and of `qstreamd`; turns our errors into lines and exit codes."""
     try:
-        cli(prog_name="python -m daemon")
+        cli(prog_name="python -m daemon", complete_var=COMPLETE_VARIABLE)
     except ConfigError as error:
         for line in error.mistakes:
             click.echo(f"configuration: {line}", err=True)
+        _hint("python -m daemon check names every mistake at once")
         sys.exit(EX_CONFIG)
-    except DependencyAway as error:
+    except (DependencyAway, RedisFull) as error:
         click.echo(f"away: {error}", err=True)
+        _hint("python -m daemon doctor says what is wrong, and its cure")
         sys.exit(EX_TEMPFAIL)
+    except QstreamdError as error:
+        click.echo(f"error: {error}", err=True)
+        _hint("python -m daemon doctor looks for what is wrong around here")
+        sys.exit(1)
+
+
+def _hint(text: str) -> None:
+    click.echo(f"hint: {text}", err=True)

@@ -81,6 +81,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
+    except BaseExceptionGroup as group:  # a side task's trouble is the command's: said in one line, not as a tree
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from daemon.cli import terminal as t
+from daemon.errors import RedisAway
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +118,13 @@ def test_an_interrupt_ends_with_130() -> None:
     with pytest.raises(SystemExit) as end:
         t.run(interrupted())
     assert end.value.code == t.INTERRUPTED
+
+
+def test_trouble_of_a_side_task_is_told_as_itself() -> None:
+    """Not as a tree of groups."""
+
+    async def work() -> None:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [RedisAway("gone")])])
+
+    with pytest.raises(RedisAway, match="gone"):
+        t.run(work())
