@@ -18,7 +18,7 @@ from daemon.kinds import SecretStr
 
 KEY = "key-of-sixteen-characters"
 HASHED = "sha256:" + hashlib.sha256(b"the-second-key").hexdigest()
-TOKENS = Tokens(SecretStr("a secret of thirty-two characters"), SystemClock(), 60)
+TOKENS = Tokens(SecretStr("a secret of thirty-two characters"), SystemClock(), 86_400)
 KEYS = ApiKeys([SecretStr(f"bff:{KEY}"), SecretStr(f"cron:{HASHED}")])
 TOKEN = TOKENS.task_token("t1")
 
