@@ -21,7 +21,7 @@ from daemon.errors import StoreAway
 from daemon.services import Model
 from daemon.store.history import Recent
 from daemon.stream.connection import translate, translated
-from daemon.stream.control import Control, parse
+from daemon.stream.control import Control
 from daemon.stream.depths import DepthReader, QueueDepth
 
 WINDOW_S: Final = 3600.0  #: what counts as recent
@@ -149,7 +149,7 @@ def _or_none(reply: Any) -> Any:
 
 
 def _queue(spec: QueueSpec, depth: QueueDepth, due_at: float | None, now: float, settings: Settings) -> QueueState:
-    control = parse({name.encode(): value.encode() for name, value in depth.control.items()})
+    control = depth.control
     slots = depth.consumers * parallelism_of(spec, settings, control)
     oldest = depth.oldest_at_s
     return QueueState(

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from daemon import keys
 from daemon.contracts import Tier
 from daemon.stream.connection import Call, Scripts, load_script
-
-_NO: Final = frozenset({"", "0", "false", "no"})
+from daemon.stream.control import Control, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,12 @@ class QueueDepth:
     places: int  #: promised or accepted and not started: what is held against the queue's size
     oldest_at_s: float | None  #: when the oldest that waits came (unix, server's clock); None: nobody waits
     consumers: int  #: that live and read it
-    control: Mapping[str, str]
+    control: Control
 
     @property
     def paused(self) -> bool:
         """Whether an operator has stopped it."""
-        return self.control.get("paused", "").lower() not in _NO
+        return self.control.paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,6 @@ class DepthReader:
 
 def _depth(queue: str, reply: Sequence[Any], consumers: int) -> QueueDepth:
     waiting, running, delayed, dead, places, oldest_ms, control = reply
-    pairs = zip(control[::2], control[1::2], strict=True)
     return QueueDepth(
         queue=queue,
         waiting=waiting,
@@ -96,5 +94,5 @@ def _depth(queue: str, reply: Sequence[Any], consumers: int) -> QueueDepth:
         places=places,
         oldest_at_s=oldest_ms / 1000 if oldest_ms else None,
         consumers=consumers,
-        control={name.decode(): value.decode("utf-8", "replace") for name, value in pairs},
+        control=parse(dict(zip(control[::2], control[1::2], strict=True))),
     )

@@ -7,7 +7,7 @@ too: aggregate with `max by (queue)`, never with `sum`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from daemon.logs import logger
 from daemon.metrics import Metrics
 from daemon.ports import Clock
 from daemon.services import Model, ServiceBook
+from daemon.stream.control import Control
 from daemon.stream.depths import DepthReader, Depths, QueueDepth
 
 _log = logger(__name__)
@@ -27,9 +28,9 @@ READ_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the sizes are held against, as it is in force; `control` is the queue's hash in Redis."""
+    """What the sizes are held against, as it is in force."""
 
-    queue: Callable[[QueueSpec, Mapping[str, str]], int]
+    queue: Callable[[QueueSpec, Control], int]
     guard: Callable[[Model, Tier], int]
 
 

@@ -63,7 +63,7 @@ async def test_delayed_dead_paused_and_living_are_told(side: Side) -> None:
     await client.zadd(keys.CONSUMERS, {f"{QUEUE}/a": later, f"{QUEUE}/b": 1, "q_other/a": later})
     (one,) = (await DepthReader(side.scripts).read([QUEUE], [])).queues
     assert (one.delayed, one.dead, one.paused, one.consumers) == (2, 1, True, 1)
-    assert one.control["why"] == "storm"
+    assert one.control.why == "storm"
 
 
 async def test_places_of_models_and_what_is_closed_are_told(side: Side) -> None:

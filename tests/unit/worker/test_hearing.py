@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from daemon.config import OpsSettings, RedisSettings
+from daemon.stream.control import Control
 from daemon.stream.depths import Depths, QueueDepth
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.hearing import LOOK_S, Hearing
@@ -46,10 +47,10 @@ class Scene:
         return self.depths
 
 
-def waiting(for_s: float | None, *, queue: str = Q, **control: str) -> Depths:
+def waiting(for_s: float | None, *, queue: str = Q, paused: bool = False) -> Depths:
     """A look at a queue whose oldest entry waits so long."""
     oldest = None if for_s is None else AT - for_s
-    depth = QueueDepth(queue, 0 if for_s is None else 3, 0, 0, 0, 3, oldest, 1, control)
+    depth = QueueDepth(queue, 0 if for_s is None else 3, 0, 0, 0, 3, oldest, 1, Control(paused=paused))
     return Depths(AT, (depth,), {}, {}, None, None)
 
 
@@ -77,7 +78,7 @@ async def test_deafness_that_passes_is_forgotten() -> None:
     [
         pytest.param(waiting(None), id="nothing waits"),
         pytest.param(waiting(59), id="it came a moment ago"),
-        pytest.param(waiting(600, paused="1"), id="an operator paused it"),
+        pytest.param(waiting(600, paused=True), id="an operator paused it"),
         pytest.param(waiting(600, queue="q_free_batch"), id="the queue of somebody else"),
         pytest.param(None, id="Redis can't tell"),
     ],
