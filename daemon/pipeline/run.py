@@ -290,11 +290,18 @@ class Course:
         """The task had ended; its last process died before it could say so."""
         self._hold.attempt, self._hold.row_left = ended.attempt, True
         code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
-        if code is None:
-            await self._cleanup.conclude(self.task, [publish.ended_event(ended)], heed=False)
-            await self._cleanup.ack()
-        else:
-            await self._cleanup.end(self.task, [publish.ended_event(ended)], code, "ended before")
+        try:
+            if code is None:
+                await self._cleanup.conclude(self.task, [publish.ended_event(ended)], heed=False)
+                await self._cleanup.ack()
+            else:
+                await self._cleanup.end(self.task, [publish.ended_event(ended)], code, "ended before")
+        except (DependencyAway, RedisFull):
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, its entry must not go round for ever
+            # Its end can't be told (the key of its events is no stream, say); what Postgres holds stands.
+            _log.exception("tail.broke", error=type(error).__name__, task_id=self.task.task_id)
+            await self._cleanup.dead_letter(Code.INTERNAL, f"its end can't be told: {type(error).__name__}")
         return Repeated()
 
     async def reject(self, error: TaskError) -> Outcome:
