@@ -29,7 +29,7 @@ _PAGE: Final = 500
 
 _SCRIPTS: Final = (
     "fetch", "begin", "ack", "dead_letter", "park", "hand_back", "beat", "promote", "sweep", "liveness", "bury",
-    "forget", "restore",
+    "forget", "restore", "ghosts",
 )  # fmt: skip
 
 
@@ -228,6 +228,15 @@ class Work:
                         break
                     after = f"({page[-1][0].decode()}"
         return found
+
+    async def free_ghosts(self, queue: str) -> int:
+        """How many entries lay in either stream that nobody would ever have been handed; they are in `:ready` now."""
+        names = keys.queue_keys(queue)
+        calls = [
+            Call(self._script["ghosts"], (stream, names.ready), (keys.GROUP, _PAGE))
+            for stream in (names.ready, names.tasks)
+        ]
+        return sum(await self._scripts.run(calls))
 
     async def restore(self, queue: str, entry: WorkEntry, mark_ms: int) -> bool:
         """Append a forgotten task to `:ready`; False when somebody did so just now."""

@@ -69,6 +69,8 @@ class Upkeep:
         if not rows:
             self._missing.pop(queue, None)
             return
+        if ghosts := await self._work.free_ghosts(queue):
+            _log.warning("entries.freed", queue=queue, entries=ghosts)
         missing = set(rows) - await self._work.known(queue, set(rows))
         again = missing & self._missing.get(queue, set())
         self._missing[queue] = missing - again
