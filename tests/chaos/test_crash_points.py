@@ -73,7 +73,7 @@ async def test_a_daemon_may_fail_there(world: World, course: Course, effect: str
     await world.start_daemon()
     end = await world.ended("t1")
     history = await world.check(overlap_s=2 * LEASE_S if action == "stall" else 0.0)
-    assert end["type"] == ("error" if course.name == "dead" else "done")
+    assert end["type"] == ("error" if course.name == "dead" else "done"), end
     committed_once = course.name == "done" and (effect, when) in {
         ("finish", "after"), ("append+guard_release", "before"), ("append+guard_release", "after"), ("ack", "before"),
         ("ack", "after"),

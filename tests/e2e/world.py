@@ -62,8 +62,8 @@ concurrency = {{ paid = 200, free = 200 }}
 title = "{id}"
 prompt = "{{{{ tokens }}}} tokens of {{{{ id }}}}"
 models = {{ paid = ["{id}"], free = ["{id}"] }}
-first_token_s = 1.5
-idle_s = 1.5
+first_token_s = {wait_s}
+idle_s = {wait_s}
 total_s = {total_s}
 attempts = 3
 {more}
@@ -73,11 +73,11 @@ _ASKED: Final = re.compile(r"(\d+) tokens of (\S+)")
 
 def services_toml() -> str:
     """A service for each fault of the stand-in (`cut`, `cut-once`, …), `plain`, `brief` and `json`."""
-    parts = [_MODEL.format(id=i, name=i, total_s=60, more="") for i in ("plain", "solo")]
-    parts.append(_MODEL.format(id="brief", name="brief", total_s=1.5, more=""))
-    parts.append(_MODEL.format(id="json", name="json", total_s=60, more='output = "json"'))
+    parts = [_MODEL.format(id=i, name=i, total_s=60, wait_s=20, more="") for i in ("plain", "solo")]
+    parts.append(_MODEL.format(id="brief", name="brief", total_s=1.5, wait_s=1.5, more=""))
+    parts.append(_MODEL.format(id="json", name="json", total_s=60, wait_s=20, more='output = "json"'))
     kinds = [kind + once for kind in (*KINDS, "500", "429-after-1") for once in ("", "-once") if kind != "ok"]
-    parts += [_MODEL.format(id=f"f-{kind}", name=f"fault-{kind}", total_s=4, more="") for kind in kinds]
+    parts += [_MODEL.format(id=f"f-{kind}", name=f"fault-{kind}", total_s=4, wait_s=1.5, more="") for kind in kinds]
     return "".join(parts)
 
 

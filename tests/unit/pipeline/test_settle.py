@@ -15,7 +15,12 @@ RETRY = RetrySettings()
 
 
 def verdict(
-    error: TaskError, *, failures: int = 0, attempts_max: int = 3, expires_in_s: float | None = None, jitter: float = 0.5
+    error: TaskError,
+    *,
+    failures: int = 0,
+    attempts_max: int = 3,
+    expires_in_s: float | None = None,
+    jitter: float = 0.5,
 ) -> Verdict:
     return settle(
         error, failures=failures, attempts_max=attempts_max, expires_in_s=expires_in_s, retry=RETRY, jitter=jitter
