@@ -5,9 +5,9 @@ the places where a crash can make a difference. Called by `cli run` when `QSTREA
 `NODE_ENV=development`; production code holds no hook and pays nothing.
 
     QSTREAMD_FAILPOINTS=finish:after=kill                    right after the commit
-    QSTREAMD_FAILPOINTS=begin+append:before=raise,ack:after=lose@2   the second ack; each point acts once
+    QSTREAMD_FAILPOINTS=begin:before=raise,ack:after=lose@2   the second ack; each point acts once
 
-Names: scripts that share a flush joined by `+` (`begin+append`, `ack`, `park`), statements by their name in `queries.sql`
+Names: scripts that share a flush joined by `+` (`begin+append`, `ack`), statements by their name in `queries.sql`
 (`claim`, `finish`, `leave`), and `read` for the blocked read of the work streams.
 """
 

@@ -53,9 +53,7 @@ class Full:
 
     waiting: int
     limit: int
-    retry_after_s: float | None = (
-        None  #: when a place is likely free; None: nothing has started yet
-    )
+    retry_after_s: float | None = None  #: when a place is likely free; None: nothing has started yet
 
 
 @dataclass(frozen=True, slots=True)

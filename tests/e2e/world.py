@@ -20,6 +20,9 @@ from typing import Any, Final, Self
 import asyncpg
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004
 
 from daemon import keys
 from daemon.contracts import TERMINAL
@@ -68,6 +71,8 @@ total_s = {total_s}
 attempts = 3
 {more}
 """
+#: our own look at a server that a test restarts
+_PATIENT: Final = Retry(ConstantBackoff(0.1), 50, supported_errors=(ConnectionError, TimeoutError))
 _ASKED: Final = re.compile(r"(\d+) tokens of (\S+)")
 
 
@@ -108,7 +113,7 @@ class World:
         (self.directory / "services.toml").write_text(services_toml(), "utf-8")
         self.llm = FakeLLM(tokens_per_s=self.tokens_per_s, first_token_s=0.02, drip_s=1.0, answer=said)
         await self._stack.enter_async_context(self.llm)
-        self.redis: Any = Redis.from_url(self.redis_url, socket_timeout=5, decode_responses=True)
+        self.redis: Any = Redis.from_url(self.redis_url, socket_timeout=5, decode_responses=True, retry=_PATIENT)
         self._stack.push_async_callback(self.redis.aclose)
         self.relay: Relay | None = None
         return self
