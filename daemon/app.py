@@ -207,8 +207,9 @@ class Daemon:
             for spec in self._specs
         }
         self._controls = ControlRoom(
-            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, s.lease.sweep_s, metrics
-        )
+            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, guards, s.lease.sweep_s,
+            metrics, self._mover.check,
+        )  # fmt: skip
         self._world = World(
             ledger=ledger,
             guards=guards,

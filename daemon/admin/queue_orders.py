@@ -78,6 +78,8 @@ class QueueOrders:
 
     async def resume(self, queues: Sequence[str], by: Operator, why: str) -> None:
         """Let tasks start again, in the order in which they came."""
+        for queue in queues:
+            await self._backlog.hasten(queue)
         await self._controls.change(queues, {"paused": None}, who=by.name, why=why)
         await self._audit("queue.resume", queues, by, why, {})
 
@@ -102,6 +104,7 @@ class QueueOrders:
         Raises `StoreAway` when Postgres does not answer: then nothing more is ended.
         """
         assert self._pool is not None
+        await self._guards.forget(queue)
         ledger = PostgresLedger(self._pool, {})
         ended = 0
         gate = asyncio.Semaphore(AT_ONCE)

@@ -76,6 +76,23 @@ class Backlog:
             ]
             after = f"({page[-1][0].decode()}"
 
+    async def hasten(self, queue: str) -> int:
+        """Let all that wait for a guard ask again, oldest first and spread out; how many. Repeatable.
+
+        For a queue that was paused: its waiters were taken out of the lines, so nobody would call them.
+        """
+        asked = 0
+        async for page in self.pages(queue):
+            parked = [w.entry for w in page if not w.id and w.entry.parked.startswith("GUARD_")]
+            if parked:
+                with translated():
+                    seconds, micros = await self._scripts.client.time()
+                    now = int(seconds) * 1000 + int(micros) // 1000
+                    due = {e.message.task_id: now + 2 * (asked + at) for at, e in enumerate(parked)}
+                    await self._scripts.client.zadd(keys.queue_keys(queue).retry, due, xx=True)
+                asked += len(parked)
+        return asked
+
     async def tell(self, page: Sequence[Waiting], draft: EventDraft) -> None:
         """Append an event to the stream of each; one flush."""
         calls = [self._events.call(identity_of(w.entry.message), CURRENT_ATTEMPT, [draft]) for w in page]

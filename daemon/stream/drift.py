@@ -32,9 +32,9 @@ class Drift:
     async def repair(self, queue: str, mark_ms: int) -> Repairs:
         """Too low is raised at once; of a surplus the smallest of a whole promise time goes; old promises go.
 
-        One flush while another process has looked within `mark_ms`, else two; repeatable.
+        Nothing while another process has looked within `mark_ms`. One flush, or two when a promise is old; repeatable.
         """
         names = keys.queue_keys(queue)
         where = (names.counter, names.waiting, names.drift, keys.reconciling(queue))
-        turn, raised, lowered = await self._scripts.one(self._reconcile, where, (self._ttl_ms, mark_ms))
-        return Repairs(raised, lowered, await self._admission.expire(queue)) if turn else Repairs()
+        old, raised, lowered = await self._scripts.one(self._reconcile, where, (self._ttl_ms, mark_ms))
+        return Repairs(raised, lowered, await self._admission.expire(queue)) if old else Repairs(raised, lowered)

@@ -49,6 +49,7 @@ class RedisGuards:
         self._enter = load_script("guard_enter", "places")
         self._release = load_script("guard_release", "places")
         self._sweep = load_script("guard_sweep", "places")
+        self._relimit = load_script("guard_relimit", "places")
         self._forget = load_script("guard_forget")
         self._wake = load_script("wake")
 
@@ -123,6 +124,11 @@ class RedisGuards:
         left, *heads = await self._scripts.one(self._sweep, where, (self._keep_ms, mark_ms, _SWEEP_PAGE))
         await self.wake(heads)
         return int(left)
+
+    async def relimit(self, place: GuardPlace) -> None:
+        """The limit of a guard has changed: call those who fit now. Repeatable."""
+        where = (keys.GUARD_CALLED, keys.GUARD_WAITS, place.key, keys.guard_wait(place.key))
+        await self.wake(await self._scripts.one(self._relimit, where, (place.limit, self._keep_ms)))
 
     async def forget(self, queue: str) -> int:
         """Take all waiters of a queue that is paused out of the lines, so that no place is kept for them; how many."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from daemon import keys
 from daemon.errors import RedisAway, RedisFull
 from daemon.logs import logger
 from daemon.metrics import Metrics
+from daemon.pipeline.route import UNLIMITED
+from daemon.places import GuardPlace
 from daemon.stream.control import Control, ControlFeed, Controls
+from daemon.stream.guards import RedisGuards
 from daemon.worker.consumer import QueueConsumer
 
 _log = logger(__name__)
@@ -30,8 +34,10 @@ class ControlRoom:
         controls: Controls,
         feed: ControlFeed,
         consumers: Mapping[str, QueueConsumer],
+        guards: RedisGuards,
         reread_s: float,
         metrics: Metrics,
+        resumed: Callable[[Sequence[str]], None],
     ) -> None:
         self._controls = controls
         self._feed = feed
@@ -39,6 +45,8 @@ class ControlRoom:
         self._usual = {queue: consumer.slots.total for queue, consumer in consumers.items()}
         self._reread_s = reread_s
         self._metrics = metrics
+        self._guards = guards
+        self._resumed = resumed  # told of queues whose parked tasks may be due earlier than was thought
         self._said: dict[str, Control] = {}
 
     def queue_limit(self, queue: str) -> int | None:
@@ -81,7 +89,7 @@ class ControlRoom:
                 await self.look(queue)
 
     async def _obey(self, queue: str, control: Control) -> None:
-        self._said[queue] = control
+        before, self._said[queue] = self._said.get(queue, Control()), control
         consumer = self._consumers[queue]
         slots = control.parallelism or self._usual[queue]
         if slots != consumer.slots.total:
@@ -91,5 +99,8 @@ class ControlRoom:
                          why=control.why)  # fmt: skip
         if control.paused:
             await consumer.pause()
-        else:
+        elif consumer.slots.closed:
             consumer.resume()
+            self._resumed([queue])
+        if control.global_parallelism != before.global_parallelism:
+            await self._guards.relimit(GuardPlace(keys.guard_queue(queue), control.global_parallelism or UNLIMITED))

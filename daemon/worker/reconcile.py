@@ -37,6 +37,7 @@ class Reconciler:
         self._every_s = every_s
         self._metrics = metrics
         self._round = 0
+        self._unused = {queue: consumer.idle_since for queue, consumer in consumers.items()}
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -44,8 +45,9 @@ class Reconciler:
             await asyncio.sleep(self._every_s * random.uniform(0.8, 1.0))
             now = asyncio.get_running_loop().time()
             for queue, consumer in self._consumers.items():
-                busy = consumer.slots.used > 0 or now - consumer.idle_since < 2 * self._every_s
-                if busy or self._round % _IDLE_ROUNDS == 0:
+                since = consumer.idle_since
+                recent = since != self._unused[queue] and now - since < 2 * self._every_s
+                if consumer.slots.used or recent or self._round % _IDLE_ROUNDS == 0:
                     await self._look(queue)
             self._round += 1
 
