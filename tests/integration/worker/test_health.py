@@ -1,7 +1,8 @@
-"""What probes and scrapes get from a daemon, over real HTTP."""
+"""The daemon's own small HTTP server."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -9,21 +10,21 @@ import pytest
 
 from daemon.config import OpsSettings
 from daemon.metrics import Metrics
-from daemon.worker.health import HealthServer
+from daemon.worker.health import HealthServer, answers
 
 
-class Daemon:
-    """What a health server is told; each is "" or why not."""
+class Checks:
+    """What holds and what does not."""
 
     def __init__(self) -> None:
-        self.reading = ""
+        self.redis = ""
         self.alive = ""
         self.gathered = 0
 
-    async def is_reading(self) -> str:
-        return self.reading
+    async def check_redis(self) -> str:
+        return self.redis
 
-    async def is_alive(self) -> str:
+    async def check_alive(self) -> str:
         return self.alive
 
     async def gather(self) -> None:
@@ -31,49 +32,68 @@ class Daemon:
 
 
 @pytest.fixture
-async def daemon() -> Daemon:
-    return Daemon()
+def checks() -> Checks:
+    """All is well."""
+    return Checks()
 
 
 @pytest.fixture
-async def get(daemon: Daemon) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session at the address of a running server."""
-    metrics = Metrics(process=False)
-    server = HealthServer(OpsSettings(port=0), metrics, {"reading": daemon.is_reading}, daemon.is_alive, daemon.gather)
-    await server.start()
-    async with aiohttp.ClientSession(server.address) as session:
-        yield session
-    await server.stop()
-    await server.stop()
+async def server(checks: Checks) -> AsyncIterator[HealthServer]:
+    """On a free port."""
+    made = HealthServer(
+        OpsSettings(port=0), Metrics(process=False), {"redis": checks.check_redis}, checks.check_alive, checks.gather
+    )
+    await made.start()
+    yield made
+    await made.stop()
+    await made.stop()
 
 
-async def answer(get: aiohttp.ClientSession, path: str) -> tuple[int, str]:
-    """Status and body."""
-    async with get.get(path) as response:
+async def get(server: HealthServer, path: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(server.address + path) as response:
         return response.status, await response.text()
 
 
-async def test_ready_names_what_is_missing(get: aiohttp.ClientSession, daemon: Daemon) -> None:
-    """200 when every check holds, else 503 with each check's word."""
-    assert await answer(get, "/healthz/ready") == (200, '{"status": "ready", "checks": {"reading": "ok"}}')
-    daemon.reading = "not reading q_paid_stream"
-    status, body = await answer(get, "/healthz/ready")
-    assert status == 503 and "not reading q_paid_stream" in body
+async def test_ready_names_what_is_missing(server: HealthServer, checks: Checks) -> None:
+    """200 while everything holds, 503 with the reason otherwise."""
+    assert await get(server, "/healthz/ready") == (200, '{"status": "ready", "checks": {"redis": "ok"}}')
+    checks.redis = "RedisAway"
+    assert await get(server, "/healthz/ready") == (503, '{"status": "not ready", "checks": {"redis": "RedisAway"}}')
 
 
-async def test_live_fails_only_for_what_a_restart_cures(get: aiohttp.ClientSession, daemon: Daemon) -> None:
-    """A daemon that is not ready is alive; one that is deaf for long is not."""
-    daemon.reading = "not reading q_paid_stream"
-    assert (await answer(get, "/healthz/live"))[0] == 200
-    daemon.alive = "q_paid_stream: 3 wait"
-    assert await answer(get, "/healthz/live") == (503, '{"status": "q_paid_stream: 3 wait"}')
+async def test_live_is_only_lost_by_what_a_restart_cures(server: HealthServer, checks: Checks) -> None:
+    """An outage of Redis must not restart every daemon."""
+    checks.redis = "RedisAway"
+    assert (await get(server, "/healthz/live"))[0] == 200
+    checks.alive = "the loop of beats stands still"
+    assert (await get(server, "/healthz/live"))[0] == 503
 
 
-async def test_a_scrape_brings_gauges_and_checks_up_to_date(get: aiohttp.ClientSession, daemon: Daemon) -> None:
-    """Nothing is gathered for a probe; each scrape shows the checks as they are now."""
-    await answer(get, "/healthz/ready")
-    assert daemon.gathered == 0
-    assert 'qstreamd_check_ok{check="reading"} 1.0' in (await answer(get, "/metrics"))[1]
-    daemon.reading = "stopping"
-    assert 'qstreamd_check_ok{check="reading"} 0.0' in (await answer(get, "/metrics"))[1]
-    assert daemon.gathered == 2
+async def test_metrics_are_gathered_when_somebody_scrapes(server: HealthServer, checks: Checks) -> None:
+    """Never otherwise; the checks are among them."""
+    await get(server, "/healthz/ready")
+    assert checks.gathered == 0
+    status, body = await get(server, "/metrics")
+    assert (status, checks.gathered) == (200, 1)
+    assert 'qstreamd_check_ok{check="redis"} 1.0' in body
+
+
+async def test_nothing_else_is_served(server: HealthServer) -> None:
+    """404, and no list of what there is."""
+    assert (await get(server, "/"))[0] == 404
+
+
+async def test_a_server_that_never_started_may_be_stopped() -> None:
+    """Stop is for every path."""
+    await HealthServer(OpsSettings(port=0), Metrics(process=False), {}).stop()
+
+
+async def test_an_answer_that_takes_too_long_is_none() -> None:
+    """A probe has little time; whatever goes wrong has a name."""
+
+    async def fails() -> None:
+        raise ConnectionError
+
+    assert await answers(asyncio.sleep, 0) == ""
+    assert await answers(asyncio.sleep, 5, limit_s=0.02) == "TimeoutError"
+    assert await answers(fails) == "ConnectionError"

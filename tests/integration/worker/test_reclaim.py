@@ -1,0 +1,176 @@
+"""Taking over from the dead, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from daemon import keys
+from daemon.config import QueueSettings
+from daemon.stream.connection import Scripts
+from daemon.stream.work import Work
+from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
+from tests.waiting import WaitUntil
+
+
+async def die_with(crew: Crew, *task_ids: str, name: str = "dead") -> Work:
+    """A consumer that registered, read these, and was never heard of again."""
+    dead = Work(Scripts(crew.client), QueueSettings(), name)
+    await dead.live(Scripts(crew.client), [QUEUE], 50)
+    await crew.add(*task_ids)
+    assert len(await dead.fetch(QUEUE, len(task_ids))) == len(task_ids)
+    return dead
+
+
+async def members(crew: Crew) -> set[str]:
+    found: Any = await crew.client.zrange(keys.CONSUMERS, 0, -1)
+    return {member.decode() for member in found}
+
+
+async def consumers(crew: Crew) -> set[str]:
+    found: Any = await crew.client.xinfo_consumers(NAMES.tasks, keys.GROUP)
+    return {row["name"].decode() for row in found}
+
+
+async def test_the_work_of_the_dead_is_taken_over_and_they_are_buried(crew: Crew, wait_until: WaitUntil) -> None:
+    """All of it, through as few slots as there are; then neither consumer nor record of them is left."""
+    await die_with(crew, *(f"t{number}" for number in range(25)))
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+        await wait_until(lambda: len(crew.ended) == 25, description="all were run")
+        await wait_until(lambda: buried(crew), description="nothing is left of them")
+    assert sorted(crew.began) == sorted(f"t{number}" for number in range(25))
+    assert all(hold.delivery.redelivered for hold in crew.holds)
+    assert await crew.waiting() == 0
+    assert crew.metrics.reclaimed.labels(QUEUE)._value.get() == 25
+
+
+async def buried(crew: Crew) -> bool:
+    return "dead" not in await consumers(crew) and f"{QUEUE}/dead" not in await members(crew)
+
+
+async def test_take_over_waits_for_the_lease_and_not_much_longer(crew: Crew, wait_until: WaitUntil) -> None:
+    """Whoever only stumbled has until then to beat again."""
+    loop = asyncio.get_running_loop()
+    await die_with(crew, "t1")
+    began = loop.time()
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+        await wait_until(lambda: crew.began, description="taken over")
+        assert LEASE.lease_s - 0.05 <= loop.time() - began <= 2 * LEASE.lease_s
+
+
+async def test_nobody_full_takes_over_what_it_can_not_run(crew: Crew, new_crew: NewCrew, wait_until: WaitUntil) -> None:
+    """The entries are left to processes with free slots."""
+    other = new_crew("b")
+    crew.gate.clear()
+    async with crew.at_work("consumer", "leases", "reclaimer"), other.at_work("leases"):
+        await crew.add("mine1", "mine2")
+        await wait_until(lambda: len(crew.began) == 2, description="full")
+        await die_with(crew, "t1", "t2", "t3")
+        await asyncio.sleep(LEASE.lease_s * 2)
+        assert await crew.pending("a") == 2
+        async with other.at_work("consumer", "reclaimer"):
+            await wait_until(lambda: len(other.ended) == 3, description="the other has run them")
+
+
+async def test_two_living_processes_run_each_entry_once(crew: Crew, new_crew: NewCrew, wait_until: WaitUntil) -> None:
+    """Both sweep; one at a time."""
+    other = new_crew("b")
+    await die_with(crew, *(f"t{number}" for number in range(30)))
+    async with crew.at_work("consumer", "leases", "reclaimer"), other.at_work("consumer", "leases", "reclaimer"):
+        await wait_until(lambda: len(crew.ended) + len(other.ended) == 30, description="all were run")
+    assert len({*crew.began, *other.began}) == 30
+
+
+async def test_while_all_live_nothing_is_swept(crew: Crew, new_crew: NewCrew) -> None:
+    """One shared record tells: an idle process asks that and no stream."""
+    other = new_crew("b")
+    await other.reclaimer.register()
+    async with crew.at_work("reclaimer"), other.at_work("reclaimer"):
+        await asyncio.sleep(0.3)  # the sweep at start
+        swept = await sweeps(crew)
+        await asyncio.sleep(1.0)
+        assert await sweeps(crew) == swept
+        assert await members(crew) == {f"{QUEUE}/a", f"{QUEUE}/b"}
+
+
+async def sweeps(crew: Crew) -> int:
+    stats: Any = await crew.client.info("commandstats")
+    return int(stats.get("cmdstat_xautoclaim", {"calls": 0})["calls"])
+
+
+async def test_a_queue_where_something_of_ours_was_left_is_swept(crew: Crew, wait_until: WaitUntil) -> None:
+    """An attempt that gave up with its entry pending: found again one lease later, by ourselves."""
+    await crew.add("t1")
+    await crew.work.fetch(QUEUE, 1)
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+        await asyncio.sleep(0.1)
+        crew.reclaimer.suspect(QUEUE)
+        await wait_until(lambda: crew.ended == ["t1"], description="run at last")
+
+
+async def test_an_entry_whose_content_is_gone_is_told(crew: Crew, wait_until: WaitUntil) -> None:
+    """An incident with a name: it is repaired from Postgres."""
+    await die_with(crew, "t1", "t2")
+    first: Any = await crew.client.xrange(NAMES.tasks, count=1)
+    await crew.client.xdel(NAMES.tasks, first[0][0])
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+        await wait_until(lambda: crew.lost, description="told")
+        await wait_until(lambda: crew.ended == ["t2"], description="the other one was run")
+    assert crew.lost == [(QUEUE, [f"tasks/{first[0][0].decode()}"])]
+
+
+async def test_the_mover_is_told_when_somebody_goes(crew: Crew, new_crew: NewCrew, wait_until: WaitUntil) -> None:
+    """What the other one slept for is anybody's now: after a death, and after a clean stop."""
+    other = new_crew("b")
+    await other.reclaimer.register()
+    async with crew.at_work("reclaimer"):
+        await wait_until(lambda: members(crew), description="it looks")
+        await asyncio.sleep(0.1)
+        crew.changed.clear()
+        await other.reclaimer.leave()
+        await wait_until(lambda: crew.changed, description="told of the stop")
+        await die_with(crew, "t1")
+        crew.changed.clear()
+        await wait_until(lambda: crew.changed, description="told of the death")
+
+
+async def test_a_clean_stop_leaves_no_record(crew: Crew) -> None:
+    """Nobody needs to sweep after us; but with something of ours pending the record stays, and leads to it."""
+    await crew.reclaimer.register()
+    await crew.reclaimer.leave()
+    assert await members(crew) == set()
+    await crew.reclaimer.register()
+    await crew.add("t1")
+    await crew.work.fetch(QUEUE, 1)
+    await crew.reclaimer.leave()
+    assert await members(crew) == {f"{QUEUE}/a"}
+    assert "a" in await consumers(crew)
+
+
+async def test_a_flushed_server_is_swept_again_when_it_has_groups(crew: Crew, wait_until: WaitUntil) -> None:
+    """A sweep without a group is trouble, not the end of the loop."""
+    await crew.client.flushall()
+    async with crew.at_work("reclaimer"):
+        await wait_until(crew.metrics.redis_errors.labels("away")._value.get, description="in trouble")
+        await crew.work.make_groups([QUEUE])
+        await die_with(crew, "t1")
+        async with crew.at_work("consumer", "leases"):
+            await wait_until(lambda: crew.ended == ["t1"], description="taken over all the same")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_resumed_zombie_is_registered_again(crew: Crew, count: int, wait_until: WaitUntil) -> None:
+    """Stopped for longer than its record lives and then back: it reads on under its name."""
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+        for number in range(count):
+            await crew.client.zadd(keys.CONSUMERS, {f"{QUEUE}/a": 1})
+            await wait_until(lambda: alive(crew), description="registered again")
+            await crew.add(f"t{number}")
+            await wait_until(lambda number=number: len(crew.ended) == number + 1, description="it works")
+
+
+async def alive(crew: Crew) -> bool:
+    score: Any = await crew.client.zscore(keys.CONSUMERS, f"{QUEUE}/a")
+    return score is not None and score > 1
