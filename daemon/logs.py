@@ -23,6 +23,7 @@ from typing import Any, Final, TextIO, cast
 import msgspec
 
 from daemon.config import RuntimeSettings, Settings, secrets
+from daemon.log_rates import LogRates
 from daemon.redaction import Redaction
 
 # Where the demo's extra is installed, structlog would import rich: 55 ms and 3 MB of every process, the relay too, for
@@ -52,6 +53,7 @@ class _Sink:
     console: structlog.dev.ConsoleRenderer | None = None  #: None: JSON
     priorities: bool = False
     redaction: Redaction = field(default_factory=Redaction)
+    rates: LogRates = field(default_factory=LogRates)
     stream: TextIO | None = None  #: None: whatever sys.stderr is when the line is written
 
     def msg(self, line: str) -> None:
@@ -150,6 +152,7 @@ def configure(runtime: RuntimeSettings, masked: Iterable[str] = (), *, stream: T
     _sink.console = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=28) if pretty else None
     _sink.priorities = not pretty and _is_journal(out, runtime.journal_stream)
     _sink.redaction = Redaction(masked)
+    _sink.rates = LogRates()
     _sink.stream = stream
     logging.root.handlers[:] = [_Libraries(logging.WARNING)]
     logging.root.setLevel(logging.WARNING)
@@ -183,6 +186,16 @@ def _name_event(output: _Output, _: str, fields: Fields) -> Fields:
     return fields
 
 
+def _leave_out(_: object, __: str, fields: Fields) -> Fields:
+    """A storm of one event is counted: `left_out` on the next line that is written."""
+    left_out = _sink.rates.admit(fields["event"])
+    if left_out is None:
+        raise structlog.DropEvent
+    if left_out:
+        fields["left_out"] = left_out
+    return fields
+
+
 def _drop_content(_: object, __: str, fields: Fields) -> Fields:
     """Every field redacted; an exception described."""
     error = fields.pop("exc_info", None)
@@ -210,6 +223,7 @@ def _render(_: object, __: str, fields: Fields) -> str:
 _CHAIN: Final[Sequence[Any]] = (
     structlog.contextvars.merge_contextvars,
     _name_event,
+    _leave_out,
     _drop_content,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     _render,
