@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
+from daemon.dev.sim_world import sim_world
 
 ROOT: Final = Path(__file__).parents[2]
 PROBE_S: Final = 0.15
@@ -158,3 +161,17 @@ def test_a_watch_goes_on_until_it_is_interrupted(redis_url: str) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (130, "")
+
+
+async def test_a_load_is_sent_to_a_running_system() -> None:
+    """With what the relay has, and no more; in development no yes is needed."""
+    async with sim_world(0, 0.0) as world:
+        keys = {name: value for name, value in world.qstash.environment.items() if name.endswith("_SIGNING_KEY")}
+        found = await asyncio.to_thread(
+            run, "sim", "--rate", "200", "--duration", "2", "--relay", world.relay_url, "--mix",
+            "q_paid_stream:resume-review=2,q_paid_batch:resume-review", "--json", NODE_ENV="development",
+            REDIS_URL=world.redis_url, WORKER_BASE_URL=world.relay_url, **keys,
+        )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout)
+    assert report["queues"][-1]["done"] == report["queues"][-1]["sent"] > 0

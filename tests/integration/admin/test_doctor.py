@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -234,3 +235,21 @@ async def test_a_bad_services_file_stops_the_examination(settings: Settings, tmp
     runtime = replace(settings.runtime, services_file=str(tmp_path / "none.toml"))
     with pytest.raises(ConfigError):
         await examine(replace(settings, runtime=runtime), providers=False)
+
+
+async def test_a_managed_server_that_forbids_questions_is_taken_as_it_is(
+    redis_server: EmbeddedRedis, settings: Settings
+) -> None:
+    """No CONFIG, or no INFO either: said, not guessed."""
+    url = urlsplit(redis_server.url)
+    async with Connections(replace(settings, redis=RedisSettings(url=SecretStr(redis_server.url)))) as at:
+        for user, commands in (("a", ["-config"]), ("b", ["-config", "-info"])):
+            await at.redis.acl_setuser(
+                user, enabled=True, passwords=["+secret-secret"], keys=["*"], channels=["*"], categories=["+@all"],
+                commands=commands,
+            )  # fmt: skip
+    for user, check, level in (("a", "redis.persistence", "ok"), ("b", "redis.info", "info")):
+        theirs = SecretStr(f"redis://{user}:secret-secret@{url.hostname}:{url.port}/0")
+        seen = await found(replace(settings, redis=RedisSettings(url=theirs)))
+        assert seen[check].level == level
+        assert seen["redis.distance"].level == "ok"

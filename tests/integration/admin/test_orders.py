@@ -142,3 +142,14 @@ def test_who_sits_here_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert orders.actor().startswith("cli:")
     monkeypatch.setattr("os.getuid", lambda: 4_000_000)
     assert orders.actor() == "cli:4000000"
+
+
+async def test_a_promise_is_taken_back(settings: Settings, at: Connections, system: System) -> None:
+    """The producer took a place, QStash has not delivered: place and task are gone, the viewer is told."""
+    names = keys.queue_keys(QUEUE)
+    await at.redis.zadd(names.waiting, {"t1": round(at.clock.time() * 1000)})
+    await at.redis.set(names.counter, 1)
+    await at.redis.set(keys.promise(QUEUE, "t1"), "sha", px=60_000)
+    assert (await cancel(settings, "t1", "")).text == "cancelled before it started"
+    assert await at.redis.get(names.counter) == b"0"
+    assert await ends(system, "t1") == ["CANCELLED"]
