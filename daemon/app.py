@@ -12,7 +12,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -71,6 +71,7 @@ from daemon.worker.depths import DepthGauges, Limits
 from daemon.worker.health import Check, HealthServer, answers
 from daemon.worker.hearing import Hearing
 from daemon.worker.lease import Leases
+from daemon.worker.pools import show_pool
 from daemon.worker.reclaim import Reclaimer
 from daemon.worker.reconcile import Reconciler
 from daemon.worker.report import report
@@ -268,15 +269,8 @@ class Daemon:
             queue=lambda spec, control: max_size_of(spec, s, control),
             guard=lambda model, tier: limit_of(model, tier, s.guards),
         )
-        metrics.connections_max.labels("redis").set(s.redis.pool_size)
-        metrics.connections_max.labels("postgres").set(s.postgres.pool_max)
-        pools: dict[str, Callable[[], tuple[int, int]]] = {
-            "redis": lambda: pool_sizes(self._client),
-            "postgres": self._pool.sizes,
-        }
-        for server, sizes in pools.items():
-            for at, state in enumerate(("used", "idle")):
-                metrics.connections.labels(server, state).set_function(partial(_item, sizes, at))
+        show_pool(metrics, "redis", lambda: pool_sizes(self._client), s.redis.pool_size)
+        show_pool(metrics, "postgres", self._pool.sizes, s.postgres.pool_max)
         metrics.draining.set_function(self.quiet.is_set)
         metrics.begin_daemon(self._consumers)
         return DepthGauges(DepthReader(self._scripts), lambda: self._book, limits, metrics, self._clock)
@@ -363,10 +357,6 @@ class Daemon:
             return "stopping"
         deaf = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
         return f"not reading {', '.join(deaf)}" if deaf else ""
-
-
-def _item(sizes: Callable[[], tuple[int, int]], at: int) -> int:
-    return sizes()[at]
 
 
 def _spec(book: ServiceBook, name: str, settings: Settings) -> QueueSpec:
