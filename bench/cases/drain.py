@@ -34,7 +34,9 @@ def peer(name: str, count: int) -> Values:
         program = peers.worker(rig, name, server.url, records)
         wait_for(lambda: records.ended >= count, program, _LIMIT_S, f"{name} drain")
         family = program.family
-        values = _values(count, records.span_s(), machine.cpu_s(family), {"redis": machine.cpu_s([server.pid]) - before})
+        values = _values(
+            count, records.span_s(), machine.cpu_s(family), {"redis": machine.cpu_s([server.pid]) - before}
+        )
         return values | {"rss_mb": machine.rss_mb(family)}
 
 

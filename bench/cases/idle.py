@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import redis
 
@@ -21,7 +22,7 @@ class Watch:
     """Counts what clients send, and what scripts run inside, with MONITOR."""
 
     def __init__(self, url: str) -> None:
-        self._client = redis.Redis.from_url(url, socket_timeout=None)
+        self._client: Any = redis.Redis.from_url(url, socket_timeout=None)
         self.sent = self.inner = 0
         self._on = False
         threading.Thread(target=self._listen, daemon=True).start()

@@ -31,9 +31,7 @@ def ours(count: int, abreast: int) -> Values:
     with Rig() as rig:
         server, database, records = rig.redis(), rig.database(), rig.records()
         asyncio.run(backlog.accept(server.url, QUEUE, count))
-        program = rig.daemon(
-            server.url, database, records, SLEEP_S="1", QUEUE_PARALLELISM_PAID_BATCH=str(abreast)
-        )
+        program = rig.daemon(server.url, database, records, SLEEP_S="1", QUEUE_PARALLELISM_PAID_BATCH=str(abreast))
         return _values(records, program, count)
 
 

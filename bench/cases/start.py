@@ -30,7 +30,7 @@ def ours(kind: str, idle_s: float) -> Values:
         else:
             env = {
                 **daemon_env(server.url, database), "GATEWAY_PORT": str(port), "QSTASH_TOKEN": KEY,
-                "TASK_TOKEN_SECRET": KEY, "QSTREAMD_API_KEYS": f"bench:{KEY}",
+                "TASK_TOKEN_SECRET": KEY, "API_KEYS": f"bench:{KEY}",
                 "QSTREAMD_DIRECT_SUBMIT": "true",
             }  # fmt: skip
             program = rig.run("daemon", "gateway", env=env)

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -32,8 +33,7 @@ class Caller(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
         self._next()
 
     def _next(self) -> None:
@@ -64,8 +64,7 @@ class Caller(asyncio.Protocol):
             self.done.set_exception(exc or ConnectionError("the server closed the connection"))
 
 
-async def call(path: str, port: int, connections: int) -> None:
-    requests = iter([base64.b64decode(text) for text in json.loads(Path(path).read_text("utf-8"))])
+async def call(requests: Iterator[bytes], port: int, connections: int) -> None:
     latencies: list[float] = []
     statuses: Counter[str] = Counter()
     loop = asyncio.get_running_loop()
@@ -84,4 +83,5 @@ async def call(path: str, port: int, connections: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(call(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    prepared = [base64.b64decode(text) for text in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
+    uvloop.run(call(iter(prepared), int(sys.argv[2]), int(sys.argv[3])))

@@ -1,4 +1,4 @@
-"""Two HTTP handlers to compare the relay with: `empty` answers, `naive` checks a JWT with PyJWT and appends with XADD."""
+"""Two handlers to compare the relay with: `empty` answers, `naive` checks with PyJWT and appends with XADD."""
 
 from __future__ import annotations
 

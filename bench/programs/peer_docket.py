@@ -12,7 +12,7 @@ from docket import Docket, Worker
 logging.basicConfig(level=logging.WARNING)
 
 
-async def work():
+async def work() -> None:
     async with Docket(name="bench", url=os.environ["REDIS_URL"]) as docket, Worker(docket) as worker:
         await worker.run_forever()
 

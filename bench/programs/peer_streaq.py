@@ -22,18 +22,18 @@ recorder = Recorder()
 
 
 @worker.task(silent=True, name="noop")
-async def noop():
+async def noop() -> None:
     recorder.count()
 
 
 @worker.task(silent=True, name="sleeper")
-async def sleeper(number: int, sleep_s: float):
+async def sleeper(number: int, sleep_s: float) -> None:
     place = recorder.begin(number)
     await asyncio.sleep(sleep_s)
     recorder.end(place)
 
 
-async def enqueue(count, sleep_s):
+async def enqueue(count: int, sleep_s: float) -> None:
     async with worker:
         for first in range(0, count, 1000):
             numbers = range(first, min(count, first + 1000))

@@ -1,12 +1,13 @@
 # mypy: ignore-errors
 """taskiq on Redis streams with its result store, as its own command line would run it with one worker.
 
-python -m bench.programs.peer_taskiq enqueue COUNT SLEEP_S; a worker is `taskiq worker bench.programs.peer_taskiq:broker`.
+python -m bench.programs.peer_taskiq enqueue COUNT SLEEP_S; a worker: `taskiq worker bench.programs.peer_taskiq:broker`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 
@@ -17,34 +18,31 @@ from bench.recorder import Recorder
 
 URL = os.environ["REDIS_URL"]
 broker = RedisStreamBroker(URL).with_result_backend(RedisAsyncResultBackend(URL, result_ex_time=3600))
-_recorder = None
 
 
-def recorder():
+@functools.cache
+def recorder() -> Recorder:
     """Made in the worker, after it forked."""
-    global _recorder
-    if _recorder is None:
-        _recorder = Recorder()
-    return _recorder
+    return Recorder()
 
 
 @broker.task("noop")
-async def noop():
+async def noop() -> None:
     recorder().count()
 
 
 @broker.task("sleeper")
-async def sleeper(number, sleep_s):
+async def sleeper(number: int, sleep_s: float) -> None:
     place = recorder().begin(number)
     await asyncio.sleep(sleep_s)
     recorder().end(place)
 
 
-async def enqueue(count, sleep_s):
+async def enqueue(count: int, sleep_s: float) -> None:
     await broker.startup()
     numbers = iter(range(count))
 
-    async def some():
+    async def some() -> None:
         for number in numbers:
             await (noop.kiq() if sleep_s < 0 else sleeper.kiq(number, sleep_s))
 
