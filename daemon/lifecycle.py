@@ -192,7 +192,7 @@ class Notifier:
 
 
 def inherited_socket(settings: SystemdSettings) -> socket.socket | None:
-    """The listening socket that systemd made for this process; None when there is none. Raises OSError if it is none."""
+    """The listening socket that systemd made for this process, or None. Raises OSError when it is no socket."""
     if settings.listen_pid != os.getpid() or not settings.listen_fds:
         return None
     return socket.socket(fileno=_FIRST_INHERITED)

@@ -58,7 +58,8 @@ class SystemdSettings:
     watchdog_usec: int | None = setting("WATCHDOG_USEC", None, whole("microseconds", most=10**15),
         "set by systemd from WatchdogSec: a sign of life is due within it")
     listen_pid: int | None = setting("LISTEN_PID", None, whole(), "set by systemd with a .socket: whom it listened for")
-    listen_fds: int | None = setting("LISTEN_FDS", None, whole("sockets", least=0, most=64), "how many; from number 3 on")
+    listen_fds: int | None = setting("LISTEN_FDS", None, whole("sockets", least=0, most=64),
+        "how many; from number 3 on")
     watchdog_pid: int | None = setting("WATCHDOG_PID", None, whole(), "set by systemd: whose signs of life it wants")
 
 

@@ -342,7 +342,7 @@ async def test_a_message_in_flight_is_not_retried_after_a_cancel(
     receiver.fail(1)
     for path in ("/fails", "/works"):
         await client.message.publish(url=receiver.url(path), body="x")
-        await wait_until(lambda path=path: path in {s.path for s in receiver.calls}, description="in flight")  # type: ignore[misc]
+        await wait_until(lambda path=path: path in {s.path for s in receiver.calls}, description="in flight")
     assert await client.message.cancel_all() == 2
     receiver.open.set()
     await fake.settled()

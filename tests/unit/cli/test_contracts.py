@@ -13,7 +13,7 @@ from daemon.cli.contracts import command
 def test_write_then_check_is_clean_and_writing_again_changes_nothing(tmp_path: Path) -> None:
     """Repeatable; untouched files keep their time."""
     first = CliRunner().invoke(command, ["--write", str(tmp_path)])
-    assert (first.exit_code, first.output.count("wrote ")) == (0, 4)
+    assert (first.exit_code, first.output.count("wrote ")) == (0, 5)
     assert CliRunner().invoke(command, ["--check", str(tmp_path)]).exit_code == 0
     assert CliRunner().invoke(command, ["--write", str(tmp_path)]).output == ""
 

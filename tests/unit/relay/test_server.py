@@ -82,7 +82,7 @@ def test_each_error_has_its_answer(problem: Exception, status: int, code: str, o
 @pytest.mark.parametrize(("status", "base"), [(503, RelaySettings().retry_after_s), (429, FULL_RETRY_AFTER_S)])
 def test_each_try_waits_longer(status: int, base: int, retried: str, factor: int) -> None:
     """QStash gives up after a few tries: together they must outlast an outage. Jittered, so that they don't meet."""
-    waits = {relay()._retry_after(status, retried) for _ in range(50)}
+    waits = {relay()._retry_after(status, retried, None) for _ in range(50)}
     assert base * factor <= min(waits) < max(waits) <= (base * 1.5 + 1) * factor
 
 
