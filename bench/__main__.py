@@ -24,7 +24,6 @@ CASES = (
     "takeover",
     "streams",
     "sleepers",
-    "viewers",
     "growth",
     "chunks",
 )

@@ -42,7 +42,8 @@ def relay(rig: Rig, redis_url: str, port: int) -> Program:
     env = {
         "NODE_ENV": "development", "REDIS_URL": redis_url, "RELAY_PORT": str(port), "QUEUE_MAX_SIZE": "10000000",
         "WORKER_BASE_URL": f"http://127.0.0.1:{port}", "QSTASH_CURRENT_SIGNING_KEY": KEY,
-        "SERVICES_FILE": str(SERVICES), "QSTASH_NEXT_SIGNING_KEY": KEY + "2", "QSTREAMD_LOG_LEVEL": "warning", "QSTREAMD_LOG_FORMAT": "json",
+        "SERVICES_FILE": str(SERVICES),
+        "QSTASH_NEXT_SIGNING_KEY": KEY + "2", "QSTREAMD_LOG_LEVEL": "warning", "QSTREAMD_LOG_FORMAT": "json",
     }  # fmt: skip
     return rig.run("daemon", "relay", env=env)
 

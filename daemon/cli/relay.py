@@ -17,14 +17,16 @@ from daemon.clock import SystemClock
 from daemon.config import Settings
 from daemon.contracts import QueueSpec
 from daemon.errors import ConfigError, DependencyAway, RedisFull
+from daemon.garbage import collect_rarely
 from daemon.lifecycle import Notifier, Signals, inherited_socket, sample_loop_lag
 from daemon.logs import begin, logger
 from daemon.metrics import Metrics
 from daemon.relay.server import Relay
 from daemon.stream.admission import Admission
-from daemon.stream.connection import Scripts, connect
+from daemon.stream.connection import connect
 from daemon.stream.environment import claim_environment
 from daemon.stream.events import Events
+from daemon.stream.gathered import GatheredScripts
 
 DRAIN_S = 15.0  #: a body may take 10 s and Redis 3; systemd waits 30
 STAMP_RETRY_S = 0.25  #: accepting works again within 1 s of Redis' return
@@ -41,6 +43,7 @@ def command() -> None:
     """
     settings = config.load(role="relay")
     begin(settings)
+    collect_rarely()
     try:
         uvloop.run(RelayProcess(settings).run())
     except ExceptionGroup as group:
@@ -54,7 +57,7 @@ class RelayProcess:
         self._settings = settings
         client = connect(settings.redis, name="qstreamd-relay")
         self._client: Redis = client
-        scripts, clock = Scripts(client), SystemClock()
+        scripts, clock = GatheredScripts(client), SystemClock()
         keys = (*settings.qstash.current_keys, *settings.qstash.next_keys)
         self.relay = Relay(
             settings=settings.relay,

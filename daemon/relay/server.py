@@ -126,7 +126,9 @@ class Relay:
         self._verify(request, None)
         kept, size, sha256 = bytearray(), 0, hashlib.sha256()
         try:
-            async with asyncio.timeout(self.settings.body_timeout_s):
+            # A small body came with its head: then there is nothing to wait for, and no clock to start.
+            late = None if request.content.is_eof() else self.settings.body_timeout_s
+            async with asyncio.timeout(late):
                 async for chunk in request.content.iter_any():
                     sha256.update(chunk)
                     size += len(chunk)

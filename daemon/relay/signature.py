@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hmac
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -40,7 +41,7 @@ def judge(
     With `digest` None all else is judged, so that a stranger's body need not be read.
     """
     try:
-        claims = _signed(token, keys) if token else "missing"
+        claims = _signed(token, tuple(keys)) if token else "missing"
     except (ValueError, RecursionError):  # not ASCII, base64, UTF-8 or JSON, or a claim is absent or of another type
         return "malformed"
     if isinstance(claims, str):
@@ -55,7 +56,9 @@ def judge(
     return next((flaw for flaw, holds in facts if not holds), None)
 
 
-def _signed(token: str, keys: Sequence[bytes]) -> _Claims | Flaw:
+# A call is judged before and after its body came: the same token, keys and therefore claims.
+@functools.lru_cache(maxsize=512)
+def _signed(token: str, keys: tuple[bytes, ...]) -> _Claims | Flaw:
     signed, _, signature = token.encode("ascii").rpartition(b".")
     head, _, payload = signed.partition(b".")
     declared = msgspec.json.decode(_decoded(head), type=_Head)
