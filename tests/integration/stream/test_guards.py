@@ -313,6 +313,16 @@ async def test_a_failed_probe_doubles_the_time_up_to_the_most(desk: Desk) -> Non
         assert await desk.client.hget(breaker, "open_ms") == expected
 
 
+async def test_failures_of_calls_from_before_do_not_lengthen_an_open_breaker(desk: Desk) -> None:
+    """They began when it was closed; only the probe's own failure doubles the time."""
+    crowd = [ask(f"t{n}", model(limit=9)) for n in range(6)]
+    for asked in crowd:
+        assert await desk.enters(asked)
+    for asked in crowd:
+        await desk.leave(asked, "failed")
+    assert await desk.client.hget(keys.model_keys("m").breaker, "open_ms") == b"150"
+
+
 async def test_a_success_in_between_keeps_the_breaker_closed(desk: Desk) -> None:
     """Only failures in a row count, and interruptions say nothing."""
     for n, outcome in enumerate(("failed", "failed", "ok", "failed", "none", "unused", "failed")):
