@@ -60,7 +60,13 @@ async def test_a_task_whose_parking_was_lost_is_woken_in_time(world: World) -> N
         await world.check()
 
 
-@pytest.mark.parametrize("name", ["guard_enter", "begin", "append", "ack", "beat", "dead_letter"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "append",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("guard_enter", "begin", "ack", "beat", "dead_letter")),
+    ],
+)
 async def test_a_lost_reply_changes_nothing_else(world: World, name: str) -> None:
     """Every script that is repeated finds what its first run did."""
     async with RedisProxy(world.redis_url) as proxy:

@@ -1,4 +1,4 @@
-"""Postgres goes away, loses its backends, becomes read-only: results are held, nothing is run again that was committed."""
+"""Postgres goes away, loses backends, becomes read-only: results are held, nothing committed is run again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def own(redis_url: str, postgres_server: EmbeddedPostgres, tmp_path: Path)
         yield world
 
 
-@pytest.mark.parametrize("way", ["stop", "kill", "pause"])
+@pytest.mark.parametrize("way", ["stop", *(pytest.param(way, marks=pytest.mark.long) for way in ("kill", "pause"))])
 async def test_postgres_is_away_while_a_model_writes(own: World, postgres_server: EmbeddedPostgres, way: str) -> None:
     """F47: the answer is held and written when Postgres returns; the model is called once."""
     daemon = await own.start_daemon()
@@ -46,6 +46,7 @@ async def test_backends_are_terminated_at_random(own: World) -> None:
     assert history.states() == {"done": 20} and history.calls() == 20
 
 
+@pytest.mark.long
 async def test_postgres_becomes_read_only_for_a_while(own: World) -> None:
     """F48: a standby that was not promoted yet; nothing is lost and nothing is run twice."""
     daemon = await own.start_daemon()

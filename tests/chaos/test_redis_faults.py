@@ -31,7 +31,7 @@ async def busy(world: World, count: int = 6, tokens: int = 400) -> None:
     await world.seen("t0", "token_batch")
 
 
-@pytest.mark.parametrize("way", ["restart", "kill"])
+@pytest.mark.parametrize("way", [pytest.param("restart", marks=pytest.mark.long), "kill"])
 async def test_redis_restarts(own: World, redis_server: EmbeddedRedis, way: str) -> None:
     """F22, F23: with the shipped fsync nothing is lost, nothing runs twice beyond what a lease allows."""
     daemon = await own.start_daemon()
@@ -57,6 +57,7 @@ async def test_redis_forgets_everything(own: World) -> None:
     assert daemon.running
 
 
+@pytest.mark.long
 async def test_the_group_is_destroyed(own: World) -> None:
     """F26: XGROUP DESTROY under running tasks."""
     daemon = await own.start_daemon()
@@ -81,6 +82,7 @@ async def test_a_consumer_is_deleted_with_its_pending_entries(own: World) -> Non
     await own.check()
 
 
+@pytest.mark.long
 async def test_the_stream_is_trimmed_while_entries_are_pending(own: World) -> None:
     """F28: the payload is gone; what had been claimed comes back from Postgres."""
     first = await own.start_daemon()
@@ -91,6 +93,7 @@ async def test_the_stream_is_trimmed_while_entries_are_pending(own: World) -> No
     await own.check(within_s=30)
 
 
+@pytest.mark.long
 async def test_scripts_are_flushed(own: World) -> None:
     """F38: each is loaded again where it is missed."""
     await own.start_daemon()
@@ -114,6 +117,7 @@ async def test_redis_hangs_for_two_leases(own: World, redis_server: EmbeddedRedi
     assert daemon.running
 
 
+@pytest.mark.long
 async def test_replies_vanish_for_two_leases(own: World) -> None:
     """F32: one-way black hole. Requests arrive, replies do not; another daemon sees everything."""
     async with RedisProxy(own.redis_url) as proxy:
@@ -129,6 +133,7 @@ async def test_replies_vanish_for_two_leases(own: World) -> None:
         assert deaf.running
 
 
+@pytest.mark.long
 async def test_connections_are_killed_again_and_again(own: World) -> None:
     """Every half second all of them: consumption goes on, none lost or doubled, the next task starts soon."""
     await own.start_daemon()
@@ -156,6 +161,7 @@ async def test_redis_is_full(own: World) -> None:
     await own.check(within_s=40)
 
 
+@pytest.mark.long
 async def test_the_primary_becomes_a_replica_for_a_while(own: World) -> None:
     """F30: READONLY on the fly, as in a failover."""
     daemon = await own.start_daemon()
@@ -168,6 +174,7 @@ async def test_the_primary_becomes_a_replica_for_a_while(own: World) -> None:
     assert daemon.running
 
 
+@pytest.mark.long
 async def test_redis_takes_no_more_clients(own: World) -> None:
     """F37: bounded errors; those who are connected go on, and later all do."""
     daemon = await own.start_daemon()

@@ -227,12 +227,12 @@ async def places_taken(redis: Any) -> list[str]:
     """Guards in which somebody holds a place."""
     seconds, micros = await redis.time()
     now = seconds * 1000 + micros // 1000
-    found = []
-    for kind in ("model", "user", "queue", "probe"):
-        async for key in redis.scan_iter(f"{{guard}}:{kind}:*"):
-            if held := await redis.zcount(key, now, "+inf"):
-                found.append(f"{key}: {held} places")
-    return found
+    held = {
+        key: await redis.zcount(key, now, "+inf")
+        for kind in ("model", "user", "queue", "probe")
+        async for key in redis.scan_iter(f"{{guard}}:{kind}:*")
+    }
+    return [f"{key}: {count} places" for key, count in held.items() if count]
 
 
 async def _consumers(world: World) -> dict[str, int]:

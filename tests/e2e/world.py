@@ -82,7 +82,7 @@ def services_toml() -> str:
     parts.append(_MODEL.format(id="brief", name="brief", total_s=1.5, wait_s=1.5, more=""))
     parts.append(_MODEL.format(id="json", name="json", total_s=60, wait_s=20, more='output = "json"'))
     kinds = [kind + once for kind in (*KINDS, "500", "429-after-1") for once in ("", "-once") if kind != "ok"]
-    parts += [_MODEL.format(id=f"f-{kind}", name=f"fault-{kind}", total_s=4, wait_s=1.5, more="") for kind in kinds]
+    parts += [_MODEL.format(id=f"f-{kind}", name=f"fault-{kind}", total_s=6, wait_s=3, more="") for kind in kinds]
     return "".join(parts)
 
 

@@ -1,0 +1,116 @@
+"""A daemon with one rule broken, to see whether the checker notices: `python -m tests.chaos.saboteur RULE --queues …`.
+
+Never imported by a test; each break is a few lines over the real thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from daemon.cli import main
+from daemon.stream import connection
+from daemon.stream.connection import Script
+
+
+def ack_before_write() -> None:
+    """The entry is settled when the model begins, not when its result is durable."""
+    run: Any = importlib.import_module("daemon.pipeline.run")
+    execute = run.execute
+
+    async def early(request: Any, provider: Any, scope: Any, *rest: Any) -> Any:
+        for hold in _holds:
+            if hold.scope is scope:
+                await _tails[0].ack(hold.delivery)
+        return await execute(request, provider, scope, *rest)
+
+    _watch()
+    run.execute = early
+
+
+def beat_without_owner_check() -> None:
+    """A bare XCLAIM, by which a zombie takes its entry back."""
+    _replace(
+        "beat",
+        "for i = 3, #ARGV do redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID') end\nreturn {}",
+    )
+
+
+def append_without_fence() -> None:
+    """Events of lower attempts are let in."""
+    source = _source("append").replace("if attempt < seen then return {0, seen, seq, cancel} end", "")
+    _replace("append", source)
+
+
+def finish_without_fence() -> None:
+    """Any attempt may write the result. What would stop a zombie before it gets there is broken as well."""
+    beat_without_owner_check()
+    append_without_fence()
+    tasks: Any = importlib.import_module("daemon.store.tasks")
+    load = tasks.load_queries
+
+    def loose() -> dict[str, str]:
+        queries = dict(load())
+        for name in ("finish", "heartbeat"):
+            queries[name] = queries[name].replace("t.attempt = i.attempt", "t.attempt >= i.attempt")
+        return queries
+
+    tasks.load_queries = loose
+
+
+def no_nonce() -> None:
+    """A repeated append is appended again."""
+    source = _source("append").replace("if state[3] == ARGV[1] or state[4] == ARGV[1] then", "if false then")
+    _replace("append", source)
+
+
+RULES = {
+    f.__name__: f
+    for f in (ack_before_write, beat_without_owner_check, append_without_fence, finish_without_fence, no_nonce)
+}
+_holds: list[Any] = []
+_tails: list[Any] = []
+
+
+def _watch() -> None:
+    from daemon.pipeline.hold import Hold
+    from daemon.stream.tail import RedisTail
+
+    for kind, seen in ((Hold, _holds), (RedisTail, _tails)):
+        init = kind.__init__
+
+        def noted(self: Any, *args: Any, _init: Any = init, _seen: list[Any] = seen, **kwargs: Any) -> None:
+            _init(self, *args, **kwargs)
+            _seen.append(self)
+
+        kind.__init__ = noted  # type: ignore[method-assign]
+
+
+def _source(name: str) -> str:
+    return connection.load_script(name).source
+
+
+def _replace(name: str, source: str) -> None:
+    broken = Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    for module in ("work", "events"):
+        user: Any = importlib.import_module(f"daemon.stream.{module}")
+        load = user.load_script
+
+        def changed(wanted: str, *before: str, _load: Any = load) -> Script:
+            return broken if wanted == name else _load(wanted, *before)
+
+        user.load_script = changed
+
+
+def break_rule(arguments: Sequence[str]) -> None:
+    """Break the rule that is named first, then be the daemon with the other arguments."""
+    RULES[arguments[0]]()
+    sys.argv = ["daemon", *arguments[1:]]
+    main()
+
+
+if __name__ == "__main__":
+    break_rule(sys.argv[1:])

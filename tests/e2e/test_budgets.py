@@ -1,0 +1,97 @@
+"""What a process may cost: time to start, memory, commands while idle, flushes a task."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+from redis.asyncio import Redis
+
+from daemon.contracts import DEFAULT_QUEUES
+from tests.e2e.world import World
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+ALL = ",".join(DEFAULT_QUEUES)
+#: as shipped: nothing of the fast times
+SHIPPED = dict.fromkeys(
+    (
+        "QSTREAMD_LEASE_S", "QSTREAMD_BEAT_S", "QSTREAMD_SELF_FENCE_S", "QSTREAMD_LIVENESS_S", "QSTREAMD_COMPARE_S",
+        "QSTREAMD_LIVENESS_TTL_S", "QSTREAMD_REDIS_BLOCK_S", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG",
+    ), "",
+)  # fmt: skip
+
+
+def aiohttp_imports_in() -> float:
+    """Seconds this machine takes now for a Python that imports one library: its pace."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import aiohttp"], check=True)
+    return time.monotonic() - began
+
+
+async def test_ready_within_a_second_and_small(world: World) -> None:
+    """From start to reading all six queues in 1 s on a machine that imports aiohttp in 0.25 s; 90 MB when idle."""
+    best = float("inf")
+    for _ in range(3):
+        pace = aiohttp_imports_in()
+        daemon = world.new_daemon(ALL, **SHIPPED)
+        daemon.start()
+        best = min(best, await daemon.ready() / max(1.0, pace / 0.25))
+        resident = daemon.resident_kb()
+        assert await daemon.stop() == 0
+    assert best <= 1.0
+    assert resident <= 90 * 1024
+
+
+async def test_an_idle_daemon_sends_few_commands(world: World) -> None:
+    """All six queues with shipped times: at most 30 a minute, those inside scripts not counted."""
+    await world.start_daemon(ALL, **SHIPPED)
+    await asyncio.sleep(2)  # what a start costs is not what idling costs
+    sent, watched_s = [], 25
+    async with (
+        Redis.from_url(world.redis_url, decode_responses=True, socket_timeout=None) as client,
+        client.monitor() as monitor,
+    ):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(watched_s):
+                while True:
+                    seen = await monitor.next_command()
+                    if seen["client_type"] != "lua":
+                        sent.append(seen["command"][:60])
+    # A BLOCK of 30 s may begin and end in any 25 s: six reads more than their share.
+    assert len(sent) * 60 / watched_s <= 30 + 6 * 60 / watched_s, sent
+
+
+async def test_a_task_costs_four_flushes(world: World) -> None:
+    """Guards; place and `started`; done and release; ack. Token batches, the shared read and the beat come on top."""
+    daemon = await world.start_daemon("q_paid_batch", NODE_ENV="development", QSTREAMD_FAILPOINTS="*:before=print")
+    await world.start_relay(NODE_ENV="development")
+    await world.publish("warm", queue="q_paid_batch")
+    await world.ended("warm")
+    await world.quiescent()
+    before = len(daemon.log("failpoint"))
+    await world.publish("t1", queue="q_paid_batch")
+    await world.ended("t1")
+    await world.quiescent()
+    await wait_until(lambda: len(daemon.log("attempt.ended")) == 2, description="both are reported")
+    effects = [line["effect"] for line in daemon.log("failpoint")[before:]]
+    beside = {
+        "liveness",
+        "beat",
+        "heartbeat",
+        "guard_renew",
+        "guard_sweep",
+        "sweep",
+        "read",
+        "other",
+        "forgotten",
+        "promote",
+    }
+    own = [effect for effect in effects if not set(effect.split("+")) <= beside and effect != "fetch"]
+    statements = [effect for effect in own if effect in ("claim", "finish")]
+    assert statements == ["claim", "finish"]
+    assert len(own) - len(statements) <= 4, own
