@@ -7,7 +7,7 @@ code := daemon tests bench
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Everything on this machine with nothing installed: a task of each kind, from signed call to streamed answer
@@ -37,8 +37,13 @@ setup: ## Just the .venv, with everything for development
 	@requirements/install dev
 
 .PHONY: bench
-bench: setup ## Measures what the budgets promise
+bench: setup ## Measures everything beside peers and limits into bench/results/; ARGS="drain accept --quick"
+	@requirements/install bench
 	@$(python) -m bench $(ARGS)
+
+.PHONY: bench-check
+bench-check: setup ## Whether speed is what it was, as ratios to the raw loop of the same minute
+	@$(python) -m bench.check
 
 .PHONY: chaos
 chaos: setup ## The long suites whole: kills, pauses and cuts, then a checker reads the history

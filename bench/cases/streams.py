@@ -110,6 +110,6 @@ CASE = Case(
         Goal("CPU/token ≤ 1.5 x raw", "qstreamd", "cpu_us", at_most=1.5, references=("raw aiohttp",)),
         Goal("no event later than 150 ms", "qstreamd", "late_max_ms", at_most=150),
     ),
-    note="Late: from when the model wrote the first token of a batch to its event in Redis; 50 ms of it are coalescing.",
+    note="Late: from the model writing the first token of a batch to its event in Redis; 50 ms of it are coalescing.",
     runs=3,
 )  # fmt: skip
