@@ -57,11 +57,14 @@ ECHO = Service(
     id="echo", title="Echo", system="", prompt="{{ text }}", template=None, takes_images=False,
     models=MappingProxyType({Tier.PAID: ("m",)}), first_token_s=2, idle_s=2, total_s=5, attempts=3,
 )  # fmt: skip
+TWO = replace(ECHO, id="two", models=MappingProxyType({Tier.PAID: ("m", "n")}))
 BOOK = ServiceBook(
     source="services.toml",
-    models=MappingProxyType({"m": Model("m", "deepseek", "m-1", concurrency=MappingProxyType({Tier.PAID: 100}))}),
+    models=MappingProxyType(
+        {id_: Model(id_, "deepseek", f"{id_}-1", concurrency=MappingProxyType({Tier.PAID: 100})) for id_ in ("m", "n")}
+    ),
     services=MappingProxyType(
-        {s.id: s for s in (ECHO, replace(ECHO, id="json", output="json"), replace(ECHO, id="once", attempts=1))}
+        {s.id: s for s in (ECHO, replace(ECHO, id="json", output="json"), replace(ECHO, id="once", attempts=1), TWO)}
     ),
     queues=DEFAULT_QUEUES,
 )

@@ -63,6 +63,7 @@ COURSES = {
     "fails for good": Course("error LLM_ERROR", scripts=(FAILS,)),
     "refused": Course("error LLM_REFUSED", scripts=((ProviderError(code=Code.LLM_REFUSED),),)),
     "rate limited, then done": Course("done", scripts=((ModelClosed("RATE_LIMITED"),), ANSWER)),
+    "falls back": Course("done", scripts=((ModelClosed("OVERLOADED"),), ANSWER), fields={"service_id": "two"}),
     "a bug, then done": Course("done", scripts=((ZeroDivisionError(),), ANSWER)),
     "unknown service": Course("error UNKNOWN_SERVICE", fields={"service_id": "nobody"}),
     "expired": Course("error EXPIRED", fields={"expires_at": 1.0}),

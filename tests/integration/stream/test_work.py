@@ -127,7 +127,7 @@ async def test_a_parked_task_comes_back_through_ready(side: Side) -> None:
     mine = (await side.work.fetch(QUEUE, 1))[0]
     assert await side.tail.park(mine, 1, reason="GUARD_USER", waiting_since_ms=7)
     assert not await side.tail.park(mine, 1, reason="GUARD_USER")
-    assert side.parked == [(QUEUE, 0.001)]
+    assert side.parked == [(QUEUE, 0.001)] * 2  # told again: the first reply may have been lost
     assert await side.client.hlen(NAMES.held) == 1
     assert await side.client.zscore(NAMES.waiting, "t1") == 1
     moved = 0

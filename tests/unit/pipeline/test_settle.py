@@ -107,3 +107,28 @@ def test_spent_attempts_end_with_the_errors_own_code() -> None:
     """EXPIRED is said only where nothing but the clock forbade another attempt."""
     assert final_code(ProviderError(), expires_in_s=1.0, failures=2, attempts_max=3) is Code.LLM_ERROR
     assert final_code(ProviderError(), expires_in_s=None, failures=0, attempts_max=3) is Code.LLM_ERROR
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.999])
+def test_a_closed_model_is_waited_for_until_it_opens_for_all(jitter: float) -> None:
+    """The time that every process was told, with those who go first first; the vendor's own number is in it."""
+    closed = ModelClosed("RATE_LIMITED", retry_after_s=3)
+
+    def delay(*, first: bool) -> float:
+        answer = settle(
+            closed, failures=0, attempts_max=3, expires_in_s=None, retry=RETRY, jitter=jitter, reopens_in_s=20,
+            first=first,
+        )  # fmt: skip
+        assert isinstance(answer, Wait)
+        return answer.delay_s
+
+    assert 20 <= delay(first=True) < 20 + RETRY.defer_s
+    assert delay(first=True) < delay(first=False)
+
+
+def test_a_refusal_in_the_middle_of_an_answer_is_a_failure() -> None:
+    """It cost what it cost: it counts, and ends a task like any other."""
+    error = ModelClosed("OVERLOADED")
+    error.midway = True
+    assert isinstance(verdict(error), RunAgain)
+    assert isinstance(verdict(error, failures=2), GiveUp)

@@ -40,14 +40,14 @@ def test_what_may_pass_is_away_and_what_refuses_writes_is_full(error: rx.RedisEr
 @pytest.mark.parametrize(
     "error", [rx.ResponseError("WRONGTYPE Operation against a key"), rx.ResponseError("ERR unknown command")]
 )
-def test_a_mistake_of_ours_stays_what_it_is(error: rx.RedisError) -> None:
+async def test_a_mistake_of_ours_stays_what_it_is(error: rx.RedisError) -> None:
     """It is a bug, to be seen with its traceback, not something to wait for."""
     assert translate(error) is error
     with pytest.raises(rx.ResponseError), translated():
         raise error
 
 
-def test_the_cause_is_kept() -> None:
+async def test_the_cause_is_kept() -> None:
     """Operators see what redis-py said; so does a broken socket."""
     for cause in (rx.ConnectionError("refused"), ConnectionResetError("reset"), TimeoutError("slow")):
         with pytest.raises(RedisAway) as caught, translated():

@@ -1,0 +1,82 @@
+"""The command line: what it lists, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import daemon.cli as module
+from daemon.cli import cli, main
+from daemon.errors import ConfigError, DependencyAway, RedisAway, StoreAway
+
+
+@pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
+def test_every_command_of_the_list_is_there_and_says_what_it_does(name: str) -> None:
+    """The register names modules that exist."""
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    """Exit 2, with the name."""
+    result = CliRunner().invoke(cli, ["relays"])
+    assert (result.exit_code, "relays" in result.output) == (2, True)
+
+
+def test_queues_alone_is_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--queues a,b` is `run --queues a,b`; nothing at all is a usage error with the help."""
+    seen: list[str] = []
+    run = importlib.import_module("daemon.cli.run")
+    stand_in = click.Command("run", callback=lambda queues: seen.extend([queues]), params=[click.Option(["--queues"])])
+    monkeypatch.setattr(run, "command", stand_in)
+    assert CliRunner().invoke(cli, ["--queues", "a,b"]).exit_code == 0
+    assert CliRunner().invoke(cli, ["run", "--queues", "c"]).exit_code == 0
+    assert seen == ["a,b", "c"]
+    nothing = CliRunner().invoke(cli, [])
+    assert (nothing.exit_code, "Usage:" in nothing.output) == (2, True)
+
+
+def test_queues_before_another_command_is_refused() -> None:
+    """It would look as if it did something."""
+    result = CliRunner().invoke(cli, ["--queues", "a", "config"])
+    assert result.exit_code == 2
+    assert "--queues belongs to `run`" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError(["REDIS_URL: wrong", "LEASE: too short"]), 78, "configuration: LEASE: too short"),
+        (RedisAway("no answer"), 75, "away: no answer"),
+        (StoreAway("no answer"), 75, "away: no answer"),
+        (DependencyAway("no answer"), 75, "away: no answer"),
+    ],
+)
+def test_a_refused_start_is_one_line_a_mistake_and_an_exit_code(
+    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """78: systemd does not restart; 75: it does. No traceback for what an operator can mend."""
+
+    def refuse(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "cli", refuse)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+    assert line in capsys.readouterr().err.splitlines()
+
+
+def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes out with its traceback."""
+
+    def break_(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "cli", break_)
+    with pytest.raises(ZeroDivisionError):
+        main()
