@@ -15,7 +15,9 @@ from daemon.stream.admission import Accepted, Conflict, Duplicate, Full, Verdict
         ([b"queued", b"1-0", 3], Accepted("1-0", 3)),
         ([b"duplicate", b"1-0"], Duplicate("1-0")),
         ([b"conflict", b"1-0"], Conflict("1-0")),
-        ([b"full", 200, 200], Full(200, 200)),
+        ([b"full", 200, 200, -1], Full(200, 200)),
+        ([b"full", 200, 200, 1500], Full(200, 200, 1.5)),
+        ([b"queued", b"1-0", 3, 1], Accepted("1-0", 3, paused=True)),
     ],
 )
 def test_each_reply_is_a_verdict(reply: Any, verdict: Verdict) -> None:
