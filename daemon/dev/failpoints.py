@@ -27,6 +27,7 @@ from daemon.errors import ConfigError, RedisAway
 from daemon.store.pool import Pool
 from daemon.store.sql import load_queries
 from daemon.stream.connection import Call, Scripts
+from daemon.stream.gathered import GatheredScripts
 from daemon.stream.work import Work
 
 When = Literal["before", "after"]
@@ -101,11 +102,19 @@ def install(text: str) -> None:
     """Arm the points that `text` names, for the life of this process. Raises `ConfigError` for what it can't read."""
     points = _Points(text)
     names = {sql: name for name, sql in load_queries().items()}
-    send, once, wait = Scripts._send, Pool._once, Work.wait  # noqa: SLF001  # there is no hook, on purpose
+    each, gathered, once, wait = Scripts.run_each, GatheredScripts.run_each, Pool._once, Work.wait  # noqa: SLF001  # there is no hook, on purpose
 
     async def flush(self: Scripts, calls: Sequence[Call]) -> list[Any]:
-        effect = "+".join(dict.fromkeys(call.script.name for call in calls))
-        return cast("list[Any]", await points.around(effect, RedisAway("lost"), lambda: send(self, calls)))
+        """What one caller asks for, even where its flush carries the calls of others too."""
+        if isinstance(self, GatheredScripts):  # the flush of many: each of them had its points
+            return await each(self, calls)
+        return cast("list[Any]", await points.around(named(calls), RedisAway("lost"), lambda: each(self, calls)))
+
+    async def ask(self: GatheredScripts, calls: Sequence[Call]) -> list[Any]:
+        return cast("list[Any]", await points.around(named(calls), RedisAway("lost"), lambda: gathered(self, calls)))
+
+    def named(calls: Sequence[Call]) -> str:
+        return "+".join(dict.fromkeys(call.script.name for call in calls))
 
     async def statement(self: Pool, sql: str, args: tuple[object, ...]) -> Any:
         lost = asyncpg.ConnectionDoesNotExistError("lost")
@@ -118,7 +127,8 @@ def install(text: str) -> None:
             await points.around("read", RedisAway("lost"), _nothing)
         return found
 
-    Scripts._send = flush  # type: ignore[method-assign]  # noqa: SLF001
+    Scripts.run_each = flush  # type: ignore[method-assign]
+    GatheredScripts.run_each = ask  # type: ignore[method-assign]
     Pool._once = statement  # type: ignore[method-assign]  # noqa: SLF001
     Work.wait = read  # type: ignore[method-assign, assignment]
 
