@@ -1,7 +1,8 @@
 """The ledger with the claims, and the finishes, of a busy process in shared statements.
 
 Which attempt owns a task is judged row by row as before; only the round trip and the commit are shared. A batch that
-Postgres refuses or does not answer in time is asked again one by one, so that one task's trouble stays its own.
+Postgres refuses or does not answer in time is asked again one by one, so that one task's trouble stays its own. A
+cancelled claim is over before its caller goes on: a second try is never overtaken by the first.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class BatchingLedger(PostgresLedger):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._claims: Gathering[tuple[Delivery, str, str, float], ClaimAnswer] = Gathering(
-            self._claim_all, lanes=_LANES, most=_ROWS_MAX
+            self._claim_all, lanes=_LANES, most=_ROWS_MAX, settled=True
         )
         self._finishes: Gathering[tuple[str, int, ResultDraft], StoredResult] = Gathering(
-            self._finish_all, lanes=_LANES, most=_ROWS_MAX
+            self._finish_all, lanes=_LANES, most=_ROWS_MAX, settled=True
         )
 
     async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimAnswer:

@@ -124,3 +124,35 @@ async def test_the_end_of_the_loop_ends_those_who_wait() -> None:
             task.cancel()
     (answer,) = await asking
     assert isinstance(answer, asyncio.CancelledError)
+
+
+async def test_a_question_of_nobody_is_withdrawn() -> None:
+    """All who travelled in it were cancelled: so is what is under way, and the next one goes out."""
+    server = Server()
+    server.gate.clear()
+    gathering = Gathering(server.send, lanes=1, most=8)
+    async with asyncio.TaskGroup() as group:
+        both = [group.create_task(gathering.ask(n)) for n in (1, 2)]
+        await server.asked(1)
+        for task in both:
+            task.cancel()
+    assert all(task.cancelled() for task in both)
+    server.gate.set()
+    assert await gathering.ask(3) == 6
+
+
+async def test_where_order_matters_a_cancelled_asker_stays_until_its_question_is_over() -> None:
+    """A second try can't be overtaken by the first."""
+    server = Server()
+    server.gate.clear()
+    gathering = Gathering(server.send, lanes=2, most=8, settled=True)
+    async with asyncio.TaskGroup() as group:
+        one, two = group.create_task(gathering.ask(1)), group.create_task(gathering.ask(2))
+        await server.asked(1)
+        one.cancel()
+        await asyncio.wait({one}, timeout=0.02)
+        assert not one.done()
+        server.gate.set()
+        await asyncio.wait({one}, timeout=1)
+        assert one.cancelled()
+        assert await two == 4

@@ -35,13 +35,14 @@ from daemon.pipeline.run import run
 from daemon.pipeline.world import World
 from daemon.ports import Blobs, Provider
 from daemon.services import Model, Service, ServiceBook
+from daemon.store.batching import BatchingLedger
 from daemon.store.pool import Pool
-from daemon.store.tasks import PostgresLedger
 from daemon.store.templates import PostgresTemplates
 from daemon.stream.admission import Admission
 from daemon.stream.connection import Scripts, connect
 from daemon.stream.deltas import Deltas
 from daemon.stream.events import Events
+from daemon.stream.gathered import GatheredScripts
 from daemon.stream.guards import RedisGuards
 from daemon.stream.tail import RedisTail
 from daemon.stream.work import Work
@@ -107,12 +108,12 @@ class Process:
         self.name, self.client, self.pool, self.provider = name, client, pool, provider
         self.recorder = Recorder()
         self._running = 0
-        self.scripts = Scripts(client)
+        self.scripts = GatheredScripts(client)
         self.metrics = Metrics(process=False)
         self.work = Work(self.scripts, QueueSettings(), name)
         self.events = Events(self.scripts, EventSettings(), CLOCK)
         self.guards = RedisGuards(self.scripts, GuardSettings(breaker_failures=1000))
-        self.ledger = PostgresLedger(pool)
+        self.ledger = BatchingLedger(pool)
         self.deltas = Deltas(self.scripts, self.events, EventSettings(), self.metrics)
         self.parked: list[float] = []
         tail = RedisTail(

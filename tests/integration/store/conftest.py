@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from daemon.config import PostgresSettings
+from daemon.store.batching import BatchingLedger
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
 
@@ -22,4 +23,4 @@ async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
 @pytest.fixture
 def ledger(pool: Pool) -> PostgresLedger:
     """The adapter under test."""
-    return PostgresLedger(pool)
+    return BatchingLedger(pool)

@@ -16,8 +16,9 @@ from daemon.config import EventSettings, QueueSettings, RedisSettings
 from daemon.contracts import TaskMessage, WorkEntry, identity_of
 from daemon.metrics import Metrics
 from daemon.ports import TaskIdentity
-from daemon.stream.connection import Scripts, connect
+from daemon.stream.connection import connect
 from daemon.stream.events import Events
+from daemon.stream.gathered import GatheredScripts
 from daemon.stream.guards import RedisGuards
 from daemon.stream.tail import RedisTail
 from daemon.stream.work import Work
@@ -45,7 +46,7 @@ class Side:
     parked: list[tuple[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.scripts = Scripts(self.client)
+        self.scripts = GatheredScripts(self.client)
         self.work = Work(self.scripts, QueueSettings(), self.consumer)
         self.events = Events(self.scripts, EventSettings(), SystemClock())
         self.guards = RedisGuards(self.scripts)

@@ -19,6 +19,7 @@ from daemon.pipeline.hold import Hold
 from daemon.ports import Ledger
 from daemon.stream.connection import Scripts, connect
 from daemon.stream.events import Events
+from daemon.stream.gathered import GatheredScripts
 from daemon.stream.guards import RedisGuards
 from daemon.stream.tail import RedisTail
 from daemon.stream.work import Work
@@ -58,7 +59,7 @@ class Crew:
         stack.push_async_callback(self.client.aclose)
         stack.push_async_callback(self.beat_client.aclose)
         self.metrics = Metrics(process=False)
-        self.scripts, self.beat_scripts = Scripts(self.client), Scripts(self.beat_client)
+        self.scripts, self.beat_scripts = GatheredScripts(self.client), Scripts(self.beat_client)
         reads = connect(settings, retries=0)
         stack.push_async_callback(reads.aclose)
         self.work = Work(self.scripts, QueueSettings(), name, reads=Scripts(reads))
