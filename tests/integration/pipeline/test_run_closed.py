@@ -179,8 +179,17 @@ async def test_falling_back_keeps_the_users_place(bench: Bench) -> None:
     bench.plan("t1", CLOSED, (text("half"), 0.2, *ANSWER))
     a = bench.process()
     hold = await arrive(bench, a, service_id="two")
+    on_the_way: list[str] = []
+
+    async def look(call: str) -> None:
+        if call == "guards.switch":  # a beat now must not renew what is being left: it would count as lost
+            on_the_way.extend(place.key for place in hold.places)
+
+    a.recorder.before = look
     work = a.start(hold)
     await wait_until(lambda: bench.calls() == 2, description="the fallback is called")
+    assert "{guard}:user:u_t1" in on_the_way
+    assert "{guard}:model:m:paid" not in on_the_way
     held = await bench.places()
     assert {"{guard}:user:u_t1", "{guard}:model:n:paid"} <= held.keys()
     assert "{guard}:model:m:paid" not in held

@@ -9,6 +9,7 @@ import pytest
 
 from daemon import keys
 from daemon.config import QueueSettings
+from daemon.pipeline.hold import Hold
 from daemon.stream.connection import Scripts
 from daemon.stream.work import Work
 from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
@@ -72,6 +73,19 @@ async def test_nobody_full_takes_over_what_it_can_not_run(crew: Crew, new_crew: 
         assert await crew.pending("a") == 2
         async with other.at_work("consumer", "reclaimer"):
             await wait_until(lambda: len(other.ended) == 3, description="the other has run them")
+
+
+async def test_work_that_others_hold_hides_nothing(crew: Crew, new_crew: NewCrew, wait_until: WaitUntil) -> None:
+    """The sweep goes on where it stopped: what lies behind many living entries is found through two slots, too."""
+    other = new_crew("b")
+    await crew.add(*(f"t{number}" for number in range(60)))
+    for d in await other.work.fetch(QUEUE, 60):
+        other.leases.add(Hold(d))
+    async with other.at_work("leases"):
+        await die_with(crew, "lost")
+        async with crew.at_work("consumer", "leases", "reclaimer"):
+            await wait_until(lambda: crew.ended == ["lost"], description="found behind them")
+    assert await crew.pending("b") == 60
 
 
 async def test_two_living_processes_run_each_entry_once(crew: Crew, new_crew: NewCrew, wait_until: WaitUntil) -> None:
