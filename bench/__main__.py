@@ -76,7 +76,10 @@ def main() -> None:
         found = measured(case, size, chosen.runs or (1 if chosen.quick else case.runs))
         if found["rounds"]:
             (chosen.out / f"{name}.json").write_text(json.dumps(found, indent=1), "utf-8")
-    report.write(chosen.out, [case_of(name) for name in CASES])
+    cases = [case_of(name) for name in CASES]
+    report.write(chosen.out, cases)
+    if chosen.out == RESULTS:
+        report.fill(ROOT / "docs" / "performance.md", "measured", report.summary(chosen.out, cases))
     if size.peers:  # matplotlib lives with the peers, away from the product
         subprocess.run([str(PEERS_PYTHON), str(ROOT / "bench" / "plots.py"), str(chosen.out)], check=True, timeout=120)
     print((chosen.out / "README.md").read_text("utf-8") if sys.stdout.isatty() else f"see {chosen.out}/README.md")

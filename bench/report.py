@@ -77,6 +77,38 @@ def goals(case: Case, arms: dict[str, dict[str, list[float]]]) -> list[str]:
     return lines
 
 
+def summary(out: Path, cases: Iterable[Case]) -> list[str]:
+    """One line a goal: what was asked for, what both sides took, the ratio, and over how many rounds."""
+    lines = ["| case | goal | ours | reference | found | rounds |", "| --- | --- | --- | --- | --- | --- |"]
+    for case in cases:
+        path = out / f"{case.name}.json"
+        if not path.exists():
+            continue
+        arms = by_arm(json.loads(path.read_text("utf-8"))["rounds"])
+        for goal in case.goals:
+            judged = goal.judged(arms)
+            if judged is None:
+                continue
+            value, met = judged
+            unit, ours = case.columns[goal.metric], arms[goal.arm][goal.metric]
+            theirs = "; ".join(f"{r} {spread(arms[r][goal.metric])}" for r in goal.references if r in arms)
+            told = f"{number(value)} x" if goal.references else number(value)
+            lines.append(
+                f"| [{case.name}](../bench/results/{case.name}.svg) | {goal.text} | {goal.arm} {spread(ours)} {unit} | "
+                f"{theirs} | {told}, **{'met' if met else 'not met'}** | {len(ours)} |"
+            )
+    return lines
+
+
+def fill(page: Path, block: str, lines: Sequence[str]) -> None:
+    """Put `lines` between `<!-- block -->` and `<!-- /block -->` of a page."""
+    begin, end = f"<!-- {block} -->", f"<!-- /{block} -->"
+    text = page.read_text("utf-8")
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    page.write_text(f"{head}{begin}\n{chr(10).join(lines)}\n{end}{tail}", "utf-8")
+
+
 def write(out: Path, cases: Iterable[Case]) -> None:
     """README.md from the JSON files in `out`."""
     lines = [

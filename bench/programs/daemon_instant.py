@@ -35,6 +35,9 @@ class Instant:
         self._recorder = recorder
         self._sleep_s = sleep_s
 
+    async def prepare(self) -> None:
+        """Nothing to load."""
+
     async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         """The answer."""
         place = self._recorder.begin(int(request.prompt)) if self._sleep_s else None
@@ -44,6 +47,9 @@ class Instant:
         yield _END
         if place is not None:
             self._recorder.end(place)
+
+    async def prepare(self) -> None:
+        """Nothing to load."""
 
     async def aclose(self) -> None:
         """Nothing to close."""
