@@ -48,9 +48,6 @@ class Instant:
         if place is not None:
             self._recorder.end(place)
 
-    async def prepare(self) -> None:
-        """Nothing to load."""
-
     async def aclose(self) -> None:
         """Nothing to close."""
 
