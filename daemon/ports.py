@@ -306,6 +306,9 @@ class DeltaSink(Protocol):
 class Provider(Protocol):
     """One vendor's API."""
 
+    async def prepare(self) -> None:
+        """Load what the first call needs, off the loop; returns at once when that is done. No clock runs yet."""
+
     def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         """Deltas, then exactly one `Finished`.
 

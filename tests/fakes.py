@@ -50,6 +50,9 @@ class ScriptedProvider:
         self.calls: list[ModelRequest] = []
         self.open = 0  #: calls whose socket would be open now
 
+    async def prepare(self) -> None:
+        """Nothing to load."""
+
     async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         """Play the script of this call."""
         script = self._scripts[min(len(self.calls), len(self._scripts) - 1)]

@@ -12,11 +12,12 @@ well: guards; begin; done and release; ack.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from daemon.calls import ModelRequest
 from daemon.contracts import EventDraft, Reason, Stage, State, WorkEntry, check_message, identity_of, started
-from daemon.errors import Code, DependencyAway, LeaseLost, ModelClosed, RedisFull, Stopping, TaskError
+from daemon.errors import Code, DependencyAway, LeaseLost, ModelClosed, RedisAway, RedisFull, Stopping, TaskError
 from daemon.logs import logger
 from daemon.pipeline import publish
 from daemon.pipeline.cleanup import Cleanup, terminal_state
@@ -177,7 +178,7 @@ class Course:
             _log.exception("attempt.broke", error=type(error).__name__, task_id=self.task.task_id)
             return await self._settle(plan, entrance, claim, stage, TaskError(detail=type(error).__name__), writer)
         hold.row_left = True
-        rest = await writer.close() if writer is not None else []
+        rest = await self._rest(writer)
         await self._cleanup.conclude(self.task, [*rest, publish.done_event(stored)], heed=False)
         await self._cleanup.ack()
         return Done(stored.model_id, stored.usage)
@@ -194,6 +195,16 @@ class Course:
                     raise
             await self._say(publish.falling_back_event(entrance.model.id))
 
+    async def _rest(self, writer: DeltaWriter | None) -> list[EventDraft]:
+        """Text that is still to be told, once Redis has said what became of the batch under way."""
+        if writer is None:
+            return []
+        try:
+            async with asyncio.timeout(self._world.hold_result_s):
+                return await writer.close()
+        except TimeoutError:
+            raise RedisAway("Redis: no word about the last deltas") from None
+
     async def _say(self, event: EventDraft) -> None:
         attempt = self._hold.attempt or 0
         self._heed(await self._patience.of(lambda: self._world.tail.append(self.task, attempt, [event])))
@@ -202,6 +213,7 @@ class Course:
         """One call of one model; what it tells of the model is noted, to be told with the release."""
         world, hold = self._world, self._hold
         provider = world.provider(request.provider)
+        await provider.prepare()
         began, wall = world.clock.monotonic(), world.clock.time()
         world.budget.called(entrance.model.id, began)
         hold.stuck_after = began + plan.limits.total_s + world.lease.lease_s
@@ -242,7 +254,7 @@ class Course:
             reopens_in_s=entrance.reopens_in_s,
             first=entrance.first,
         )
-        rest = await writer.close() if writer is not None else []
+        rest = await self._rest(writer)
         match verdict:
             case RunAgain(delay):
                 if not self._world.budget.may_retry(entrance.model.id, self._world.clock.monotonic()):

@@ -72,6 +72,10 @@ class OpenAICompatible:
         self._client: openai.AsyncOpenAI | None = None
         self._opening = asyncio.Lock()
 
+    async def prepare(self) -> None:
+        """See `ports.Provider.prepare`: the import of an SDK is no part of a model's time to its first token."""
+        await self._opened()
+
     async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
         """See `ports.Provider.generate`."""
         client = self._client or await self._opened()

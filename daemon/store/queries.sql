@@ -239,13 +239,14 @@ FROM jsonb_to_recordset($1::jsonb) AS i (
     request_id text)
 
 -- name: forgotten
--- Rows that should have an entry somewhere in Redis and showed no life for $2 seconds; oldest first.
+-- Rows that should have an entry somewhere in Redis and showed no life for $2 seconds; oldest first, after ($4, $5).
 -- include: row_columns
 FROM qstreamd.tasks t
 WHERE t.queue_id = $1::text
   AND t.state IN ('queued', 'running', 'retrying')
   AND t.heartbeat_at < now() - make_interval(secs => $2::float8)
-ORDER BY t.created_at
+  AND (t.created_at, t.task_id) > (to_timestamp($4::float8), $5::text)
+ORDER BY t.created_at, t.task_id
 LIMIT $3::int
 
 -- name: replay

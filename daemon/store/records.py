@@ -77,9 +77,15 @@ class TaskRecords:
         """End a task that waits (`queued`, `retrying`) as `cancelled`; False: it runs, has ended, or has no row."""
         return bool(await self._pool.fetch(self._sql["cancel_waiting"], task_id))
 
-    async def forgotten(self, queue: str, older_s: float, limit: int = FORGOTTEN_MAX) -> list[TaskRow]:
-        """Live rows of `queue` without a sign of life for `older_s`, oldest first; they may still wait in Redis."""
-        return [_task_row(r) for r in await self._pool.fetch(self._sql["forgotten"], queue, older_s, limit)]
+    async def forgotten(
+        self, queue: str, older_s: float, limit: int = FORGOTTEN_MAX, after: TaskRow | None = None
+    ) -> list[TaskRow]:
+        """Live rows of `queue` without a sign of life for `older_s`, oldest first; they may still wait in Redis.
+
+        A page of at most `limit`; the next one begins `after` the last row of the one before.
+        """
+        page = (after.created_at, after.task_id) if after is not None else (0.0, "")
+        return [_task_row(r) for r in await self._pool.fetch(self._sql["forgotten"], queue, older_s, limit, *page)]
 
     async def replay(self, task_id: str, actor: str, reason: str) -> TaskRow | None:
         """Start a `failed` or `expired` task anew and say so in the audit log; the fence goes on, counts begin at 0.

@@ -19,10 +19,12 @@ from daemon.config import LeaseSettings
 from daemon.errors import RedisAway, RedisFull, StoreAway
 from daemon.logs import logger
 from daemon.metrics import Metrics
-from daemon.store.records import TaskRecords, TaskRow
+from daemon.store.records import FORGOTTEN_MAX, TaskRecords, TaskRow
 from daemon.stream.work import Work
 
 _log = logger(__name__)
+
+_PAGES_MAX = 100  #: of `FORGOTTEN_MAX` rows: more than that wait in no queue of ours
 
 
 class Upkeep:
@@ -64,19 +66,28 @@ class Upkeep:
                 self._soon.set()
 
     async def _compare(self, queue: str) -> None:
-        silent_s = 2 * self._settings.lease_s
-        rows = {row.task_id: row for row in await self._records.forgotten(queue, silent_s)}
-        if not rows:
-            self._missing.pop(queue, None)
-            return
-        if ghosts := await self._work.free_ghosts(queue):
-            _log.warning("entries.freed", queue=queue, entries=ghosts)
-        missing = set(rows) - await self._work.known(queue, set(rows))
-        again = missing & self._missing.get(queue, set())
-        self._missing[queue] = missing - again
+        missing = await self._nowhere(queue)
+        again = missing.keys() & self._missing.get(queue, set())
+        self._missing[queue] = missing.keys() - again
         if again and await self._work.may_compare(queue, int(self._settings.lease_s * 1000)):
             for task_id in sorted(again):
-                await self._restore(queue, rows[task_id])
+                await self._restore(queue, missing[task_id])
+
+    async def _nowhere(self, queue: str) -> dict[str, TaskRow]:
+        """What Postgres says should be in Redis and is not, page by page: a thousand parked tasks hide no lost one."""
+        nowhere: dict[str, TaskRow] = {}
+        last: TaskRow | None = None
+        for page_number in range(_PAGES_MAX):
+            page = await self._records.forgotten(queue, 2 * self._settings.lease_s, after=last)
+            if page and page_number == 0 and (ghosts := await self._work.free_ghosts(queue)):
+                _log.warning("entries.freed", queue=queue, entries=ghosts)
+            rows = {row.task_id: row for row in page}
+            known = await self._work.known(queue, set(rows)) if rows else set()
+            nowhere |= {task_id: row for task_id, row in rows.items() if task_id not in known}
+            if len(page) < FORGOTTEN_MAX:
+                break
+            last = page[-1]
+        return nowhere
 
     async def _restore(self, queue: str, row: TaskRow) -> None:
         try:

@@ -70,6 +70,8 @@ async def test_forgotten_rows_are_the_live_ones_without_a_sign_of_life(
     assert [r.task_id for r in await records.forgotten(QUEUE, 60)] == ["lapsed", "retrying"]
     assert [r.task_id for r in await records.forgotten(QUEUE, 60, limit=1)] == ["lapsed"]
     assert await records.forgotten(QUEUE, 7200) == []
+    (first,) = await records.forgotten(QUEUE, 60, limit=1)
+    assert [r.task_id for r in await records.forgotten(QUEUE, 60, limit=1, after=first)] == ["retrying"]
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.EXPIRED])
