@@ -14,7 +14,7 @@ from daemon.errors import Code
 from daemon.pipeline.hold import Hold
 from daemon.ports import Claimed, Ending
 from daemon.store.pool import Pool
-from daemon.store.records import TaskRecords
+from daemon.store.records import FORGOTTEN_MAX, TaskRecords
 from daemon.store.tasks import PostgresLedger
 from daemon.worker.upkeep import Upkeep
 from tests.integration.worker import conftest
@@ -108,6 +108,22 @@ async def test_an_entry_deleted_while_pending_is_put_back_soon(
     async with Watch(crew, pool) as upkeep:
         upkeep.hurry()
         await wait_until(lambda: restored(crew), description="put back")
+
+
+async def test_a_crowd_that_waits_hides_no_lost_one(
+    crew: Crew, pool: Pool, ledger: PostgresLedger, wait_until: WaitUntil
+) -> None:
+    """Parked tasks are silent too, and may be many more than one look takes."""
+    for number in range(FORGOTTEN_MAX + 5):
+        hold = await claim(crew, ledger, f"parked{number}")
+        await ledger.leave(hold.task_id, 1, Ending(State.RETRYING, None, "deferred"))
+        await crew.tail.park(hold.delivery, 3_600_000, reason="RATE_LIMITED")
+    lost = await claim(crew, ledger, "zlost")
+    await crew.client.xdel(NAMES.tasks, lost.delivery.id)
+    await silent(pool)
+    async with Watch(crew, pool):
+        await wait_until(lambda: restored(crew), description="put back")
+    assert await restored(crew) == 1
 
 
 @pytest.mark.parametrize("where", ["tasks", "ready", "retry", "pending"])
