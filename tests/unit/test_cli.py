@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import daemon.cli as module
 from daemon.cli import cli, main
-from daemon.errors import ConfigError, DependencyAway, RedisAway, StoreAway
+from daemon.errors import ConfigError, DependencyAway, LeaseLost, RedisAway, RedisFull, StoreAway
 
 
 @pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
@@ -54,6 +54,8 @@ def test_queues_before_another_command_is_refused() -> None:
         (RedisAway("no answer"), 75, "away: no answer"),
         (StoreAway("no answer"), 75, "away: no answer"),
         (DependencyAway("no answer"), 75, "away: no answer"),
+        (RedisFull("out of memory"), 75, "away: out of memory"),
+        (LeaseLost("gone"), 1, "error: gone"),
     ],
 )
 def test_a_refused_start_is_one_line_a_mistake_and_an_exit_code(
