@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 import aiohttp
 import msgspec
@@ -22,7 +23,9 @@ async def read(url: str, streams: int) -> None:
                     if line[6:7] == b"{":
                         msgspec.json.decode(line[6:])
 
+        began = time.process_time()
         await asyncio.gather(*(one() for _ in range(streams)))
+    print("cpu_s", time.process_time() - began, flush=True)
 
 
 if __name__ == "__main__":
