@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bench.case import Values
 from bench.cases import accept, drain, latency
 
-ROUNDS = 2
+ROUNDS = 3
 _TASKS, _RAW, _CALLS, _SAMPLES = 2500, 10_000, 2500, 60
 
 
@@ -31,9 +31,9 @@ class Bound:
 
 
 BOUNDS = (
-    Bound("drain, of the raw loop's rate", "drain", "raw loop", "per_s", at_least=0.008),
-    Bound("accept, of the empty handler's rate", "relay", "empty", "per_s", at_least=0.12),
-    Bound("accepted to started, of the raw wake-up", "latency", "raw wake-up", "p50_ms", at_most=12.0),
+    Bound("drain, of the raw loop's rate", "drain", "raw loop", "per_s", at_least=0.005),
+    Bound("accept, of the empty handler's rate", "relay", "empty", "per_s", at_least=0.08),
+    Bound("accepted to started, of the raw wake-up", "latency", "raw wake-up", "p50_ms", at_most=20.0),
 )
 
 
