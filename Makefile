@@ -17,7 +17,7 @@ demo: ## Everything on this machine with nothing installed: a task of each kind,
 .PHONY: test
 test: setup ## All tests, on a real Redis and a real Postgres that the suite starts itself
 	@rm -f .coverage .coverage.*
-	@$(python) -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+	@$(python) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
 .PHONY: check
 check: setup ## Format, lint, strict types, import direction, sizes, generated files
@@ -47,7 +47,7 @@ bench-check: setup ## Whether speed is what it was, as ratios to the raw loop of
 
 .PHONY: chaos
 chaos: setup ## The long suites whole: kills, pauses and cuts, then a checker reads the history
-	@$(python) -m pytest --whole --timeout=3600 tests/chaos $(ARGS)
+	@$(python) -m pytest --whole --timeout=3600 tests/chaos tests/e2e $(ARGS)
 
 .PHONY: lock
 lock: setup ## Resolves pyproject.toml into requirements/*.lock; ARGS=--upgrade takes newer versions

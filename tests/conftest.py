@@ -40,8 +40,9 @@ REDIS = redis_installations()
 POSTGRES = postgres_installations()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A developer's own settings must not reach the tests or the processes they start."""
+    config.addinivalue_line("markers", "long: runs only with --whole; `make test` holds a sample of its kind")
     names = {entry.name for _, entry in catalogue()}
     for name in list(os.environ):
         if name in names or name.removesuffix("_FILE") in names or name.startswith("QSTREAMD_"):
@@ -66,6 +67,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make chaos` runs the long suites whole; `make test` runs samples of them."""
     parser.addoption("--whole", action="store_true", help="run long suites in full length")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long ones to `make chaos`."""
+    if config.getoption("--whole"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="session")

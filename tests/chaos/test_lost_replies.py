@@ -31,6 +31,7 @@ async def test_entries_whose_delivery_was_lost_run_within_a_lease(world: World) 
         assert history.calls() == 5
 
 
+@pytest.mark.long
 async def test_entries_whose_reclaim_was_lost_run_within_a_lease(world: World) -> None:
     """The same for the sweep: nothing is pending to the dead any more, and to us it is unseen."""
     async with RedisProxy(world.redis_url) as proxy:

@@ -107,6 +107,7 @@ async def own(redis_server: EmbeddedRedis, postgres_server: EmbeddedPostgres, tm
         yield world
 
 
+@pytest.mark.long
 async def test_nothing_is_lost_and_nothing_finished_twice(
     own: World, redis_server: EmbeddedRedis, postgres_server: EmbeddedPostgres, *, whole: bool
 ) -> None:

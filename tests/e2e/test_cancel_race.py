@@ -14,6 +14,7 @@ from tests.e2e.world import World
 pytestmark = pytest.mark.timeout(120)
 
 
+@pytest.mark.long
 async def test_a_cancel_that_races_completion_ends_the_task_once(world: World) -> None:
     """F75: done or cancelled, one terminal event, and the row says the same."""
     await world.start_daemon()

@@ -171,6 +171,7 @@ async def test_a_part_that_ends_is_told_with_its_last_words(demo: Run, wait_unti
     assert demo.left() == []
 
 
+@pytest.mark.long
 async def test_kept_it_does_what_it_says_on_the_servers_it_was_given(
     demo: Run, wait_until: WaitUntil, redis_url: str, postgres_url: str
 ) -> None:

@@ -88,6 +88,7 @@ async def order(world: World, *arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 async def test_a_limit_holds_at_the_provider_whatever_dies(limited: World, *, whole: bool) -> None:
     """Five at once, several daemons, random SIGKILLs: never a sixth call, all finish, no place and no guard is left."""
     tasks, daemons, kills = (500, 4, 30) if whole else (60, 3, 5)
@@ -115,6 +116,7 @@ async def test_a_limit_holds_at_the_provider_whatever_dies(limited: World, *, wh
     await wait_until(guards, description="no guard to be left", within_s=2 * LEASE_S + 2)
 
 
+@pytest.mark.long
 async def test_waiters_are_woken_in_order_of_age_and_at_once(limited: World) -> None:
     """A model for one at a time: the gap between two calls is what waking costs. No attempt is used up."""
     await limited.start_daemon(QUEUE)
@@ -139,6 +141,7 @@ async def test_waiters_are_woken_in_order_of_age_and_at_once(limited: World) -> 
     assert {(row["attempt"], row["failures"]) for row in rows} == {(1, 0)}
 
 
+@pytest.mark.long
 async def test_a_paused_queue_starts_nothing_and_loses_nothing(limited: World) -> None:
     """Two daemons stop within a second; what runs goes on; counts are exact; resuming runs all."""
     for _ in range(2):
@@ -201,6 +204,7 @@ async def test_a_purged_queue_is_empty_and_everybody_was_told(limited: World) ->
     assert await limited.redis.xlen(keys.queue_keys(QUEUE).tasks) == 0
 
 
+@pytest.mark.long
 async def test_a_refusal_with_a_time_stops_all_daemons_for_that_time(limited: World) -> None:
     """429 with Retry-After 2: no call of that model from anywhere, no attempt used; other models at full speed."""
     limited.variables["QSTREAMD_DEFER_S"] = "1"
@@ -239,6 +243,7 @@ async def test_a_fallback_answers_while_the_first_model_is_closed(limited: World
     assert len(calls(limited, "one")) == 1
 
 
+@pytest.mark.long
 async def test_one_user_s_flood_does_not_hold_up_another(limited: World, *, whole: bool) -> None:
     """2,000 waiting tasks of one user in front: another one's task starts within seconds."""
     flood = 2000 if whole else 300

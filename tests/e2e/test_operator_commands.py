@@ -114,6 +114,7 @@ def test_a_probe_starts_fast(address: str) -> None:
         assert f"| {module}\n" not in loaded.replace("  ", " "), module
 
 
+@pytest.mark.long
 def test_a_load_runs_on_parts_of_its_own() -> None:
     """Nothing of ours is named; wrong calls are refused, failing models are survived, and every task ends."""
     found = run(
@@ -130,6 +131,7 @@ def test_a_load_runs_on_parts_of_its_own() -> None:
     assert everything["total"]["p50"] > 0
 
 
+@pytest.mark.long
 def test_a_load_for_people_is_a_table() -> None:
     """With progress on stderr, one line in ten seconds where there is no terminal."""
     mix = "q_paid_stream:resume-review"

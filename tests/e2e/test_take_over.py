@@ -77,6 +77,7 @@ async def test_a_pause_shorter_than_a_lease_changes_nothing(world: World) -> Non
     assert history.calls() == 1
 
 
+@pytest.mark.long
 async def test_what_redis_hands_to_a_hanging_idle_daemon_is_not_stranded(world: World) -> None:
     """A blocked read outlives the process that hangs: what is delivered to it is found although it looked dead."""
     hanging = await world.start_daemon()
@@ -93,6 +94,7 @@ async def test_what_redis_hands_to_a_hanging_idle_daemon_is_not_stranded(world: 
     assert second.running and hanging.running
 
 
+@pytest.mark.long
 async def test_all_daemons_killed_at_once_three_times(world: World) -> None:
     """F10: nothing lost, nothing finished twice, although every attempt of two rounds was cut."""
     await world.publish_many([f"t{n}" for n in range(30)], tokens=200)
