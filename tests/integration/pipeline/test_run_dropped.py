@@ -18,7 +18,7 @@ from daemon.pipeline.outcome import (
     Repeated,
 )
 from tests.fakes import ANSWER, USAGE, text
-from tests.integration.pipeline.conftest import NAMES, Bench, Process, message
+from tests.integration.pipeline.conftest import NAMES, QUEUE, Bench, Process, message
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_left")
