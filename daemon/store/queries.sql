@@ -20,8 +20,11 @@ WITH input AS MATERIALIZED (
     ON CONFLICT (task_id) DO UPDATE SET
         state = 'running',
         attempt = t.attempt + 1,
+        -- Redis let the entry go to another owner after a whole lease; the last heartbeat here may be a little younger than
+        -- the last beat there. Half a lease tells a dead process from a repeated claim all the same.
         crashes = t.crashes
-            + (t.state = 'running' AND t.heartbeat_at < now() - make_interval(secs => $3::float8))::int,
+            + (t.state = 'running' AND t.heartbeat_at < now() - make_interval(
+                   secs => $3::float8 * CASE WHEN t.owner = excluded.owner THEN 1 ELSE 0.5 END))::int,
         owner = excluded.owner,
         entry_id = excluded.entry_id,
         model_id = excluded.model_id,
