@@ -18,7 +18,7 @@ def render() -> dict[PurePosixPath, str]:
     return {
         PurePosixPath("protocol.md"): page.protocol(),
         PurePosixPath("metrics.md"): metrics_page.metrics(),
-        PurePosixPath("schemas/WorkerBody.schema.json"): schemas.text(body),
-        PurePosixPath("schemas/WorkerEvent.schema.json"): schemas.text(event),
-        PurePosixPath("types/qstreamd.d.ts"): typescript.declarations([body, event]),
+        PurePosixPath("contract/WorkerBody.schema.json"): schemas.text(body),
+        PurePosixPath("contract/WorkerEvent.schema.json"): schemas.text(event),
+        PurePosixPath("contract/qstreamd.d.ts"): typescript.declarations([body, event]),
     }

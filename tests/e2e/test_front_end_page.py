@@ -58,7 +58,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, code in [*blocks, ("lib/auth.ts", "export const mayRead = async (..._: unknown[]) => true;\n")]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(code)
-    shutil.copy(DOCS / "types" / "qstreamd.d.ts", root / "lib")
+    shutil.copy(DOCS / "contract" / "qstreamd.d.ts", root / "lib")
     options = {
         "strict": True, "noUncheckedIndexedAccess": True, "target": "es2022", "module": "commonjs",
         "esModuleInterop": True, "lib": ["es2023", "dom", "dom.iterable", "dom.asynciterable"], "types": ["node"],

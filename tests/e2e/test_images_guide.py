@@ -67,7 +67,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "lib").mkdir()
     for name, text in blocks:
         (root / name).write_text(text)
-    shutil.copy(DOCS / "types" / "qstreamd.d.ts", root / "lib")
+    shutil.copy(DOCS / "contract" / "qstreamd.d.ts", root / "lib")
     options = {
         "strict": True, "noUncheckedIndexedAccess": True, "target": "es2022", "module": "commonjs", "rootDir": ".",
         "esModuleInterop": True, "lib": ["es2023", "dom", "dom.iterable"], "types": ["node"], "outDir": "out",

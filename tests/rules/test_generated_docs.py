@@ -55,7 +55,7 @@ def test_the_committed_documents_are_what_the_code_says() -> None:
 def test_the_types_compile_and_catch_what_they_should(tmp_path: Path) -> None:
     """A strict reader handles all six events, and a wrong message does not compile."""
     tsc = nodejs.installed("typescript", [nodejs.TYPESCRIPT]) / "node_modules" / "typescript" / "bin" / "tsc"
-    shutil.copy(DOCS / "types" / "qstreamd.d.ts", tmp_path)
+    shutil.copy(DOCS / "contract" / "qstreamd.d.ts", tmp_path)
     (tmp_path / "consumer.ts").write_text(CONSUMER)
     options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
     found = nodejs.run(tmp_path, tsc, *options, "consumer.ts")

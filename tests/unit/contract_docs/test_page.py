@@ -16,6 +16,6 @@ def test_the_page_is_the_same_each_time_and_has_no_hole() -> None:
 def test_five_files_are_generated() -> None:
     """Page, two schemas, one file of types."""
     assert sorted(map(str, render())) == [
-        "metrics.md", "protocol.md", "schemas/WorkerBody.schema.json", "schemas/WorkerEvent.schema.json",
-        "types/qstreamd.d.ts",
+        "contract/WorkerBody.schema.json", "contract/WorkerEvent.schema.json", "contract/qstreamd.d.ts",
+        "metrics.md", "protocol.md",
     ]  # fmt: skip
