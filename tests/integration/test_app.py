@@ -298,7 +298,7 @@ async def test_a_cut_hands_back_at_once_and_another_daemon_goes_on(
         began = loop.time()
         daemon.stop()
         daemon.cut()
-    assert loop.time() - began < 2
+    assert loop.time() - began < 10  # the drain would have taken 180
     assert await client.xlen(keys.queue_keys(QUEUE).ready) == 1
     async with running(settings):
         assert (await end_of(client, "t1")).data["attempt"] == 2

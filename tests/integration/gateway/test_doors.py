@@ -96,7 +96,7 @@ async def test_a_poll_ends_with_the_first_events_or_in_time(rig: Rig, wait_until
     loop = asyncio.get_running_loop()
     began = loop.time()
     assert await rig.poll("t1", wait="0.2") == {"events": [], "after": "0-0"}
-    assert 0.2 <= loop.time() - began < 1
+    assert 0.2 <= loop.time() - began < 5  # not the 25 s of its default
     async with asyncio.TaskGroup() as group:
         polling = group.create_task(rig.poll("t1", wait=20))
         await wait_until(lambda: rig.hub.topics, description="it waits")

@@ -194,6 +194,6 @@ async def test_a_stop_ends_all_viewers_with_a_hint(open_rig: Open, wait_until: W
             rig.process.stop()
             left = [f.raw async for f in frames(answer)]
             assert (await ws.receive()).data == 1001
-        assert asyncio.get_running_loop().time() - began < 1
+        assert asyncio.get_running_loop().time() - began < 3  # a second where the machine has nothing else to do
         assert poll.result() == {"events": [], "after": "0-0"}
         assert len(left) == 1 and left[0].startswith("retry: ") and 500 <= int(left[0][7:]) <= 2500

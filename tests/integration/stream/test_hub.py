@@ -109,7 +109,7 @@ async def test_a_topic_that_joins_is_read_at_once(rig: Rig, wait_until: WaitUnti
         await rig.write("t2", "a")
         began = loop.time()
         assert [e.type for e in await other] == ["queued", "token_batch"]
-        assert loop.time() - began < 0.25
+        assert loop.time() - began < 5  # the read that was under way would have blocked for longer
         rig.hub.close()
         assert await waiting == []
         assert first.ended == "closing"

@@ -1,4 +1,4 @@
-"""One process' workers on a real server, with leases of a fraction of a second."""
+"""One process' workers on a real server, with leases of about a second."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from daemon.worker.retries import Mover
 QUEUE: Final = "q_paid_stream"
 NAMES: Final = keys.queue_keys(QUEUE)
 LEASE: Final = LeaseSettings(
-    lease_s=0.4, beat_s=0.08, self_fence_s=0.25, liveness_s=0.05, liveness_ttl_s=0.2, sweep_s=600, compare_s=0.2
+    lease_s=1.2, beat_s=0.2, self_fence_s=0.8, liveness_s=0.1, liveness_ttl_s=0.5, sweep_s=600, compare_s=0.2
 )
 
 

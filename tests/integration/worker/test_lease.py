@@ -141,7 +141,7 @@ async def test_without_a_good_beat_the_attempt_fences_itself_before_its_lease_en
             proxy.cut()
         began = loop.time()
         error = await wait_until(lambda: hold.scope.interrupted, description="fenced")
-        assert LEASE.self_fence_s - LEASE.beat_s - 0.02 <= loop.time() - began <= LEASE.lease_s + 0.05
+        assert LEASE.self_fence_s - LEASE.beat_s - 0.02 <= loop.time() - began <= LEASE.lease_s + 0.2
         assert "no good beat" in str(error)
 
 

@@ -37,7 +37,7 @@ async def test_parked_tasks_run_again_when_they_are_due_and_in_that_order(crew: 
             await park(crew, task_id, delay_s)
         async with crew.at_work("consumer"):
             await wait_until(lambda: crew.ended == ["now", "soon", "late"], description="all ran, in order")
-        assert 0.5 <= loop.time() - began < 0.8
+        assert 0.5 <= loop.time() - began < 3
 
 
 async def test_an_idle_mover_asks_nothing(crew: Crew) -> None:

@@ -24,7 +24,7 @@ async def test_opening_wakes_who_waits_for_a_change() -> None:
     """A paused reader sleeps until it is resumed."""
     slots = Slots(1)
     slots.close()
-    async with asyncio.timeout(2), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         waiting = group.create_task(slots.changed())
         await asyncio.sleep(0)
         slots.open()
