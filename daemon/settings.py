@@ -247,7 +247,7 @@ class QueueSettings:
     promise_ttl_s: float = setting("QSTREAMD_PROMISE_TTL_S", 900.0, _TIME,
         "a place whose message never arrives is given back after this")
     reconcile_s: float = setting("QSTREAMD_RECONCILE_S", 30.0, _TIME,
-        "how often the counter of a busy queue is held against the tasks behind it; of an idle one a tenth as often")
+        "how often the counter of a busy queue is held against the tasks behind it; of an idle one a fifth as often")
     seen_ttl_s: float = setting("QSTREAMD_SEEN_TTL_S", 7 * 86400.0, seconds(most=90 * 86400),
         "so long the same id is a duplicate; QStash retries for days")
     blob_ttl_s: float = setting("QSTREAMD_BLOB_TTL_S", 7 * 86400.0, seconds(most=90 * 86400), "as long as an id")
@@ -307,9 +307,10 @@ class LeaseSettings:
     beat_s: float = setting("QSTREAMD_BEAT_S", 5.0, seconds(least=0.02, most=1200), "a quarter: two beats may fail")
     self_fence_s: float = setting("QSTREAMD_SELF_FENCE_S", 15.0, seconds(least=0.05, most=3600),
         "without a good beat for so long the attempt stops itself")
-    liveness_s: float = setting("QSTREAMD_LIVENESS_S", 6.0, seconds(least=0.02, most=600),
-        "the shared liveness read; ten a minute are most of the idle bill")
-    liveness_ttl_s: float = setting("QSTREAMD_LIVENESS_TTL_S", 18.0, seconds(least=0.05, most=3600), "three reads")
+    liveness_s: float = setting("QSTREAMD_LIVENESS_S", 8.0, seconds(least=0.02, most=600),
+        "the shared liveness read; eight a minute are a third of the idle bill")
+    liveness_ttl_s: float = setting("QSTREAMD_LIVENESS_TTL_S", 18.0, seconds(least=0.05, most=3600),
+        "two reads and a little: with the next look of another process the dead are noticed within 26 s")
     sweep_s: float = setting("QSTREAMD_SWEEP_S", 300.0, _TIME,
         "an unasked sweep of every queue, in case the liveness key was lost")
     compare_s: float = setting("QSTREAMD_COMPARE_S", 60.0, _TIME,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon import keys
 from daemon.config import QueueSettings
 from daemon.ports import Clock
 from daemon.stream.admission import Admission
-from daemon.stream.connection import Scripts, load_script
+from daemon.stream.connection import Scripts, load_script, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,16 @@ class Drift:
         self._admission = Admission(scripts, settings, clock)
         self._ttl_ms = int(settings.promise_ttl_s * 1000)
         self._reconcile = load_script("reconcile")
+
+    async def counted(self, queues: Sequence[str]) -> list[str]:
+        """Those of `queues` whose counter stands at anything but nothing; one command for all.
+
+        Where nothing is counted and nothing runs, nothing is to be repaired: a counter that was lost with places behind
+        it refuses as before (the door counts the places too), and is raised with the next task.
+        """
+        with translated():
+            counters = await self._scripts.client.mget([keys.queue_keys(queue).counter for queue in queues])
+        return [queue for queue, count in zip(queues, counters, strict=True) if count not in (None, b"0")]
 
     async def repair(self, queue: str, mark_ms: int) -> Repairs:
         """Too low is raised at once; of a surplus the smallest of a whole promise time goes; old promises go.
