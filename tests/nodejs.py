@@ -38,10 +38,10 @@ def installed(name: str, packages: Sequence[str]) -> Path:
     return directory
 
 
-def run(directory: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """What `node` with these arguments ended with; `env` is added to its environment."""
+def run(directory: Path, *arguments: object, given: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """What `node` with these arguments and this input ended with; `env` is added to its environment."""
     added = [f"{name}={value}" for name, value in env.items()]
     return subprocess.run(
         ["/usr/bin/env", *added, "node", *map(str, arguments)],
-        cwd=directory, capture_output=True, text=True, timeout=60, check=False,
+        cwd=directory, capture_output=True, input=given, text=True, timeout=60, check=False,
     )  # fmt: skip

@@ -1,15 +1,15 @@
-"""The published contract as files: the protocol page, JSON Schemas and TypeScript types, all derived from the code.
+"""The published contract as files: protocol page, JSON Schemas, TypeScript types, the event reducer of front ends.
 
-`python -m daemon contracts --write docs/` writes them and a test compares them with what is committed, so a name that
-changes in the code can't stay unchanged in the documents. Only the command line and tests call this package; it never
-reads the value of a setting.
+All derived from the code: `python -m daemon contracts --write docs/` writes them and a test compares them with what
+is committed, so a name that changes in the code can't stay unchanged in the documents. Only the command line and tests
+call this package; it never reads the value of a setting.
 """
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from daemon.contract_docs import metrics_page, page, schemas, typescript
+from daemon.contract_docs import metrics_page, page, reducer, schemas, typescript
 
 
 def render() -> dict[PurePosixPath, str]:
@@ -21,4 +21,5 @@ def render() -> dict[PurePosixPath, str]:
         PurePosixPath("contract/WorkerBody.schema.json"): schemas.text(body),
         PurePosixPath("contract/WorkerEvent.schema.json"): schemas.text(event),
         PurePosixPath("contract/qstreamd.d.ts"): typescript.declarations([body, event]),
+        PurePosixPath("contract/qstreamd.js"): reducer.module(),
     }

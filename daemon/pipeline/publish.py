@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from daemon import contracts
 from daemon.contracts import EventDraft, Reason, Stage, State
 from daemon.errors import CODES, Code, TaskError
 from daemon.ports import AlreadyEnded, StoredResult
 
-_WAITING = {
+#: why a task waits, for users
+WAITING: Final[Mapping[Reason, str]] = {
     Reason.GUARD_USER: "waiting for another task of yours to finish",
     Reason.GUARD_MODEL: "waiting for a free place at the model",
     Reason.RATE_LIMITED: "the model is busy; waiting for it",
@@ -32,13 +36,13 @@ def retry_events(error: TaskError, stage: Stage, retry_at: float) -> list[EventD
     """The attempt failed and another follows at `retry_at` (unix s)."""
     return [
         contracts.error(stage, error.code, error.message, retryable=True, retry_at=retry_at),
-        contracts.progress(Stage.QUEUE, _WAITING[Reason.RETRY_AT], reason=Reason.RETRY_AT),
+        contracts.progress(Stage.QUEUE, WAITING[Reason.RETRY_AT], reason=Reason.RETRY_AT),
     ]
 
 
 def waiting_event(stage: Stage, reason: Reason) -> EventDraft:
     """Why the task waits."""
-    return contracts.progress(stage, _WAITING[reason], reason=reason)
+    return contracts.progress(stage, WAITING[reason], reason=reason)
 
 
 def falling_back_event(model_id: str) -> EventDraft:
