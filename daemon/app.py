@@ -70,6 +70,7 @@ from daemon.worker.controls import ControlRoom
 from daemon.worker.depths import DepthGauges, Limits
 from daemon.worker.health import Check, HealthServer, answers
 from daemon.worker.hearing import Hearing
+from daemon.worker.idle_bill import commands_a_month
 from daemon.worker.lease import Leases
 from daemon.worker.pools import show_pool
 from daemon.worker.reclaim import Reclaimer
@@ -159,7 +160,12 @@ class Daemon:
                 ]
                 try:
                     self.ready.set()
-                    _log.info("daemon.started", queues=list(self._consumers), consumer=self.consumer)
+                    _log.info(
+                        "daemon.started", queues=list(self._consumers), consumer=self.consumer,
+                        idle_commands_a_month=commands_a_month(
+                            self._settings, len(self._consumers), blocks=self._blocks
+                        ),
+                    )  # fmt: skip
                     await self.quiet.wait()
                     await self._drain(readers)
                 finally:
@@ -177,7 +183,7 @@ class Daemon:
         stack.push_async_callback(beat_client.aclose)
         self._reads_client = connect(s.redis, size=len(self._specs) + 1, name="qstreamd-fetch", retries=0)
         stack.push_async_callback(self._reads_client.aclose)
-        await check_server(self._client, s.redis)
+        self._blocks = await check_server(self._client, s.redis)
         await claim_redis(self._client, s.runtime.environment)
         self._pool = Pool(s.postgres)
         stack.push_async_callback(self._pool.close)

@@ -16,6 +16,7 @@ from daemon.config_rules import DAEMON_NEEDS, DOUBTS, GATEWAY_NEEDS, RELAY_NEEDS
 from daemon.environment import Described, Reader, Setting, Source, effective, secrets_in, settings_of
 from daemon.errors import ConfigError
 from daemon.kinds import SecretStr
+from daemon.profiles import PROFILES
 from daemon.settings import (
     BlobSettings,
     EventSettings,
@@ -102,7 +103,8 @@ def load(environ: Mapping[str, str] | None = None, role: Role | None = None) -> 
 
     `role` also asks for what that process can't do without. Raises `ConfigError` with one line for each mistake.
     """
-    reader = Reader(os.environ if environ is None else environ)
+    given = os.environ if environ is None else environ
+    reader = Reader(given, PROFILES[Reader(given).group(RedisSettings).profile])
     groups: dict[str, Any] = {name: reader.group(type(group)) for name, group in _groups(Settings()).items()}
     settings = Settings(**groups, sources=MappingProxyType(reader.sources))
     known = [entry.name for _, entry in catalogue()]

@@ -90,6 +90,10 @@ RULES: Final = (
          "the drain must end before systemd kills the process, with time left to hand back"),
     Rule(("QSTREAMD_REDIS_BLOCK_S", "QSTREAMD_STOP_S"), lambda block, stop: block * 1.5 + 5 < stop,
          "a blocked read may last one and a half times as long, and a stop must be able to wait for it"),
+    *(Rule((f"QUEUE_PARALLELISM_{kind}", "QSTREAMD_REDIS_PENDING_MAX"),
+           lambda slots, pending: slots is None or 2 * slots <= pending,
+           "a read may bring twice what is free, and more than this may not be pending")
+      for kind in ("PAID_STREAM", "FREE_STREAM", "PAID_BATCH", "FREE_BATCH", "PAID_VISION", "FREE_VISION")),
     Rule(("QSTREAMD_PROMISE_TTL_S", "QSTREAMD_SEEN_TTL_S"), lambda promise, seen: promise < seen,
          "an accepted id must stay known for longer than a place is promised to it"),
     Rule(("QSTREAMD_BLOB_TTL_S", "QSTREAMD_GUARD_WAIT_MAX_S"), lambda blob, wait: blob > wait,

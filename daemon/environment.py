@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from daemon.kinds import MASK, Kind, SecretStr, parts_of_secret
 
-Source = Literal["default", "environment", "file", "credentials"]
+Source = Literal["default", "profile", "environment", "file", "credentials"]
 Group = TypeVar("Group")
 
 FILE_BYTES_MAX: Final = 64 * 1024
@@ -44,10 +44,14 @@ def settings_of(group: type | object) -> Iterator[tuple[str, Setting]]:
 
 
 class Reader:
-    """Reads groups out of one environment, notes where each value came from and collects all mistakes."""
+    """Reads groups out of one environment, notes where each value came from and collects all mistakes.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    `profile`: defaults by name that hold over those of the settings.
+    """
+
+    def __init__(self, environ: Mapping[str, str], profile: Mapping[str, Any] | None = None) -> None:
         self.environ = environ
+        self._profile = profile or {}
         self.sources: dict[str, Source] = {}
         self.mistakes: list[str] = []
         self.wrong: set[str] = set()  #: names that have a mistake; rules about them need not be judged
@@ -70,8 +74,8 @@ class Reader:
         raw, source = self._raw(entry)
         self.sources[entry.name] = source
         if not raw:  # an empty variable is an unset one, as compose files and shells write it
-            self.sources[entry.name] = "default"
-            return entry.default
+            self.sources[entry.name] = "profile" if entry.name in self._profile else "default"
+            return self._profile.get(entry.name, entry.default)
         try:
             return entry.kind.parse(raw)
         except ValueError:

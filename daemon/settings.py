@@ -79,6 +79,10 @@ class RedisSettings:
         "of one process beside its blocked readers; a caller waits for one")
     pool_wait_s: float = setting("QSTREAMD_REDIS_POOL_WAIT_S", 2.0, _TIME,
         "a pool that is empty for so long is a fault, not a queue")
+    profile: Literal["standard", "metered"] = setting("QSTREAMD_REDIS_PROFILE", "standard",
+        choice("standard", "metered"), "metered: other defaults, for a server that bills by the command (table below)")
+    pending_max: int = setting("QSTREAMD_REDIS_PENDING_MAX", 20_000, whole("entries", least=2, most=1_000_000),
+        "of one consumer; some managed servers refuse more than 1,000. A queue has at most half as many slots")
     allow_eviction: bool = setting("QSTREAMD_ALLOW_EVICTION", False, flag(),
         "an evicting policy may drop the work stream; only for tests")
 

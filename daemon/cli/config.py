@@ -12,6 +12,7 @@ import click
 from daemon.config import Settings, catalogue, describe, load
 from daemon.config_rules import RULES
 from daemon.environment import Described, Setting
+from daemon.profiles import PROFILES
 
 _INTRODUCTION: Final = """\
 # Settings
@@ -28,6 +29,13 @@ Everything is read once, at start, from environment variables; later only the se
 - Every mistake is named in one go, one line each, and the process ends with 78, which systemd does not restart on.
 - An unknown `QSTREAMD_…` variable is a mistake, so that no typing error goes unnoticed.
 - An absent `NODE_ENV` means production.
+"""
+_METERED: Final = """
+## The metered profile
+
+`QSTREAMD_REDIS_PROFILE=metered` changes these defaults, for a server that bills by the command
+([guide](guides/metered-redis.md)). A variable that is set wins over it.
+
 """
 
 
@@ -75,12 +83,23 @@ def render_docs() -> str:
     for group, members in groupby(catalogue(), key=lambda pair: pair[0]):
         parts.append(f"\n## {group}\n\n{_summary(group)}\n\n")
         parts.append(_markdown(("variable", "default", "takes", "why"), (_row(entry) for _, entry in members)))
+    parts.append(_METERED)
+    parts.append(_markdown(("variable", "standard", "metered"), _profile_rows()))
     parts.append(
         "\n## Rules between settings\n\nThe start is refused, with the values and the reason, unless all hold.\n\n"
     )
     rows = ((", ".join(f"`{name}`" for name in rule.names), rule.reason) for rule in RULES)
     parts.append(_markdown(("settings", "because otherwise"), rows))
     return "".join(parts)
+
+
+def _profile_rows() -> Iterator[tuple[str, str, str]]:
+    metered = PROFILES["metered"]
+    for _, entry in catalogue():
+        if entry.name in metered:
+            shown = (_text(entry.kind.show(value)) for value in (entry.default, metered[entry.name]))
+            standard, other = (f"`{value}` {entry.kind.unit}".rstrip() for value in shown)
+            yield f"`{entry.name}`", standard, other
 
 
 def _summary(group: str) -> str:

@@ -6,6 +6,8 @@ is told with the next event or at the next start. `Cancels` is for whoever asks,
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any, Final
 
 import msgspec
@@ -15,11 +17,14 @@ from daemon import keys
 from daemon.config import EventSettings, QueueSettings, RedisSettings
 from daemon.contracts import IMAGES_MAX, WorkEntry
 from daemon.stream.connection import Scripts, connect_blocking, load_script, translated
+from daemon.stream.polling import Polling
 
 NOTICES_MAX: Final = 1000  #: kept in the stream of notices, about
 NOTICES_TTL_S: Final = 86_400
 _PAGE: Final = 500
 _PAGES_MAX: Final = 10  #: of `:ready` that are searched; it is served first, so it is short
+
+_POLL_S_MAX: Final = 5.0  #: between two reads on a server that does not block
 
 _decode: Final = msgspec.json.Decoder(WorkEntry).decode
 
@@ -108,6 +113,7 @@ class Notices:
         self._settings = settings
         self._client: Redis | None = None
         self._after = ""
+        self._polling = Polling(_POLL_S_MAX)
 
     async def wait(self) -> list[str]:
         """Ids of tasks to cancel as soon as there are some, or [] after a BLOCK. Raises `RedisAway`."""
@@ -118,8 +124,11 @@ class Notices:
                 last: Any = await self._client.xrevrange(keys.CANCELS, count=1)
                 self._after = last[0][0].decode() if last else "0-0"
             block_ms = int(self._settings.block_s * 1000)
+            began = time.monotonic()
             reply: Any = await self._client.xread({keys.CANCELS: self._after}, block=block_ms, count=NOTICES_MAX)
         entries: list[Any] = next(iter(reply.values()), []) if reply else []
+        took_s = time.monotonic() - began
+        await asyncio.sleep(self._polling.pause_s(found=bool(entries), asked_s=self._settings.block_s, took_s=took_s))
         if entries:
             self._after = entries[-1][0].decode()
         return [fields[b"taskId"].decode() for _, fields in entries if b"taskId" in fields]

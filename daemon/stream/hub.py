@@ -22,6 +22,7 @@ from daemon.logs import logger
 from daemon.stream.connection import connect_blocking, translated
 from daemon.stream.entries import START, Batch, Cursor, Entry, cursor_of, is_cursor, parse, text_of
 from daemon.stream.following import Following
+from daemon.stream.polling import Polling
 
 _log = logger(__name__)
 
@@ -32,6 +33,7 @@ BLOCK_S: Final = 20.0  #: of the shared read; a reader that nobody could wake lo
 #: 500 topics come together; one topic is read at once.
 PACE_S_A_TOPIC: Final = 0.00005
 PACE_S_MAX: Final = 0.1
+_POLL_S_MAX: Final = 0.5  #: between two reads on a server that does not block
 _RETRY_S: Final = (0.1, 2.0)
 _WAKE_S: Final = 0.002
 
@@ -63,6 +65,7 @@ class Hub:
         self._wanted = 0  # raised whenever a topic joins; the read under way knows those up to `_armed`
         self._armed = 0
         self._blocking: Redis | None = None
+        self._polling = Polling(_POLL_S_MAX)
         self._client_id: int | None = None
         self._blocked = False
         self._closed = False
@@ -179,17 +182,19 @@ class Hub:
         names = {keys.events(task_id).encode(): task_id for task_id in self._topics}
         cursors: dict[Any, Any] = {key: text_of(self._topics[task_id].cursor) for key, task_id in names.items()}
         self._armed = self._wanted
-        block_ms = int(min(BLOCK_S, self._settings.block_s) * 1000)
+        block_s, began = min(BLOCK_S, self._settings.block_s), asyncio.get_running_loop().time()
         self.reads += 1
         self._blocked = True
         try:
             with translated():
-                reply: Any = await self._blocking.xread(cursors, count=BATCH, block=block_ms)
+                reply: Any = await self._blocking.xread(cursors, count=BATCH, block=int(block_s * 1000))
         finally:
             self._blocked = False
-        if not reply:
-            return
         now = asyncio.get_running_loop().time()
+        if not reply:
+            if self._armed == self._wanted:  # else we were unblocked for those who joined
+                await asyncio.sleep(self._polling.pause_s(found=False, asked_s=block_s, took_s=now - began))
+            return
         for key, entries in reply.items():
             topic = self._topics.get(names[key])
             if topic is not None and entries:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Any, Final
 
 from redis import exceptions as rx
 from redis.asyncio import Redis
 
+from daemon import keys
 from daemon.config import RedisSettings
 from daemon.errors import ConfigError
 from daemon.logs import logger
@@ -15,17 +17,23 @@ from daemon.stream.connection import translated
 _log = logger(__name__)
 
 
-async def check_server(client: Redis, settings: RedisSettings) -> None:
-    """Raises `ConfigError` when the policy may evict the work stream; warns when a restart would lose accepted work.
+#: how long the read of the probe asks to be blocked, and from when on it was
+_PROBE_MS: Final = 300
+_PROBED_S: Final = 0.2
 
-    A managed server that forbids INFO is taken as it is. Raises `RedisAway` when nobody answers.
+
+async def check_server(client: Redis, settings: RedisSettings) -> bool:
+    """Whether blocking reads block, asked only in the metered profile (it takes 0.3 s); True in any other.
+
+    Raises `ConfigError` when the policy may evict the work stream; warns when a restart would lose accepted work. A
+    managed server that forbids INFO is taken as it is. Raises `RedisAway` when nobody answers.
     """
     with translated():
         try:
             info: dict[str, Any] = {**await client.info("memory"), **await client.info("persistence")}
         except rx.ResponseError:  # NOPERM, or a proxy without INFO
             _log.warning("redis.unchecked")
-            return
+            return await _blocks(client, settings)
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction" and not settings.allow_eviction:
         raise ConfigError(
@@ -38,3 +46,22 @@ async def check_server(client: Redis, settings: RedisSettings) -> None:
         )
     if not info.get("aof_enabled"):
         _log.warning("redis.not_persistent", hint="appendonly yes, appendfsync always: a restart loses accepted work")
+    return await _blocks(client, settings)
+
+
+async def _blocks(client: Redis, settings: RedisSettings) -> bool:
+    """Some managed servers take BLOCK and answer at once: then reads are polled, which costs more commands."""
+    if settings.profile != "metered":
+        return True
+    began = time.monotonic()
+    with translated():
+        try:
+            await client.xread({keys.BLOCK_PROBE: "0-0"}, block=_PROBE_MS)
+        except rx.ResponseError:
+            began = float("inf")
+    if time.monotonic() - began >= _PROBED_S:
+        return True
+    _log.warning(
+        "redis.does_not_block", hint="queues are polled, up to every 15 s each; see docs/guides/metered-redis.md"
+    )
+    return False

@@ -22,6 +22,7 @@ from daemon.metrics import Metrics
 from daemon.pipeline.hold import Hold
 from daemon.ports import Delivery
 from daemon.stream.connection import NoGroup, connect_blocking, translated
+from daemon.stream.polling import Polling
 from daemon.stream.work import QueuePaused, Work
 from daemon.worker.lease import Leases
 from daemon.worker.slots import Slots
@@ -35,6 +36,8 @@ _UNBLOCK_TRIES = 25
 _UNBLOCK_PAUSE_S = 0.02
 #: between two looks at a queue that is paused although nobody told us
 _UNTOLD_S = 1.0
+#: between two reads of an idle queue on a server that does not block
+POLL_S_MAX = 15.0
 
 
 class QueueConsumer:
@@ -52,7 +55,8 @@ class QueueConsumer:
         attempt: Callable[[Hold], Awaitable[None]],
     ) -> None:
         self.queue = spec.name
-        self.slots = Slots(spec.parallelism)
+        self._slots_max = settings.pending_max // 2  # a read may bring twice what is free
+        self.slots = Slots(min(spec.parallelism, self._slots_max))
         self.reading = False  #: true while the loop reads or waits for entries; part of readiness
         self.reading_since: float | None = None  #: loop time at which the read that is under way was sent
         self.idle_since = asyncio.get_running_loop().time()  #: loop time since which nothing came or ended
@@ -70,7 +74,8 @@ class QueueConsumer:
         self._suspicious_until = 0.0  # loop time until which own pending entries may lie unseen
         self._looked_back = 0.0
         self._attempts: asyncio.TaskGroup | None = None
-        metrics.slots.labels(self.queue).set(spec.parallelism)
+        self._polling = Polling(POLL_S_MAX)
+        metrics.slots.labels(self.queue).set(self.slots.total)
 
     async def run(self) -> None:
         """Read until `stop`, then wait for the attempts under way. Cancelling cuts them off."""
@@ -111,8 +116,10 @@ class QueueConsumer:
 
     def resize(self, slots: int) -> None:
         """Run so many at once from now on; what runs above that goes on."""
-        self.slots.resize(slots)
-        self._metrics.slots.labels(self.queue).set(slots)
+        if slots > self._slots_max:
+            _log.warning("slots.capped", queue=self.queue, asked=slots, slots=self._slots_max)
+        self.slots.resize(min(slots, self._slots_max))
+        self._metrics.slots.labels(self.queue).set(self.slots.total)
 
     async def _unblock(self) -> None:
         for _ in range(_UNBLOCK_TRIES):
@@ -189,14 +196,22 @@ class QueueConsumer:
             self._blocking = connect_blocking(self._settings, name=f"qstreamd-read-{self.queue}")
             with translated():
                 self._client_id = int(await self._blocking.client_id())
-        if self._stopping or self.slots.closed:
+        if self._told_to_stop():
             return []
         block_s = min(self._settings.block_s, self._lease_s / 2) if self._suspicious() else self._settings.block_s
+        began = asyncio.get_running_loop().time()
         self._blocked = True
         try:
-            return await self._work.wait(self._blocking, self.queue, max(1, self.slots.free), int(block_s * 1000))
+            found = await self._work.wait(self._blocking, self.queue, max(1, self.slots.free), int(block_s * 1000))
         finally:
             self._blocked = False
+        if not self._told_to_stop():  # else we were unblocked
+            took_s = asyncio.get_running_loop().time() - began
+            await self._pause(self._polling.pause_s(found=bool(found), asked_s=block_s, took_s=took_s))
+        return found
+
+    def _told_to_stop(self) -> bool:
+        return self._stopping or self.slots.closed
 
     def _suspicious(self) -> bool:
         return asyncio.get_running_loop().time() < self._suspicious_until
@@ -215,9 +230,14 @@ class QueueConsumer:
 
     async def _paused_untold(self) -> None:
         """The queue is paused and the word has not reached us, or just now: look again soon."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_UNTOLD_S):
-                await self.slots.changed()
+        await self._pause(_UNTOLD_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """Or until the slots change, or the process stops."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.slots.changed()
 
     async def _remake_group(self) -> None:
         try:

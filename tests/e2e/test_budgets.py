@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from daemon.config import catalogue
 from daemon.contracts import DEFAULT_QUEUES
+from daemon.profiles import PROFILES
 from tests.e2e.world import World
 from tests.waiting import wait_until
 
@@ -81,6 +82,26 @@ async def test_an_idle_daemon_sends_few_commands(world: World) -> None:
     await asyncio.sleep(1)  # what a start costs is not what idling costs
     sent = await sent_within(world, 11.9)
     assert len(sent) <= 2 * 24, sent
+
+
+#: the same of the metered profile, twenty times as fast
+TWENTIETH = {
+    "QSTREAMD_REDIS_BLOCK_S": "6", "QSTREAMD_LIVENESS_S": "1", "QSTREAMD_LIVENESS_TTL_S": "2.25",
+    "QSTREAMD_LEASE_S": "3", "QSTREAMD_BEAT_S": "0.75", "QSTREAMD_SELF_FENCE_S": "2.25",
+    "QSTREAMD_SWEEP_S": "90", "QSTREAMD_RECONCILE_S": "3", "QSTREAMD_COMPARE_S": "15",
+}  # fmt: skip
+
+
+async def test_an_idle_daemon_in_the_metered_profile_sends_fewer(world: World) -> None:
+    """At most 12 a minute for six queues, and the log says what that is in a month."""
+    assert all(PROFILES["metered"][name] == float(value) * 20 for name, value in TWENTIETH.items())
+    daemon = await world.start_daemon(ALL, QSTREAMD_REDIS_PROFILE="metered", **TWENTIETH)
+    await asyncio.sleep(1)
+    sent = await sent_within(world, 5.9)
+    assert len(sent) <= 2 * 12, sent
+    [begun] = daemon.log("daemon.started")
+    assert begun["idle_commands_a_month"] / 20 <= 12 * 60 * 24 * 30
+    assert not daemon.log("redis.does_not_block")
 
 
 @pytest.mark.long

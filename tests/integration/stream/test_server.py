@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis import exceptions as rx
 
 from daemon.config import RedisSettings
 from daemon.dev.embedded_redis import EmbeddedRedis
@@ -71,3 +72,33 @@ async def test_nobody_there_is_away() -> None:
     async with connect(settings) as client:
         with pytest.raises(RedisAway):
             await check_server(client, settings)
+
+
+class _AtOnce:
+    """A server that takes BLOCK and answers at once, as some managed ones do."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    async def info(self, _section: str) -> dict[str, Any]:
+        return {"aof_enabled": 1}
+
+    async def xread(self, *_: Any, **__: Any) -> dict[str, Any]:
+        if self._error:
+            raise self._error
+        return {}
+
+
+async def test_the_metered_profile_asks_whether_blocking_reads_block(
+    side: Side, redis_settings: RedisSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real server does; one that answers at once, or refuses, is polled, and the log says so."""
+    metered = replace(redis_settings, profile="metered")
+    assert await check_server(side.client, metered)
+    assert "redis.does_not_block" not in "".join(capsys.readouterr())
+    refusing: Any = _AtOnce(rx.ResponseError("ERR BLOCK is not supported"))
+    at_once: Any = _AtOnce()
+    for server in (at_once, refusing):
+        assert not await check_server(server, metered)
+        assert "redis.does_not_block" in "".join(capsys.readouterr())
+    assert await check_server(at_once, redis_settings)  # nobody asks in the standard profile: it would delay each start

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from daemon.config import RedisSettings
 from daemon.kinds import SecretStr
+from daemon.ports import Delivery
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy
 from tests.waiting import WaitUntil
@@ -190,3 +192,30 @@ async def test_an_idle_queue_costs_two_commands_for_each_block(
         await asyncio.sleep(1.0)
         after = int((await crew.client.info("stats"))["total_commands_processed"])
     assert after - before <= 13  # ten blocks a second, our INFOs, a reconnect
+
+
+async def test_a_server_that_does_not_block_is_polled_not_hammered(crew: Crew, wait_until: WaitUntil) -> None:
+    """Some managed servers take BLOCK and answer at once; work still comes."""
+    reads = 0
+
+    async def at_once(_blocking: Any, queue: str, count: int, _block_ms: int) -> list[Delivery]:
+        nonlocal reads
+        reads += 1
+        return await crew.work.fetch(queue, count)
+
+    crew.work.wait = at_once  # type: ignore[method-assign, assignment]
+    async with crew.at_work("consumer"):
+        await asyncio.sleep(1.0)
+        assert 1 <= reads <= 4
+        await crew.add("t1")
+        await wait_until(lambda: crew.ended == ["t1"], description="it runs")
+
+
+async def test_no_queue_has_more_slots_than_half_of_what_may_be_pending(
+    crew: Crew, new_crew: NewCrew, redis_settings: RedisSettings
+) -> None:
+    """A read may bring twice what is free; whoever asks for more slots gets so many."""
+    few = new_crew("few", replace(redis_settings, pending_max=3))
+    assert (crew.consumer.slots.total, few.consumer.slots.total) == (2, 1)
+    few.consumer.resize(50)
+    assert few.consumer.slots.total == 1
