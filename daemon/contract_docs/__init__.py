@@ -1,4 +1,4 @@
-"""The published contract as files: protocol page, JSON Schemas, TypeScript types, the event reducer of front ends.
+"""The published contract as files: pages, JSON Schemas, TypeScript, OpenAPI, AsyncAPI, the reducer of front ends.
 
 All derived from the code: `python -m daemon contracts --write docs/` writes them and a test compares them with what
 is committed, so a name that changes in the code can't stay unchanged in the documents. Only the command line and tests
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from daemon.contract_docs import metrics_page, page, reducer, schemas, typescript
+from daemon.contract_docs import asyncapi, metrics_page, openapi, page, reducer, schemas, typescript
 
 
 def render() -> dict[PurePosixPath, str]:
@@ -20,6 +20,8 @@ def render() -> dict[PurePosixPath, str]:
         PurePosixPath("metrics.md"): metrics_page.metrics(),
         PurePosixPath("contract/WorkerBody.schema.json"): schemas.text(body),
         PurePosixPath("contract/WorkerEvent.schema.json"): schemas.text(event),
+        PurePosixPath("contract/openapi.json"): schemas.text(openapi.document()),
+        PurePosixPath("contract/asyncapi.json"): schemas.text(asyncapi.document()),
         PurePosixPath("contract/qstreamd.d.ts"): typescript.declarations([body, event]),
         PurePosixPath("contract/qstreamd.js"): reducer.module(),
     }

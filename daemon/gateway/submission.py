@@ -24,23 +24,27 @@ DELAY_S_MAX: Final = 90 * 86400  #: QStash's longest
 _AUTO: Final = (c.Tier.PAID, c.Tier.FREE)
 
 
-class _Flow(msgspec.Struct, forbid_unknown_fields=True):
+class FlowLimits(msgspec.Struct, forbid_unknown_fields=True):
+    """QStash's own limits for messages of one key."""
+
     key: str
     parallelism: int | None = None
     rate: int | None = None
     period: int | None = None
 
 
-class _Options(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+class Options(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """What a submission says beside its task message."""
+
     mode: Literal["stream", "batch", "vision"] | None = None
     tier: Literal["paid", "free", "auto"] | None = None
     delay: int | None = None
     not_before: int | None = None
     retries: int | None = None
-    flow_control: _Flow | None = None
+    flow_control: FlowLimits | None = None
 
 
-_OPTIONS: Final = frozenset(field.encode_name for field in msgspec.structs.fields(_Options))
+_OPTIONS: Final = frozenset(field.encode_name for field in msgspec.structs.fields(Options))
 
 
 class Submission(NamedTuple):
@@ -68,7 +72,7 @@ def read(raw: bytes, now: float) -> Submission:
     """The submission in a body; `taskId` is made up when absent. Raises `Rejected`. `now` in unix seconds."""
     try:
         body = msgspec.json.decode(raw, type=dict[str, Any])
-        options = msgspec.convert({key: body[key] for key in _OPTIONS & body.keys()}, _Options)
+        options = msgspec.convert({key: body[key] for key in _OPTIONS & body.keys()}, Options)
     except msgspec.ValidationError as error:
         raise Rejected(f"body: {error}") from error
     except (ValueError, RecursionError) as error:
@@ -107,7 +111,7 @@ def judge(
     return Judged(message, queue, raw, c.canonical_sha256(body), decode(message.images or ()))
 
 
-def _queues(fields: dict[str, Any], options: _Options) -> tuple[str, ...]:
+def _queues(fields: dict[str, Any], options: Options) -> tuple[str, ...]:
     named = fields.pop("queueId", None)
     if named is not None:
         if not isinstance(named, str) or options.mode is not None or options.tier == "auto":
@@ -120,7 +124,7 @@ def _queues(fields: dict[str, Any], options: _Options) -> tuple[str, ...]:
     return tuple(f"q_{tier}_{mode}" for tier in tiers)
 
 
-def _publishing(options: _Options) -> Publishing:
+def _publishing(options: Options) -> Publishing:
     delay, retries, flow = options.delay, options.retries, options.flow_control
     if delay is not None and options.not_before is not None:
         raise Rejected("delay: with notBefore leave it out")

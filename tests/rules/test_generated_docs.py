@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Final
 
 import pytest
+from jsonschema import Draft7Validator
 
 from daemon.contract_docs import render
 from tests import nodejs
@@ -60,3 +62,12 @@ def test_the_types_compile_and_catch_what_they_should(tmp_path: Path) -> None:
     options = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
     found = nodejs.run(tmp_path, tsc, *options, "consumer.ts")
     assert (found.returncode, found.stdout) == (0, "")
+
+
+@pytest.mark.timeout(180)
+def test_the_asyncapi_description_fits_the_specification() -> None:
+    """Judged by the schema that the AsyncAPI project publishes for version 3."""
+    specs = nodejs.installed("asyncapi", ["@asyncapi/specs@6.11.1"]) / "node_modules" / "@asyncapi" / "specs"
+    official = json.loads((specs / "schemas" / "3.0.0.json").read_text("utf-8"))
+    document = json.loads((DOCS / "contract" / "asyncapi.json").read_text("utf-8"))
+    assert [error.message[:300] for error in Draft7Validator(official).iter_errors(document)] == []
