@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -179,6 +180,8 @@ async def test_kept_it_does_what_it_says_on_the_servers_it_was_given(
     demo.start("--keep", REDIS_URL=redis_url, DATABASE_URL=postgres_url)
     await wait_until(lambda: "/_fake/calls" in demo.said, description="it stays", within_s=60)
     assert "given" in demo.said and not [d for d in demo.directory.iterdir() if "postgres" in d.name]
+    [page] = re.findall(r"The page: (http://\S+)", demo.said)
+    assert "<title>qstreamd</title>" in await asyncio.to_thread(shell, f"curl -sS {page}/")
     printed = demo.said[demo.said.index("Publish a task as Next.js would") :]
     commands = [part.strip() for part in printed.replace("\\\n", "").splitlines() if part.startswith("  ")]
     assert len(commands) == 4

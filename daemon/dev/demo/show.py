@@ -61,7 +61,7 @@ async def show(choice: Choice, settings: Settings, console: Console) -> bool:
     began, run = time.monotonic(), secrets.token_hex(2)
     tasks = [Watched(order, f"demo-{run}-{order.name}") for order in orders()]
     screen = _screen(choice, console, tasks, began)
-    world = World(settings, screen.part, tcp=choice.keep)
+    world = World(settings, screen.part, stays=choice.keep)
     async with AsyncExitStack() as stack:
         with screen:
             await _started(world, stack)

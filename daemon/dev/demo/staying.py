@@ -33,11 +33,13 @@ _MESSAGE: Final = (
 def show(console: Console, world: World) -> None:
     """The addresses and commands that work as long as the demo stays."""
     env = world.qstash.environment
+    _print(console, f"\n  The page: {world.backend.url}", "bold green")
     told = {
         "REDIS_URL": world.redis_url,
         "DATABASE_URL": world.database_url,
         "relay": f"{world.relay_url}  (/healthz/ready, /metrics)",
         "daemon": f"{world.daemon_url}  (/healthz/ready, /metrics)",
+        "gateway": f"{world.gateway_url}  key {world.backend.api_key}",
         "QStash": f"{env['QSTASH_URL']}  token {env['QSTASH_TOKEN']}",
         "models": world.models.url,
         **{f"log: {name}": path for name, path in world.logs().items()},

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any, Final, Protocol, Self, cast
 
 import asyncpg
@@ -20,6 +21,7 @@ from daemon.clock import SystemClock
 from daemon.config import RedisSettings, Settings
 from daemon.contracts import DEFAULT_QUEUES
 from daemon.dev.demo.answers import answer
+from daemon.dev.demo.backend import Backend
 from daemon.dev.demo.parts import Part, PartFailed
 from daemon.dev.embedded import Embedded
 from daemon.dev.embedded_postgres import EmbeddedPostgres
@@ -50,11 +52,14 @@ class InUse(Exception):
 
 
 class World:
-    """Everything that runs, as an async context manager. `tcp`: other programs can reach the embedded Postgres."""
+    """Everything that runs, as an async context manager.
 
-    def __init__(self, settings: Settings, tell: Tell, *, tcp: bool = False) -> None:
+    `stays`: somebody will look around. Other programs can reach the embedded Postgres, and a gateway with a page runs.
+    """
+
+    def __init__(self, settings: Settings, tell: Tell, *, stays: bool = False) -> None:
         self._tell = tell
-        self._tcp = tcp
+        self._stays = stays
         given = settings.sources
         self._redis_given = settings.redis if given.get("REDIS_URL", "default") != "default" else None
         self._postgres_given = settings.postgres.url if given.get("DATABASE_URL", "default") != "default" else None
@@ -63,7 +68,8 @@ class World:
         self._redis_up = asyncio.Event()
         self.qstash = FakeQstash()
         self.models = FakeLLM(tokens_per_s=TOKENS_PER_S, answer=answer)
-        self.redis_url = self.database_url = self.relay_url = self.daemon_url = ""
+        self.backend = Backend(lambda: self.gateway_url, lambda: self.models.plan("error-mid"))
+        self.redis_url = self.database_url = self.relay_url = self.daemon_url = self.gateway_url = ""
         self.redis: Redis
         self.events: Events
 
@@ -96,7 +102,7 @@ class World:
         return next((part.last_words(lines=LAST_WORDS) for part in self._parts if part.name == name), "")
 
     def logs(self) -> dict[str, str]:
-        """Where relay and daemon log to."""
+        """Where relay, daemon and gateway log to."""
         return {part.name: str(part.log_path) for part in self._parts if isinstance(part, Part)}
 
     # --- start ----------------------------------------------------------------------------------------------------
@@ -136,7 +142,7 @@ class World:
     async def _start_postgres(self) -> None:
         began = self._begin("postgres")
         if self._postgres_given is None:
-            server = EmbeddedPostgres(tcp=self._tcp)
+            server = EmbeddedPostgres(tcp=self._stays)
             await self._run(server)
             self.database_url = server.url
         else:
@@ -150,10 +156,24 @@ class World:
         self._up("postgres", began, f"Postgres {version}", given=self._postgres_given is not None)
         await self._redis_up.wait()
         began = self._begin("daemon")
-        daemon = Part("daemon", ["--queues", ",".join(DEFAULT_QUEUES)], self._daemon_variables)
+        daemon = Part(
+            "daemon",
+            ["--queues", ",".join(DEFAULT_QUEUES)],
+            lambda port: {**self._daemon_variables(port), **_blobs(daemon.directory / "blobs")},
+        )
         await self._run(daemon)
         self.daemon_url = daemon.url
         self._tell("daemon", f"process {daemon.pid}  all six queues", time.monotonic() - began)
+        if self._stays:
+            await self._start_gateway(daemon.directory / "blobs")
+
+    async def _start_gateway(self, blobs: Path) -> None:
+        began = self._begin("gateway")
+        await self._stack.enter_async_context(self.backend)
+        gateway = Part("gateway", ["gateway"], lambda port: self._gateway_variables(port, blobs))
+        await self._run(gateway)
+        self.gateway_url = gateway.url
+        self._tell("gateway", f"process {gateway.pid}  {gateway.url}", time.monotonic() - began)
 
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection of our own to Postgres."""
@@ -195,6 +215,18 @@ class World:
         own = {"RELAY_PORT": str(port), "WORKER_BASE_URL": f"http://127.0.0.1:{port}"}
         return {**self._shared_variables(), **signing, **own}
 
+    def _gateway_variables(self, port: int, blobs: Path) -> Mapping[str, str]:
+        publishing = {k: v for k, v in self.qstash.environment.items() if k in {"QSTASH_URL", "QSTASH_TOKEN"}}
+        return {
+            **self._shared_variables(),
+            **publishing,
+            **self.backend.gateway_settings,
+            **_blobs(blobs),
+            "DATABASE_URL": self.database_url,
+            "WORKER_BASE_URL": self.relay_url,
+            "GATEWAY_PORT": str(port),
+        }
+
     def _daemon_variables(self, port: int) -> Mapping[str, str]:
         return {
             **self._shared_variables(),
@@ -208,6 +240,10 @@ class World:
             "OPENAI_API_KEY": "demo-openai",
             "GEMINI_API_KEY": "demo-gemini",
         }
+
+
+def _blobs(directory: Path) -> dict[str, str]:
+    return {"BLOB_DIR": str(directory), "QSTREAMD_BLOB_DISK_FREE_BYTES_MIN": "0"}
 
 
 async def _in_thread(work: Callable[[], None]) -> None:
