@@ -151,7 +151,10 @@ async def chromium(directory: Path) -> AsyncIterator[Browser]:
 
 def _started(directory: Path) -> subprocess.Popen[bytes]:
     program = shutil.which("chromium")
-    if program is None:
+    if (
+        program is None
+        or subprocess.run([program, "--version"], capture_output=True, timeout=30, check=False).returncode
+    ):
         pytest.skip("chromium is not installed")
     profile = f"--user-data-dir={directory / 'profile'}"
     with (directory / "chromium.log").open("wb") as log:
