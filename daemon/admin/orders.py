@@ -6,28 +6,31 @@ healed by whoever reads the entry.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from daemon import keys
 from daemon.admin.connections import Connections
 from daemon.admin.replay import REPLAYABLE, replay
-from daemon.admin.task_facts import Place, locate
+from daemon.admin.task_facts import locate
+from daemon.blobs.by_scheme import BlobsByScheme
+from daemon.blobs.disk import DiskBlobs
+from daemon.blobs.magic import picture
+from daemon.cancellation import Cancellation
 from daemon.config import Settings
-from daemon.contracts import CURRENT_ATTEMPT, TERMINAL, Stage, State, TaskIdentity, error, identity_of
-from daemon.errors import CODES, Code
+from daemon.contracts import TERMINAL, State, TaskIdentity
+from daemon.ports import Blobs
 from daemon.store.audit import AuditLog
-from daemon.store.records import TaskRow
 from daemon.store.tasks import PostgresLedger
+from daemon.stream.blobs import RedisBlobs
 from daemon.stream.cancel import Cancels
 from daemon.stream.connection import load_script
 from daemon.stream.events import Events
 
 PATIENCE_S: Final = 5.0  #: a call that runs is stopped within a second; so long the answer waits to say so
-_LOOK_S: Final = 0.05
 UNKNOWN: Final = "neither Redis nor Postgres knows it"
 
 
@@ -51,62 +54,33 @@ async def cancel(settings: Settings, task_id: str, reason: str) -> Answer:
 
 
 async def _cancel(at: Connections, task_id: str) -> Answer:
-    cancels = Cancels(at.scripts, at.settings.events, at.settings.queues)
-    ledger = PostgresLedger(at.pool, {q.name: q.tier for q in at.book.queues.values()})
     place = await locate(at, task_id, None)
     if place is None and await at.records.row(task_id) is None:
         return Answer(task_id, good=False, state="unknown", text=UNKNOWN)
-    await cancels.mark(task_id)
-    deadline, told = at.clock.monotonic() + PATIENCE_S, False
-    while True:
-        found = await at.records.row(task_id)
-        if found is not None and found[0].state in TERMINAL:
-            return _found_ended(found[0], told=told)
-        if found is None and place is not None:
-            if await _end_unclaimed(at, cancels, ledger, place, task_id):
-                return Answer(task_id, good=True, state=State.CANCELLED, text="cancelled before it started")
-        elif await at.records.cancel_waiting(task_id):
-            row = found[0] if found else None
-            if row is not None:
-                await _conclude(at, cancels, TaskIdentity(task_id, row.queue_id, row.request_id, row.trace_id))
-            return Answer(task_id, good=True, state=State.CANCELLED, text="cancelled while it waited")
-        elif not told:
-            await cancels.notify(task_id)
-            told = True
-        if at.clock.monotonic() > deadline:
-            return Answer(task_id, good=True, state=State.RUNNING, text="asked; it ends at its next event")
-        await asyncio.sleep(_LOOK_S)
+    queued = None if place is None else TaskIdentity(task_id, place.queue, "", "")
+    ended = await _cancellation(at).end(task_id, queued, PATIENCE_S)
+    if ended.by_us:
+        when = "before it started" if ended.unclaimed else "while it waited"
+        return Answer(task_id, good=True, state=State.CANCELLED, text=f"cancelled {when}")
+    if ended.state is State.CANCELLED:
+        return Answer(task_id, good=True, state=ended.state, text="cancelled" if ended.told else "was cancelled before")
+    if ended.state is None or ended.state in TERMINAL:
+        state = ended.state or "ended"
+        return Answer(task_id, good=False, state=state, text=f"has ended as {state}; nothing to cancel")
+    return Answer(task_id, good=True, state=ended.state, text="asked; it ends at its next event")
 
 
-def _found_ended(row: TaskRow, *, told: bool) -> Answer:
-    if row.state is State.CANCELLED:
-        return Answer(row.task_id, good=True, state=row.state, text="cancelled" if told else "was cancelled before")
-    return Answer(row.task_id, good=False, state=row.state, text=f"has ended as {row.state}; nothing to cancel")
-
-
-async def _end_unclaimed(at: Connections, cancels: Cancels, ledger: PostgresLedger, place: Place, task_id: str) -> bool:
-    """End a task that no daemon has claimed; False: it has just moved, look again."""
-    found = await cancels.find(place.queue, task_id)
-    if found is not None:
-        entry, entry_id = found
-        if not await ledger.end_unclaimed(entry, State.CANCELLED, Code.CANCELLED, entry_id):
-            return False
-        await _conclude(at, cancels, identity_of(entry.message))
-        return True
-    if not await cancels.withdraw(place.queue, task_id):
-        return False
-    await _tell(at, TaskIdentity(task_id, place.queue, "", ""))
-    return True
-
-
-async def _conclude(at: Connections, cancels: Cancels, task: TaskIdentity) -> None:
-    await _tell(at, task)
-    await cancels.withdraw(task.queue_id, task.task_id)
-
-
-async def _tell(at: Connections, task: TaskIdentity) -> None:
-    draft = error(Stage.QUEUE, Code.CANCELLED, CODES[Code.CANCELLED].en, retryable=False)
-    await Events(at.scripts, at.settings.events, at.clock).append(task, CURRENT_ATTEMPT, [draft])
+def _cancellation(at: Connections) -> Cancellation:
+    """What lies on another host's disk, or in a bucket, is left to the sweep."""
+    s = at.settings
+    stores: dict[str, Blobs] = {"redis": RedisBlobs(at.redis, picture)}
+    if Path(s.blobs.dir).is_dir():
+        stores["disk"] = stores["file"] = DiskBlobs(s.blobs, at.clock)
+    return Cancellation(
+        cancels=Cancels(at.scripts, s.events, s.queues), records=at.records,
+        ledger=PostgresLedger(at.pool, {q.name: q.tier for q in at.book.queues.values()}),
+        events=Events(at.scripts, s.events, at.clock), blobs=BlobsByScheme(stores), clock=at.clock,
+    )  # fmt: skip
 
 
 async def retry(settings: Settings, task_id: str, reason: str) -> Answer:

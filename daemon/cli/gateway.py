@@ -17,6 +17,7 @@ from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.pillow import installed, judged_twice
 from daemon.blobs.s3 import S3Blobs
+from daemon.cancellation import Cancellation
 from daemon.cli.relay import queues_in_force
 from daemon.clock import SystemClock
 from daemon.config import Settings
@@ -154,9 +155,11 @@ class GatewayProcess:
             ),
             Follow(self.hub, access, s.gateway, self.metrics, clock),
             Cancel(
-                cancels=Cancels(scripts, s.events, s.queues), records=records, ledger=PostgresLedger(self._pool),
-                events=events, hub=self.hub, access=access, audit=self._audit, clock=clock, finishing=self._finishing,
-                blobs=BlobsByScheme(stores),
+                cancellation=Cancellation(
+                    cancels=Cancels(scripts, s.events, s.queues), records=records, ledger=PostgresLedger(self._pool),
+                    events=events, blobs=BlobsByScheme(stores), clock=clock,
+                ),
+                records=records, hub=self.hub, access=access, audit=self._audit, finishing=self._finishing,
             ),
             Results(
                 records=records, hub=self.hub, waits=Waits(self._client), queues=lambda: self._services.queues,

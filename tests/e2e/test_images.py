@@ -19,6 +19,7 @@ import pytest
 import redis
 from yarl import URL
 
+from daemon import keys
 from daemon.clock import SystemClock
 from daemon.dev.fake_s3 import FakeS3
 from daemon.gateway.tokens import Tokens
@@ -127,7 +128,9 @@ async def test_a_task_cancelled_while_it_waits_takes_its_images_along(front: Ope
         image = await post(here, "/api/uploads", PNG)
         inline = {"data": base64.b64encode(JPEG).decode()}
         await here.submit(taskId="t1", images=[{"fileId": image["fileId"]}, inline], **SERVICE)
-        await wait_until(lambda: len(files(tmp_path)) == 2, description="accepted")
+        names = keys.queue_keys("q_paid_vision")
+        await wait_until(lambda: here.redis.xlen(names.tasks), description="accepted")
+        assert len(files(tmp_path)) == 2
         answer = await here.call("POST", "/api/tasks/t1/cancel")
         assert answer == (200, {"taskId": "t1", "state": "cancelled"})
         assert files(tmp_path) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +12,15 @@ from daemon import keys
 from daemon.admin import orders
 from daemon.admin.connections import Connections
 from daemon.admin.orders import cancel, retry
+from daemon.blobs.disk import DiskBlobs
+from daemon.calls import Picture
 from daemon.config import Settings
-from daemon.contracts import CURRENT_ATTEMPT, Event, State
+from daemon.contracts import CURRENT_ATTEMPT, Event, ImageRef, State, TaskMessage, identity_of
 from daemon.errors import Code
 from daemon.ports import Ending
+from daemon.stream.admission import Accepted, Admission
 from tests.integration.admin.conftest import System
+from tests.unit.blobs.pictures import PNG
 from tests.waiting import WaitUntil
 
 QUEUE = "q_paid_stream"
@@ -153,3 +159,26 @@ async def test_a_promise_is_taken_back(settings: Settings, at: Connections, syst
     assert (await cancel(settings, "t1", "")).text == "cancelled before it started"
     assert await at.redis.get(names.counter) == b"0"
     assert await ends(system, "t1") == ["CANCELLED"]
+
+
+def files(folder: Path) -> list[Path]:
+    """Whatever lies in it."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_a_cancelled_tasks_images_go_with_it(
+    settings: Settings, at: Connections, system: System, tmp_path: Path
+) -> None:
+    """Those on this host's disk; the sweep takes what lies on another's."""
+    settings = replace(settings, blobs=replace(settings.blobs, dir=str(tmp_path)))
+    disk = DiskBlobs(settings.blobs, at.clock)
+    disk.make()
+    task = TaskMessage(
+        task_id="t1", queue_id=QUEUE, service_id="s", user_id="u1", images=[ImageRef(data="", mime_type="image/png")]
+    )
+    admission = Admission(at.scripts, settings.queues, at.clock, disk)
+    assert isinstance(await admission.accept(task, "sha", 10, {0: Picture("image/png", PNG)}), Accepted)
+    assert files(tmp_path)
+    await system.events.queued(identity_of(task))
+    assert (await cancel(settings, "t1", "")).good
+    assert not files(tmp_path)
