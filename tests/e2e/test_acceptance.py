@@ -79,8 +79,10 @@ async def front(redis_url: str, postgres_url: str, tmp_path: Path) -> AsyncItera
     """Gateway, relay and one daemon on all six queues."""
     services = tmp_path / "services.toml"
     services.write_text(SERVICES, "utf-8")
-    fast = {"QSTREAMD_RETRY_BASE_S": "0.1", "QSTREAMD_RETRY_CAP_S": "0.3", "ADMIN_TOKEN": ADMIN}
-    async with world(redis_url, postgres_url, services=services, models={"answer": said}, **fast) as found:
+    async with world(
+        redis_url, postgres_url, services=services, models={"answer": said}, ADMIN_TOKEN=ADMIN,
+        QSTREAMD_RETRY_BASE_S="0.1", QSTREAMD_RETRY_CAP_S="0.3",
+    ) as found:  # fmt: skip
         yield found
 
 
