@@ -32,7 +32,7 @@ from daemon.contracts import QueueSpec
 from daemon.errors import ConfigError, DependencyAway, ProviderError, Stopping
 from daemon.garbage import collect_rarely
 from daemon.lifecycle import Notifier, Progress, Signals, end, sample_loop_lag
-from daemon.logs import logger
+from daemon.logs import bind_attempt, logger
 from daemon.metrics import Metrics
 from daemon.pipeline.budget import RetryBudget
 from daemon.pipeline.hold import Hold
@@ -77,6 +77,7 @@ from daemon.worker.reclaim import Reclaimer
 from daemon.worker.reconcile import Reconciler
 from daemon.worker.report import report
 from daemon.worker.retries import Mover
+from daemon.worker.spans import open_spans
 from daemon.worker.upkeep import Upkeep
 from daemon.worker.waiters import Waiters
 
@@ -177,6 +178,8 @@ class Daemon:
 
     async def _connect(self, stack: AsyncExitStack) -> None:
         s = self._settings
+        self._spans = open_spans(s.runtime.traces_endpoint, self.consumer)
+        stack.push_async_callback(self._spans.aclose)
         self._client: Redis = connect(s.redis, name="qstreamd")
         stack.push_async_callback(self._client.aclose)
         beat_client = connect(s.redis, size=1, name="qstreamd-beat")
@@ -299,13 +302,12 @@ class Daemon:
 
     async def _attempt(self, hold: Hold) -> None:
         began = self._clock.monotonic()
-        outcome = await run(self._world, hold)
+        with bind_attempt(**hold.ids):
+            outcome = await run(self._world, hold)
         # Fenced: the entry is somebody else's, or still ours and its tail to be repeated; nobody but us would look.
         if isinstance(outcome, Abandoned | Fenced):
             self._reclaimer.suspect(hold.delivery.queue)
-        entry = hold.delivery.entry
-        task_s = max(0.0, self._clock.time() - entry.accepted_at / 1000) if entry else 0.0
-        report(self.metrics, hold, outcome, self._clock.monotonic() - began, task_s)
+        report(self.metrics, hold, outcome, self._clock.monotonic() - began, self._clock.time(), self._spans)
 
     def _provider(self, name: str) -> Provider:
         try:

@@ -131,6 +131,7 @@ class WorkEntry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
     accepted_at: int  #: unix ms, the relay's clock; the age that waiting orders by
     parked: str = ""  #: the `Reason` of the last parking; "" if never parked
     parked_at: int = 0  #: unix ms when the present wait began; 0: it does not wait
+    traceparent: str = ""  #: of the call that published it (W3C); "" if it named none
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class RuntimeSettings:
         "what the shipped unit and compose file hand to --queues; the daemon itself reads the option only")
     failpoints: str | None = setting("QSTREAMD_FAILPOINTS", None, text(),
         "crash points of the chaos suites, see daemon/dev/failpoints.py; needs NODE_ENV=development")
+    traces_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, web_url(),
+        "where spans go by OTLP over HTTP; needs the extra `otel`, which reads its other OTEL_… variables itself")
     no_color: str | None = setting("NO_COLOR", None, text(), "set to anything: no colours, as everywhere")
     journal_stream: str | None = setting("JOURNAL_STREAM", None, text(), "set by systemd: which stream is the journal")
 

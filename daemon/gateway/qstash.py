@@ -60,6 +60,7 @@ class Publishing:
     not_before: int | None = None
     retries: int | None = 5
     flow_control: FlowControl | None = None
+    traceparent: str = ""  #: of the call that submits; passed on to the relay
 
     def headers(self) -> dict[str, str]:
         """The options as QStash reads them."""
@@ -70,6 +71,7 @@ class Publishing:
             "Upstash-Retries": None if self.retries is None else str(self.retries),
             "Upstash-Flow-Control-Key": flow.key if flow else None,
             "Upstash-Flow-Control-Value": flow.value if flow else None,
+            "Upstash-Forward-traceparent": self.traceparent or None,
         }
         return {name: value for name, value in given.items() if value is not None}
 

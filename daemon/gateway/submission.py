@@ -19,6 +19,7 @@ from daemon.errors import Rejected
 from daemon.gateway.qstash import FlowControl, Publishing
 from daemon.pipeline.validate import validate
 from daemon.services import ServiceBook
+from daemon.traceparent import TraceParent
 
 DELAY_S_MAX: Final = 90 * 86400  #: QStash's longest
 _AUTO: Final = (c.Tier.PAID, c.Tier.FREE)
@@ -68,8 +69,11 @@ class Judged(NamedTuple):
     pictures: Mapping[int, Picture]
 
 
-def read(raw: bytes, now: float) -> Submission:
-    """The submission in a body; `taskId` is made up when absent. Raises `Rejected`. `now` in unix seconds."""
+def read(raw: bytes, now: float, parent: TraceParent | None = None) -> Submission:
+    """The submission in a body; `taskId` is made up when absent. Raises `Rejected`. `now` in unix seconds.
+
+    `parent`: the caller's trace, which the task goes on with unless the body names one.
+    """
     try:
         body = msgspec.json.decode(raw, type=dict[str, Any])
         options = msgspec.convert({key: body[key] for key in _OPTIONS & body.keys()}, Options)
@@ -86,7 +90,9 @@ def read(raw: bytes, now: float) -> Submission:
         raise Rejected(f"v: allowed: {c.CONTRACT_VERSION}")
     if "counted" in fields:
         raise Rejected("counted: the gateway takes the place itself; leave it out")
-    publishing = _publishing(options)
+    if parent is not None and fields.get("traceId") is None:
+        fields["traceId"] = parent.trace_id
+    publishing = _publishing(options, parent.text if parent else "")
     delay_s = options.delay if options.not_before is None else max(0.0, options.not_before - now)
     return Submission(task_id, fields, options.tier, _queues(fields, options), publishing, delay_s or None)
 
@@ -124,7 +130,7 @@ def _queues(fields: dict[str, Any], options: Options) -> tuple[str, ...]:
     return tuple(f"q_{tier}_{mode}" for tier in tiers)
 
 
-def _publishing(options: Options) -> Publishing:
+def _publishing(options: Options, traceparent: str) -> Publishing:
     delay, retries, flow = options.delay, options.retries, options.flow_control
     if delay is not None and options.not_before is not None:
         raise Rejected("delay: with notBefore leave it out")
@@ -141,4 +147,4 @@ def _publishing(options: Options) -> Publishing:
         if not c.TASK_ID.fullmatch(flow.key):
             raise Rejected(f"flowControl.key: allowed: {c.ID_PATTERN}")
     given = FlowControl(flow.key, flow.parallelism, flow.rate, flow.period) if flow else None
-    return Publishing(delay or None, options.not_before, 5 if retries is None else retries, given)
+    return Publishing(delay or None, options.not_before, 5 if retries is None else retries, given, traceparent)

@@ -30,6 +30,7 @@ from daemon.services import ServiceBook
 from daemon.store.audit import AuditLog
 from daemon.stream.admission import Accepted, Admission, Conflict, Full, Promise, Promised, Verdict
 from daemon.stream.events import Events
+from daemon.traceparent import HEADER, parse
 
 BODY_S: Final = 10.0  #: for a body to arrive
 FULL_RETRY_AFTER_S: Final = 20
@@ -91,7 +92,7 @@ class Submit:
                 raw = await request.read()
         except TimeoutError:
             raise Refused(408, "BODY_TIMEOUT", "the body did not arrive") from None
-        submission = read(raw, self._clock.time())
+        submission = read(raw, self._clock.time(), parse(request.headers.get(HEADER)))
         if submission.delay_s is not None and self._qstash is None:
             raise Rejected("delay: needs QStash; this gateway writes straight to the stream")
         # A caller that hangs up must not leave a place taken for a message that nobody publishes.
@@ -124,7 +125,10 @@ class Submit:
     async def _take(self, judged: Judged, submission: Submission) -> Promise | Verdict:
         limit = judged.queue.max_size or 0
         if self._qstash is None:
-            return await self._admission.accept(judged.message, judged.sha256, limit, judged.pictures)
+            carried = submission.publishing.traceparent
+            return await self._admission.accept(
+                judged.message, judged.sha256, limit, judged.pictures, traceparent=carried
+            )
         return await self._admission.promise(
             judged.queue.name, submission.task_id, judged.sha256, limit, delay_s=submission.delay_s
         )

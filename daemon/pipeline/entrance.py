@@ -117,4 +117,5 @@ class Entrance:
         return None
 
     def _note(self) -> None:
-        self._hold.trace.model_id, self._hold.trace.provider = self.model.id, self.model.provider
+        trace, model = self._hold.trace, self.model
+        trace.model_id, trace.model_name, trace.provider = model.id, model.name, model.provider

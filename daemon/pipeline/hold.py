@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from daemon.contracts import Usage
+from daemon.contracts import Usage, identity_of
 from daemon.pipeline.scope import CallScope
 from daemon.places import CallReport, GuardPlace
 from daemon.ports import Delivery
@@ -19,10 +19,14 @@ class Trace:
     """What one delivery cost and where its time went, for the one log line and the metrics at its end. Seconds."""
 
     model_id: str = ""
+    model_name: str = ""  #: what its provider calls it
     provider: str = ""
     wait_s: float | None = None  #: from acceptance to the claim; only for the first attempt
     first_token_s: float | None = None
+    called_at: float | None = None  #: unix seconds when the last call of a model began
     execute_s: float | None = None
+    finish_reason: str = ""
+    answered_by: str = ""  #: the model as its provider names it in the answer
     usage: Usage | None = None
     closed: list[tuple[str, str]] = field(default_factory=list)  #: models that this delivery closed for all, and why
     detail: str = ""  #: for operators; free of content
@@ -49,3 +53,11 @@ class Hold:
     def task_id(self) -> str:
         """The task; empty for an entry that can't be read."""
         return self.delivery.entry.message.task_id if self.delivery.entry else ""
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What log lines and spans of this delivery carry; nothing for an entry that can't be read."""
+        if self.delivery.entry is None:
+            return {}
+        task = identity_of(self.delivery.entry.message)
+        return {"task_id": task.task_id, "request_id": task.request_id, "trace_id": task.trace_id}

@@ -217,6 +217,7 @@ class Course:
         began, wall = world.clock.monotonic(), world.clock.time()
         world.budget.called(entrance.model.id, began)
         hold.stuck_after = began + plan.limits.total_s + world.lease.lease_s
+        hold.trace.called_at = wall
         entrance.calling()
         try:
             answer = await execute(request, provider, hold.scope, plan.limits, writer, world.clock)
@@ -373,5 +374,7 @@ class Course:
             self._hold.scope.interrupt(LeaseLost("the event stream has seen a higher attempt"))
 
     def _trace(self, answer: Answer, began: float) -> None:
+        trace, finished = self._hold.trace, answer.finished
+        trace.finish_reason, trace.answered_by = finished.reason, finished.model_name
         if answer.first_token_at is not None:
-            self._hold.trace.first_token_s = max(0.0, answer.first_token_at - began)
+            trace.first_token_s = max(0.0, answer.first_token_at - began)

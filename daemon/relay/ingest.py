@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from daemon import contracts as c
+from daemon import traceparent
 from daemon.blobs.inline import decode
 from daemon.calls import Picture
 from daemon.errors import Code, Rejected, TaskError
@@ -34,12 +35,16 @@ class Route(NamedTuple):
 
 
 class Ingested(NamedTuple):
-    """A message that may be accepted; `sha256` is of the body as it came, `pictures` are its inline images by index."""
+    """A message that may be accepted; `sha256` is of the body as it came, `pictures` are its inline images by index.
+
+    `traceparent`: the W3C header that QStash passed on from the producer (`Upstash-Forward-traceparent`), or "".
+    """
 
     message: c.TaskMessage
     queue: c.QueueSpec
     sha256: str
     pictures: Mapping[int, Picture]
+    traceparent: str = ""
 
 
 def route_of(path: str) -> Route | None:
@@ -59,6 +64,9 @@ def ingest(raw: bytes, route: Route, queues: Mapping[str, c.QueueSpec], headers:
     version = body.setdefault("v", c.CONTRACT_VERSION)
     if type(version) is int and version > c.CONTRACT_VERSION:
         raise TaskError(f"v: {version} is newer than this relay", code=Code.WORKER_OVERLOADED)
+    parent = traceparent.parse(headers.get(traceparent.HEADER))
+    if parent is not None and body.get("traceId") is None:  # the message's own word counts more
+        body["traceId"] = parent.trace_id
     message = c.parse_message(body)
     queue = queues.get(message.queue_id)
     if queue is None:
@@ -69,7 +77,8 @@ def ingest(raw: bytes, route: Route, queues: Mapping[str, c.QueueSpec], headers:
         )
     if any(image.blob is not None for image in message.images or ()):
         raise Rejected("images: blob is not allowed; allowed: data, fileId, fileKey")
-    return Ingested(message, queue, c.canonical_sha256(body), decode(message.images or ()))
+    carried = parent.text if parent else ""
+    return Ingested(message, queue, c.canonical_sha256(body), decode(message.images or ()), carried)
 
 
 def failed_task(raw: bytes) -> c.TaskIdentity | None:

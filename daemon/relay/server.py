@@ -153,7 +153,9 @@ class Relay:
     async def _accept(self, found: Ingested, *, dry: bool = False) -> Verdict:
         async with asyncio.timeout(self.settings.redis_deadline_s):
             size = found.queue.max_size or 0
-            return await self.admission.accept(found.message, found.sha256, size, found.pictures, dry=dry)
+            return await self.admission.accept(
+                found.message, found.sha256, size, found.pictures, dry=dry, traceparent=found.traceparent
+            )
 
     async def _task(self, request: web.Request) -> Answer:
         route = route_of(_path(request))

@@ -92,7 +92,14 @@ class Admission:
         self._expire = load_script("expire")
 
     async def accept(
-        self, message: TaskMessage, sha256: str, max_size: int, pictures: Mapping[int, Picture], *, dry: bool = False
+        self,
+        message: TaskMessage,
+        sha256: str,
+        max_size: int,
+        pictures: Mapping[int, Picture],
+        *,
+        dry: bool = False,
+        traceparent: str = "",
     ) -> Verdict:
         """The verdict, carried out; one flush. With `dry` it is only the verdict.
 
@@ -101,15 +108,18 @@ class Admission:
         Raises `RedisAway` (it may have been accepted: repeat, and the answer is `Duplicate`), `RedisFull` and the
         shelf's `DependencyAway` (it was not).
         """
+        entry = WorkEntry(
+            message=message, sha256=sha256, accepted_at=int(self._clock.time() * 1000), traceparent=traceparent
+        )
         if dry or not pictures:
-            return await self._judge(message, sha256, max_size, {}, dry=dry)
+            return await self._judge(entry, max_size, {}, dry=dry)
         if self._shelf is None:
             laid = {index: blob_reference(message.queue_id, message.task_id, index) for index in pictures}
-            return await self._judge(_lightened(message, pictures, laid), sha256, max_size, pictures)
+            return await self._judge(_lightened(entry, pictures, laid), max_size, pictures)
         laid = await self._shelf.lay(message, pictures)
         accepted = True  # until the opposite is known: after a lost reply the sweep finds out
         try:
-            verdict = await self._judge(_lightened(message, pictures, laid), sha256, max_size, {})
+            verdict = await self._judge(_lightened(entry, pictures, laid), max_size, {})
             accepted = isinstance(verdict, Accepted)
         except RedisFull:
             accepted = False
@@ -121,11 +131,10 @@ class Admission:
         return verdict
 
     async def _judge(
-        self, message: TaskMessage, sha256: str, max_size: int, pictures: Mapping[int, Picture], *, dry: bool = False
+        self, entry: WorkEntry, max_size: int, pictures: Mapping[int, Picture], *, dry: bool = False
     ) -> Verdict:
+        message, task_id = entry.message, entry.message.task_id
         names = keys.queue_keys(message.queue_id)
-        task_id = message.task_id
-        entry = WorkEntry(message=message, sha256=sha256, accepted_at=int(self._clock.time() * 1000))
         reply = await self._scripts.one(
             self._accept,
             (
@@ -134,7 +143,7 @@ class Admission:
                 *(keys.blob(message.queue_id, task_id, index) for index in pictures),
             ),
             (
-                *(task_id, sha256, _encode(entry), max_size, int(message.counted), int(dry)),
+                *(task_id, entry.sha256, _encode(entry), max_size, int(message.counted), int(dry)),
                 *(int(self._settings.seen_ttl_s), int(self._settings.blob_ttl_s)),
                 *(picture.data for picture in pictures.values()),
             ),
@@ -192,12 +201,12 @@ class Admission:
         return not accepted
 
 
-def _lightened(message: TaskMessage, pictures: Mapping[int, Picture], laid: Mapping[int, str]) -> TaskMessage:
-    """The message with a reference in place of each inline image: large bytes never travel through the work stream."""
-    images = list(message.images or ())
+def _lightened(entry: WorkEntry, pictures: Mapping[int, Picture], laid: Mapping[int, str]) -> WorkEntry:
+    """The entry with a reference in place of each inline image: large bytes never travel through the work stream."""
+    images = list(entry.message.images or ())
     for index, picture in pictures.items():
         images[index] = ImageRef(mime_type=picture.mime_type, blob=laid[index])
-    return msgspec.structs.replace(message, images=images)
+    return msgspec.structs.replace(entry, message=msgspec.structs.replace(entry.message, images=images))
 
 
 def _verdict(reply: Any) -> Verdict:

@@ -20,8 +20,10 @@ from daemon.pipeline.outcome import (
     Repeated,
     Retrying,
 )
+from daemon.worker.spans import NoSpans, SpanMaker
 
 _log = logger(__name__)
+_NO_SPANS: Final = NoSpans()
 
 _PLAIN: Final = {
     Done: "done",
@@ -32,10 +34,15 @@ _PLAIN: Final = {
 }
 
 
-def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, task_s: float) -> None:
-    """Count and log how a delivery ended. `attempt_s` from read to settled, `task_s` from acceptance to now."""
+def report(
+    metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, now: float, spans: SpanMaker = _NO_SPANS
+) -> None:
+    """Count and log how a delivery ended. `attempt_s` from read to settled, `now` in unix seconds."""
     queue, trace = hold.delivery.queue, hold.trace
+    entry = hold.delivery.entry
+    task_s = max(0.0, now - entry.accepted_at / 1000) if entry else 0.0
     name, code = _name(outcome)
+    spans.record(hold, name, code, now - attempt_s, now)
     metrics.attempts.labels(queue, name, code).inc()
     metrics.attempt_seconds.labels(queue, name).observe(attempt_s)
     if trace.wait_s is not None:
@@ -54,24 +61,24 @@ def report(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, tas
         (_log.error if why == "QUOTA" else _log.warning)("model.closed", model=model, reason=why)
     _count(metrics, queue, outcome, task_s)
     log = _log.warning if isinstance(outcome, Failed | Abandoned | Fenced) else _log.info
-    log(
-        "attempt.ended",
-        queue=queue,
-        task_id=hold.task_id,
-        entry_id=hold.delivery.entry_id,
-        attempt=hold.attempt,
-        outcome=name,
-        code=code or None,
-        model=trace.model_id or None,
-        wait_s=_rounded(trace.wait_s),
-        first_token_s=_rounded(trace.first_token_s),
-        execute_s=_rounded(trace.execute_s),
-        attempt_s=_rounded(attempt_s),
-        output_tokens=trace.usage.output_tokens if trace.usage else None,
-        cost_usd=trace.usage.cost_usd if trace.usage else None,
-        detail=trace.detail or None,
-        blobs_left=trace.blobs_left or None,
-    )
+    log("attempt.ended", queue=queue, **_told(hold), outcome=name, code=code or None, attempt_s=_rounded(attempt_s))
+
+
+def _told(hold: Hold) -> dict[str, object]:
+    trace = hold.trace
+    return {
+        **(hold.ids or {"task_id": ""}),
+        "entry_id": hold.delivery.entry_id,
+        "attempt": hold.attempt,
+        "model": trace.model_id or None,
+        "wait_s": _rounded(trace.wait_s),
+        "first_token_s": _rounded(trace.first_token_s),
+        "execute_s": _rounded(trace.execute_s),
+        "output_tokens": trace.usage.output_tokens if trace.usage else None,
+        "cost_usd": trace.usage.cost_usd if trace.usage else None,
+        "detail": trace.detail or None,
+        "blobs_left": trace.blobs_left or None,
+    }
 
 
 def _name(outcome: Outcome) -> tuple[str, str]:

@@ -170,9 +170,17 @@ class World:
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     async def publish(
-        self, task_id: str, service: str = "plain", *, tokens: int = 20, queue: str = "q_paid_stream", **more: Any
+        self,
+        task_id: str,
+        service: str = "plain",
+        *,
+        tokens: int = 20,
+        queue: str = "q_paid_stream",
+        traceparent: str | None = None,
+        **more: Any,
     ) -> Published:
         """One signed call, repeated as QStash would until it is accepted."""
+        headers = {} if traceparent is None else {"traceparent": traceparent}
         body = {
             "taskId": task_id, "queueId": queue, "serviceId": service, "userId": f"user-{task_id}",
             "variables": {"id": task_id, "tokens": tokens}, **more,
@@ -180,7 +188,7 @@ class World:
         task = self.published.setdefault(task_id, Published(task_id, queue, tag(str(body["userId"]))))
         relay = self.relay or await self.start_relay()
         for _ in range(100):
-            reply = await relay.call("/worker/execute", body)
+            reply = await relay.call("/worker/execute", body, **headers)
             if reply.status == 200:
                 task.accepted += 1
                 return task

@@ -26,7 +26,7 @@ def wanted() -> dict[str, list[Requirement]]:
     run = PROJECT["project"]["dependencies"]
     extras = PROJECT["project"]["optional-dependencies"]
     demo = run + extras["demo"]
-    dev = demo + extras["images"] + PROJECT["dependency-groups"]["dev"]
+    dev = demo + extras["images"] + extras["otel"] + PROJECT["dependency-groups"]["dev"]
     return {name: [Requirement(line) for line in lines] for name, lines in (("run", run), ("demo", demo), ("dev", dev))}
 
 

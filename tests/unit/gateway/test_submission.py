@@ -13,6 +13,7 @@ from daemon.errors import Code, Rejected
 from daemon.gateway.qstash import FlowControl, Publishing
 from daemon.gateway.submission import Judged, Submission, judge, read
 from daemon.relay.ingest import Route, ingest
+from daemon.traceparent import parse
 
 NOW = 1_800_000_000.0
 BOOK = services.load(None, deep=False)
@@ -148,3 +149,14 @@ def test_what_the_daemon_would_refuse_is_refused_here(fields: dict[str, Any], qu
     with pytest.raises(Rejected) as refused:
         judged(submission(**fields), queue)
     assert refused.value.code is code
+
+
+def test_the_callers_trace_goes_on_to_the_relay() -> None:
+    """Its id in the message, its header through QStash; a trace id of the body's own counts more."""
+    parent = parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    assert parent is not None
+    found = read(json.dumps(BASE).encode(), NOW, parent)
+    assert found.fields["traceId"] == parent.trace_id
+    assert found.publishing.headers()["Upstash-Forward-traceparent"] == parent.text
+    assert read(json.dumps(BASE | {"traceId": "mine"}).encode(), NOW, parent).fields["traceId"] == "mine"
+    assert "traceId" not in read(json.dumps(BASE).encode(), NOW).fields

@@ -230,3 +230,24 @@ def test_a_failed_run_of_a_schedule_is_named_by_its_message() -> None:
 def test_a_callback_that_names_no_task_is_passed_over(raw: bytes) -> None:
     """Never an error: QStash would only call again with the same."""
     assert failed_task(raw) is None
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_the_producers_trace_goes_on() -> None:
+    """As QStash passes `Upstash-Forward-traceparent` on; it is no part of the message's identity."""
+    found = read(GOOD, headers={"traceparent": PARENT})
+    assert (found.message.trace_id, found.traceparent) == ("4bf92f3577b34da6a3ce929d0e0e4736", PARENT)
+    assert found.sha256 == read(GOOD).sha256
+    assert read(GOOD | {"traceId": None}, headers={"traceparent": PARENT}).message.trace_id == found.message.trace_id
+
+
+def test_a_trace_id_in_the_message_counts_more() -> None:
+    found = read(GOOD | {"traceId": "mine"}, headers={"traceparent": PARENT})
+    assert (found.message.trace_id, found.traceparent) == ("mine", PARENT)
+
+
+def test_a_broken_traceparent_refuses_nothing() -> None:
+    found = read(GOOD, headers={"traceparent": "00-zz"})
+    assert (found.message.trace_id, found.traceparent) == (None, "")

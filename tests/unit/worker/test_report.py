@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.contracts import Reason, Usage
+from daemon.contracts import Reason, TaskMessage, Usage, WorkEntry
 from daemon.errors import Code
 from daemon.metrics import Metrics
 from daemon.pipeline.hold import Hold, Trace
@@ -26,11 +26,13 @@ from daemon.ports import Delivery
 from daemon.worker.report import report
 
 Q = {"queue": "q"}
+MESSAGE = TaskMessage(task_id="t1", queue_id="q", service_id="s", user_id="u", request_id="r1", trace_id="tr1")
+ENTRY = WorkEntry(message=MESSAGE, sha256="", accepted_at=0)
 
 
 def told(outcome: Outcome, **trace: Any) -> Metrics:
     metrics = Metrics(process=False)
-    hold = Hold(Delivery("q", "tasks", "1-1", None), trace=Trace(**trace))
+    hold = Hold(Delivery("q", "tasks", "1-1", ENTRY), trace=Trace(**trace))
     report(metrics, hold, outcome, 2.0, 5.0)
     return metrics
 
@@ -104,7 +106,7 @@ def test_models_that_were_closed_and_images_that_stayed_are_counted() -> None:
 
 
 def test_the_line_says_what_an_operator_asks(capsys: pytest.CaptureFixture[str]) -> None:
-    """Outcome, code and detail, under a dotted name."""
+    """Outcome, code, detail and the ids to look for it by, under a dotted name."""
     told(Failed(Code.LLM_ERROR), detail="status 500", model_id="m")
     line = "".join(capsys.readouterr())
-    assert all(word in line for word in ("attempt.ended", "LLM_ERROR", "status 500"))
+    assert all(word in line for word in ("attempt.ended", "LLM_ERROR", "status 500", "t1", "r1", "tr1"))
