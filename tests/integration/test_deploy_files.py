@@ -22,6 +22,7 @@ SERVICES: Final = (
     "qstreamd-migrate.service",
 )
 CADDYFILE: Final = ROOT / "docs" / "deploy" / "Caddyfile"
+NGINX: Final = ROOT / "docs" / "deploy" / "nginx.conf"
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 needs_caddy = pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
@@ -233,3 +234,17 @@ def test_the_proxy_forwards_every_signed_route_and_nothing_private() -> None:
     assert not any(re.fullmatch(pattern, "/metrics") or re.fullmatch(pattern, "/healthz/ready") for pattern in patterns)
     assert f"127.0.0.1:{RelaySettings().port}" in text and f"127.0.0.1:{GatewaySettings().port}" in text
     assert "flush_interval" not in re.sub(r"#.*", "", text), "it keeps aborted streams open"
+
+
+def test_nginx_forwards_the_same_routes_and_nothing_private() -> None:
+    """Every signed route and no other; ports are the defaults, events are neither kept nor compressed."""
+    text = NGINX.read_text()
+    [signed, private] = [re.compile(found) for found in re.findall(r"location ~ (\S+) \{", text)]
+    routes = re.findall(r"`POST (/[^`]*)`", (ROOT / "docs" / "protocol.md").read_text())
+    assert len(routes) >= 8
+    assert [route for route in routes if not signed.match(route)] == []
+    for path in ("/metrics", "/healthz/live", "/healthz/ready"):
+        assert private.match(path) and not signed.match(path), path
+    assert f"127.0.0.1:{RelaySettings().port}" in text and f"127.0.0.1:{GatewaySettings().port}" in text
+    assert "proxy_buffering off;" in text and "gzip off;" in text
+    assert "$request " not in text and "$args" not in text, "tokens stand in query strings"
