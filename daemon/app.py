@@ -14,6 +14,7 @@ import secrets
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
 from redis.asyncio import Redis
@@ -375,7 +376,7 @@ def _spec(book: ServiceBook, name: str, settings: Settings) -> QueueSpec:
             [f"--queues: {name!r} is not known{nearest(name, book.queues)}; allowed: {', '.join(book.queues)}"]
         )
     parallelism = settings.queues.of("parallelism", name) or spec.parallelism
-    return QueueSpec(spec.name, spec.tier, spec.mode, parallelism, spec.max_size, spec.vision)
+    return replace(spec, parallelism=parallelism)
 
 
 async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:

@@ -53,7 +53,10 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
-    """One queue: its tier and mode decide what may be sent to it; `parallelism` is for one process."""
+    """One queue: its tier and mode decide what may be sent to it; `parallelism` is for one process.
+
+    `gives_way_s`: where its tasks share a guard with other queues, they wait as if accepted so much later.
+    """
 
     name: str
     tier: Tier
@@ -61,6 +64,7 @@ class QueueSpec:
     parallelism: int
     max_size: int | None = None  #: None: QUEUE_MAX_SIZE applies
     vision: bool = False
+    gives_way_s: float = 0.0
 
 
 DEFAULT_QUEUES: Final[Mapping[str, QueueSpec]] = MappingProxyType(

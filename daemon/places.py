@@ -37,7 +37,7 @@ class Ask:
 
     member: str  #: random for each acquisition; the same in a repeated call
     waiter: str  #: `queue/taskId`: who is woken when a place comes free
-    since_ms: int  #: age: waiters are served in its order
+    since_ms: int  #: age: waiters are served in its order; later than true for a queue that gives way
     goes_first: bool  #: paying, or has waited long enough: may use the last of a rate
     shared: tuple[GuardPlace, ...]
     candidates: tuple[Candidate, ...]

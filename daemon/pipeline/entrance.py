@@ -101,7 +101,7 @@ class Entrance:
         return Ask(
             member=member,
             waiter=f"{self._hold.delivery.queue}/{self._entry.message.task_id}",
-            since_ms=self._entry.accepted_at,
+            since_ms=self._entry.accepted_at + int(self._plan.queue.gives_way_s * 1000),
             goes_first=self.first,
             shared=self._plan.shared,
             candidates=tuple(self._plan.candidates[i] for i in models),

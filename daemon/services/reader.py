@@ -28,6 +28,7 @@ MODEL_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$"
 FILE_BYTES_MAX: Final = 1024 * 1024
 ATTEMPTS_MAX: Final = 10  # as `maxAttempts` of a message
 PARALLELISM_DEFAULT: Final = 5
+GIVES_WAY_S_MAX: Final = 3600.0  # a wait has an end: QSTREAMD_GUARD_WAIT_MAX_S
 
 _DEFAULT_FILE: Final = "services_default/services.toml"
 
@@ -241,12 +242,15 @@ class _Reader:
         mode = t.choice("mode", tuple(Mode), required=default is None)
         parallelism = t.integer("parallelism", 1, 10_000)
         max_size = t.integer("max_size", 1, 10**9)
+        gives_way_s = t.number("gives_way_s", 0, GIVES_WAY_S_MAX) or 0.0
         t.close()
         if default is None:
+            slots = parallelism or PARALLELISM_DEFAULT
             return QueueSpec(
-                name, Tier(tier or "free"), Mode(mode or "batch"), parallelism or PARALLELISM_DEFAULT, max_size
+                name, Tier(tier or "free"), Mode(mode or "batch"), slots, max_size, gives_way_s=gives_way_s
             )
         for key, given, fixed in (("tier", tier, default.tier), ("mode", mode, default.mode)):
             if given is not None and given != fixed:
                 t.mistake(key, f'= "{given}" is not allowed; {name} is a default queue and always "{fixed}"')
-        return replace(default, parallelism=parallelism or default.parallelism, max_size=max_size)
+        slots = parallelism or default.parallelism
+        return replace(default, parallelism=slots, max_size=max_size, gives_way_s=gives_way_s)

@@ -142,6 +142,25 @@ async def test_waiters_are_woken_in_order_of_age_and_at_once(limited: World) -> 
 
 
 @pytest.mark.long
+async def test_short_work_goes_before_long_work_within_a_bound(limited: World) -> None:
+    """Two queues share a model for one at a time; the long one gives way for 3 s and not longer."""
+    long = "q_paid_long"
+    table = f'[queues.{long}]\ntier = "paid"\nmode = "batch"\ngives_way_s = 3\n'
+    (limited.directory / "services.toml").write_text(services_toml() + MORE + table, "utf-8")
+    await limited.start_daemon(f"{QUEUE},{long}")
+    await limited.publish("first", "one", tokens=1400)  # seven seconds
+    await limited.seen("first", "token_batch")
+    for name, queue in (("long1", long), ("short1", QUEUE), ("long2", long), ("short2", QUEUE)):
+        await limited.publish(name, "one", tokens=4, queue=queue)
+    await asyncio.sleep(4)  # the bound is a time
+    await limited.publish("late", "one", tokens=4)
+    await limited.quiescent()
+    users = [call.user for call in calls(limited, "one")]
+    order_of = ("first", "short1", "short2", "long1", "long2", "late")
+    assert users == [limited.published[name].user_tag for name in order_of]
+
+
+@pytest.mark.long
 async def test_a_paused_queue_starts_nothing_and_loses_nothing(limited: World) -> None:
     """Two daemons stop within a second; what runs goes on; counts are exact; resuming runs all."""
     for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,13 +11,13 @@ import pytest
 
 from daemon import keys
 from daemon.config import GuardSettings, RetrySettings
-from daemon.contracts import Reason
+from daemon.contracts import Reason, Tier
 from daemon.errors import Code, ModelClosed, StoreAway, TaskError
 from daemon.pipeline.hold import Hold
 from daemon.pipeline.outcome import Abandoned, Deferred, Done, Failed, Repeated
 from daemon.store.pool import StatementRefused
 from tests.fakes import ANSWER, USAGE, Step, text
-from tests.integration.pipeline.conftest import NAMES, Bench, Process, message
+from tests.integration.pipeline.conftest import BOOK, NAMES, QUEUE, Bench, Process, message
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_left")
@@ -196,3 +197,19 @@ async def test_falling_back_keeps_the_users_place(bench: Bench) -> None:
     assert "{guard}:model:m:paid" not in [place.key for place in hold.places]
     async with asyncio.timeout(5):
         assert await work == Done("n", USAGE)
+
+
+async def test_a_task_of_a_queue_that_gives_way_waits_as_if_it_had_come_later(bench: Bench) -> None:
+    """At every guard that it shares with other queues; whoever came within that time stands before it."""
+    a, guard = bench.process(), keys.guard_model("m", "paid")
+    narrow = replace(BOOK.models["m"], concurrency={Tier.PAID: 1})
+    long = replace(BOOK.queues[QUEUE], gives_way_s=60)
+    book = replace(BOOK, models={**BOOK.models, "m": narrow}, queues={**BOOK.queues, QUEUE: long})
+    a.with_(book=lambda: book)
+    await bench.client.zadd(guard, {"another:token": 9e15})
+    hold = await arrive(bench, a)
+    assert isinstance(await a.run(hold), Deferred)
+    [(waiter, since)] = await bench.client.zrange(keys.guard_wait(guard), 0, -1, withscores=True)
+    assert hold.delivery.entry is not None
+    assert (waiter, since) == (f"{QUEUE}/t1".encode(), hold.delivery.entry.accepted_at + 60_000)
+    await bench.client.flushdb()

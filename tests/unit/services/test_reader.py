@@ -107,6 +107,7 @@ tier = "paid"
 mode = "batch"
 parallelism = 4
 max_size = 100
+gives_way_s = 60
 """,
     )
     model, service, queue = book.models["deepseek-flash"], book.services["resume-review"], book.queues["q_paid_long"]
@@ -118,6 +119,7 @@ max_size = 100
     assert (service.max_output_tokens, service.temperature, service.attempts) == (4096, 0.3, 2)
     assert (service.first_token_s, service.idle_s, service.total_s) == (50, 40, 200)
     assert (queue.tier, queue.mode, queue.parallelism, queue.max_size) == (Tier.PAID, Mode.BATCH, 4, 100)
+    assert queue.gives_way_s == 60
     assert set(book.queues) == {*DEFAULT_QUEUES, "q_paid_long"}
 
 
@@ -259,6 +261,15 @@ def test_a_default_queue_may_get_other_numbers(place: Path) -> None:
     queues = read(place, GOOD + "[queues.q_paid_vision]\nparallelism = 9\n[queues.q_free_batch]\nmax_size = 7").queues
     assert (queues["q_paid_vision"].parallelism, queues["q_paid_vision"].vision) == (9, True)
     assert (queues["q_free_batch"].max_size, queues["q_free_batch"].parallelism) == (7, 5)
+    assert {queue.gives_way_s for queue in queues.values()} == {0.0}
+
+
+def test_a_queue_gives_way_for_an_hour_at_most(place: Path) -> None:
+    """Also one of the six; longer would be no order but starving."""
+    queues = read(place, GOOD + "[queues.q_free_batch]\ngives_way_s = 3600").queues
+    assert queues["q_free_batch"].gives_way_s == 3600
+    with pytest.raises(ConfigError, match=r"\[queues.q_free_batch\] gives_way_s"):
+        read(place, GOOD + "[queues.q_free_batch]\ngives_way_s = 3601")
 
 
 @pytest.mark.parametrize(
