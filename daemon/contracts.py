@@ -53,10 +53,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
-    """One queue: its tier and mode decide what may be sent to it; `parallelism` is for one process.
-
-    `gives_way_s`: where its tasks share a guard with other queues, they wait as if accepted so much later.
-    """
+    """One queue: its tier and mode decide what may be sent to it; `parallelism` is for one process."""
 
     name: str
     tier: Tier
@@ -64,7 +61,7 @@ class QueueSpec:
     parallelism: int
     max_size: int | None = None  #: None: QUEUE_MAX_SIZE applies
     vision: bool = False
-    gives_way_s: float = 0.0
+    gives_way_s: float = 0.0  #: at guards shared with other queues its tasks wait as if accepted so much later
 
 
 DEFAULT_QUEUES: Final[Mapping[str, QueueSpec]] = MappingProxyType(
