@@ -17,20 +17,22 @@ import msgspec
 from aiohttp import web
 
 from daemon.clock import SystemClock
+from daemon.contract_docs import reducer
 from daemon.dev.demo.line import Line
-from daemon.errors import CODES
 from daemon.gateway.tokens import Tokens
 from daemon.kinds import SecretStr
 
 SUBMIT_S: Final = 10.0
 TEXT_CHARS_MAX: Final = 20_000
 USER: Final = "visitor"  #: a real backend knows who is signed in
+REDUCER: Final = "qstreamd.js"  #: as docs/contract/ has it for every front end
 #: address -> file and type; the browser gets nothing from anywhere else
 _FILES: Final = {
     "/": ("web/index.html", "text/html"),
     "/page.css": ("web/page.css", "text/css"),
     "/page.js": ("web/page.js", "text/javascript"),
     "/words.js": ("web/words.js", "text/javascript"),
+    f"/{REDUCER}": (REDUCER, "text/javascript"),
     "/sample.jpg": ("input/job.jpg", "image/jpeg"),
 }
 _HEADERS: Final = {
@@ -107,17 +109,16 @@ class Backend:
 
     async def _file(self, request: web.Request) -> web.Response:
         name, kind = _FILES[request.path]
-        body = (files("daemon.dev.demo") / name).read_bytes()
+        body = reducer.module().encode() if name == REDUCER else (files("daemon.dev.demo") / name).read_bytes()
         headers = {key: value.replace("{line}", self.line.url) for key, value in _HEADERS.items()}
         charset = None if kind.startswith("image/") else "utf-8"
         return web.Response(body=body, content_type=kind, charset=charset, headers=headers)
 
     async def _demo(self, _: web.Request) -> web.Response:
-        """What the page has to know: where the gateway is, the words of errors, something to send."""
+        """What the page has to know: where the gateway is, and something to send."""
         return _json(200, {
             "gateway": self.line.url,
             "trouble": self._trouble is not None,
-            "codes": {code: {"en": words.en, "zh": words.zh} for code, words in CODES.items()},
             "samples": {"en": _text("resume.txt"), "zh": _text("resume.zh.txt")},
         })  # fmt: skip
 

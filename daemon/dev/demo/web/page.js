@@ -1,46 +1,26 @@
 // Follows one task with EventSource, through lost connections, to the text whose SHA-256 `done` names.
 // Text of a model is shown as text, never as HTML.
 
+import { ERROR_TEXTS, EVENT_TYPES, INITIAL_VIEW, reduce, sha256, textOf } from "/qstreamd.js"; // docs/contract/qstreamd.js
 import { words } from "/words.js";
 
-const TYPES = ["queued", "started", "progress", "token_batch", "done", "error", "gap"];
 const KEPT = "qstreamd-task"; // a reloaded page goes on following
 const $ = (id) => document.getElementById(id);
 
 let language = (localStorage.getItem("language") ?? navigator.language).startsWith("zh") ? "zh" : "en";
-let demo = { gateway: "", codes: {}, samples: {} };
+let demo = { gateway: "", trouble: false, samples: {} };
 let picture = null;
 let told = { text: "", kind: "" }; // what a button led to, shown before all else
 let current = null; // what is followed: { task, mode, view, … }
 
 const say = () => words[language];
-const wordsOf = (code, otherwise) => demo.codes[code]?.[language] ?? otherwise ?? code;
-
-// --- the view of a task: folded from its events, one after another ---------------------------------------------------
-
-const fresh = () => ({ phase: "queued", attempt: 0, text: "", position: null, reason: null, retryAt: 0, code: null, message: "", modelId: "", done: null });
-
-function fold(view, event) {
-  if (event.attempt > view.attempt) view = { ...view, attempt: event.attempt, text: "" }; // a new attempt writes anew
-  switch (event.type) {
-    case "queued": return { ...view, position: event.position ?? null };
-    case "started": return { ...view, phase: "running", modelId: event.modelId, reason: null, code: null };
-    case "progress": return event.reason ? { ...view, phase: "waiting", reason: event.reason } : view;
-    case "token_batch": return event.channel === "text" ? { ...view, phase: "running", reason: null, text: view.text + event.delta } : view;
-    case "done": return { ...view, phase: "done", reason: null, done: event };
-    case "error": return { ...view, phase: event.retryable ? "retrying" : event.code === "CANCELLED" ? "cancelled" : "failed",
-      code: event.code, message: event.message, retryAt: event.retryAt ?? 0 };
-    default: return view;
-  }
-}
-
-const ended = (view) => ["done", "failed", "cancelled"].includes(view.phase);
+const wordsOf = (code, otherwise) => ERROR_TEXTS[code]?.[language] ?? otherwise ?? code;
 
 // --- following -------------------------------------------------------------------------------------------------------
 
 function follow(task, mode, began = Date.now()) {
   current?.stop();
-  const it = { task, mode, began, view: fresh(), line: "opening", lost: 0, first: 0, took: 0, after: "", equal: null, tries: 0, stop: () => {} };
+  const it = { task, mode, began, view: INITIAL_VIEW, sha: "", line: "opening", lost: 0, first: 0, took: 0, tries: 0, stop: () => {} };
   current = it;
   sessionStorage.setItem(KEPT, JSON.stringify({ task, mode, began }));
   open(it);
@@ -49,13 +29,13 @@ function follow(task, mode, began = Date.now()) {
 
 /** The browser comes back by itself and says where it was; only an answer that is no stream makes it give up. */
 function open(it) {
-  const query = new URLSearchParams({ token: it.task.token, ...(it.after && { after: it.after }) });
+  const query = new URLSearchParams({ token: it.task.token, after: it.view.cursor });
   const source = new EventSource(`${demo.gateway}/api/tasks/${it.task.taskId}/events?${query}`);
   let timer = 0;
   it.stop = () => { source.close(); clearTimeout(timer); };
   source.onopen = () => { it.line = "open"; it.tries = 0; show(); };
   source.onerror = (event) => {
-    if (event.data !== undefined || ended(it.view)) return; // an event of the task that is called "error"
+    if (event.data !== undefined || it.view.ended) return; // an event of the task that is called "error"
     if (it.line === "open") it.lost += 1;
     it.line = "lost";
     if (source.readyState === EventSource.CLOSED) {
@@ -65,32 +45,28 @@ function open(it) {
     }
     show();
   };
-  for (const type of TYPES) source.addEventListener(type, (message) => {
+  for (const type of [...EVENT_TYPES, "gap"]) source.addEventListener(type, (message) => {
     if (message.data === undefined || current !== it) return;
-    if (message.lastEventId) it.after = message.lastEventId;
     const event = JSON.parse(message.data);
-    it.view = type === "gap" ? fresh() : fold(it.view, event); // after a gap everything there is comes again
+    const id = message.lastEventId === it.view.cursor ? undefined : message.lastEventId; // one without an id repeats the last
+    it.view = reduce(it.view, event, id);
     it.first ||= it.view.text ? Date.now() : 0;
-    if (ended(it.view)) {
+    if (it.view.ended) {
       told = { text: "", kind: "" };
       it.took = Date.now();
+      it.sha = event.contentSha256;
       source.close();
-      if (it.view.phase === "done") void finish(it);
+      if (it.view.state === "done" && it.view.verified === undefined) void fetchResult(it);
     }
     show();
   });
 }
 
-/** Batch answers come with `done` or, when they are long, from the gateway. Then the text is held against its hash. */
-async function finish(it) {
-  const { done } = it.view;
-  if (it.mode !== "stream") {
-    const text = done.result ?? (await call(`${demo.gateway}/api/tasks/${it.task.taskId}`, { token: it.task.token })).body.result;
-    it.view = { ...it.view, text: String(text ?? "") };
-  }
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(it.view.text));
-  const hex = Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  it.equal = hex === done.contentSha256;
+/** A long answer of a batch is not in `done`. */
+async function fetchResult(it) {
+  const { body } = await call(`${demo.gateway}/api/tasks/${it.task.taskId}`, { token: it.task.token });
+  const text = String(body.result ?? "");
+  it.view = { ...it.view, text, verified: sha256(text) === it.sha };
   show();
 }
 
@@ -188,16 +164,15 @@ function notice(text, kind = "") {
 /** The one sentence that matters now. */
 function sentence(it) {
   const { view } = it, w = say();
-  if (!ended(view) && it.line === "lost") return [w.lost, "warn"];
-  if (!ended(view) && it.line.startsWith("away")) return [w.away(it.line.split(" ")[1]), "warn"];
-  switch (view.phase) {
+  if (!view.ended && it.line === "lost") return [w.lost, "warn"];
+  if (!view.ended && it.line.startsWith("away")) return [w.away(it.line.split(" ")[1]), "warn"];
+  switch (view.state) {
     case "queued": return [w.waitsFirst(view.position), "busy"];
-    case "waiting": return [w.waits[view.reason] ?? view.reason, "warn"];
-    case "retrying": return [w.retry(wordsOf(view.code, view.message), Math.ceil(view.retryAt - Date.now() / 1000)), "warn"];
+    case "waiting": return [textOf(view, language), "warn"];
+    case "retrying": return [w.retry(textOf(view, language), Math.ceil((view.retryAt ?? 0) - Date.now() / 1000)), "warn"];
     case "running": return view.text ? ["", ""] : [it.mode === "stream" ? w.thinking : w.whole, "busy"];
-    case "failed": return [wordsOf(view.code, view.message), "bad"];
-    case "cancelled": return [wordsOf("CANCELLED"), "bad"];
-    default: return ["", ""];
+    case "done": return ["", ""];
+    default: return [textOf(view, language), "bad"];
   }
 }
 
@@ -208,14 +183,14 @@ function show() {
   $("language").textContent = w.other;
   const mode = new FormData($("ask")).get("mode");
   document.body.dataset.mode = mode;
-  document.body.dataset.phase = view?.phase ?? "idle";
+  document.body.dataset.phase = view?.state ?? "idle";
   if (it) $("send").textContent = w.again;
   if ($("send").disabled) $("send").textContent = w.sending;
   const [text, kind] = told.text ? [told.text, told.kind] : it ? sentence(it) : ["", ""];
   $("notice").textContent = text;
   $("notice").dataset.kind = kind;
   $("notice").hidden = !text;
-  $("cancel").disabled = !it || ended(view);
+  $("cancel").disabled = !it || view.ended;
   if (it) {
     showSteps(view, w);
     showText(view);
@@ -224,11 +199,12 @@ function show() {
 }
 
 function showSteps(view, w) {
-  const at = { queued: 0, waiting: view.attempt ? 1 : 0, retrying: 1, running: 1, done: 2, failed: 2, cancelled: 2 }[view.phase];
+  const bad = view.ended && view.state !== "done";
+  const at = view.ended ? 2 : view.attempt ? 1 : 0;
   document.querySelectorAll("#steps li").forEach((step, number) => {
-    step.dataset.at = number < at || view.phase === "done" ? "past" : number === at ? "now" : "ahead";
+    step.dataset.at = number < at || view.state === "done" ? "past" : number > at ? "ahead" : bad ? "bad" : "now";
   });
-  document.querySelector("[data-step=done]").textContent = ["failed", "cancelled"].includes(view.phase) ? w[view.phase] : w.done;
+  document.querySelector("[data-step=done]").textContent = bad ? w[view.state] : w.done;
 }
 
 /** Only what is new is appended, so that a selection in the text stays while more arrives. */
@@ -240,15 +216,13 @@ function showText(view) {
 }
 
 function showFacts(it, w) {
-  const { view } = it, proof = $("proof"), usage = view.done?.usage;
-  proof.hidden = view.phase !== "done";
-  proof.dataset.equal = it.equal ?? "";
-  proof.textContent = it.equal === null ? w.checking : it.equal ? w.equal : w.unequal;
-  if (it.equal !== null) {
-    const code = document.createElement("code");
-    code.textContent = view.done.contentSha256;
-    proof.append(code);
-  }
+  const { view } = it, { usage } = view, proof = $("proof");
+  proof.hidden = view.state !== "done";
+  proof.dataset.equal = view.verified ?? "";
+  proof.textContent = view.verified === undefined ? w.checking : view.verified ? w.equal : w.unequal;
+  const code = document.createElement("code");
+  code.textContent = it.sha;
+  proof.append(code);
   const seconds = (until) => w.seconds((until - it.began) / 1000);
   const facts = {
     queue: it.task.queueId,
@@ -282,7 +256,7 @@ $("language").addEventListener("click", () => {
   showLanguage();
 });
 $("ask").addEventListener("change", () => notice(""));
-setInterval(() => { if (current && !ended(current.view)) show(); }, 500); // clocks on the page go on
+setInterval(() => { if (current && !current.view.ended) show(); }, 500); // clocks on the page go on
 
 show();
 demo = (await call("/api/demo")).body;

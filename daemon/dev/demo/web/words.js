@@ -1,4 +1,4 @@
-// Everything the page says, in English and Chinese. The words of error codes come from the server: they are part of the protocol.
+// What the page says of its own, in English and Chinese. The words of errors and waits are the protocol's (qstreamd.js).
 
 export const words = {
   en: {
@@ -13,18 +13,10 @@ export const words = {
     resume: "Résumé", picture: "Picture", drop: "Choose a picture, or drop it here",
     send: "Send", sending: "Sending …", again: "Send another",
     uploading: "Uploading the picture …", uploaded: (kb) => `Uploaded, ${kb} KB`, needPicture: "Please choose a picture first.",
-    queued: "Queued", running: "Running", done: "Done", failed: "Failed", cancelled: "Cancelled",
+    queued: "Queued", running: "Running", done: "Done", failed: "Failed", cancelled: "Cancelled", expired: "Expired",
     empty: "The answer appears here.",
     waitsFirst: (place) => place ? `In the queue, place ${place}` : "In the queue",
     thinking: "The model is at work", whole: "The model is at work; the answer comes in one piece",
-    waits: {
-      QUEUE_PAUSED: "Waiting: the queue is paused",
-      GUARD_USER: "Waiting: your other task runs first",
-      GUARD_MODEL: "Waiting: the model is busy",
-      RATE_LIMITED: "Waiting: the model is busy",
-      BREAKER_OPEN: "Waiting: the model is out of order, it is tried again soon",
-      RETRY_AT: "Waiting for the next attempt",
-    },
     retry: (why, s) => `${why} Trying again${s > 0 ? ` in ${s} s` : ""}; what was written is written anew.`,
     lost: "Connection lost. It comes back by itself, and nothing goes missing.",
     away: (s) => `The server does not answer. Next try in ${s} s.`,
@@ -54,18 +46,10 @@ export const words = {
     resume: "简历", picture: "图片", drop: "选择图片，或拖到这里",
     send: "发送", sending: "正在发送……", again: "再发一个",
     uploading: "正在上传图片……", uploaded: (kb) => `已上传，${kb} KB`, needPicture: "请先选择一张图片。",
-    queued: "排队", running: "运行", done: "完成", failed: "失败", cancelled: "已取消",
+    queued: "排队", running: "运行", done: "完成", failed: "失败", cancelled: "已取消", expired: "已过期",
     empty: "回答会显示在这里。",
     waitsFirst: (place) => place ? `排队中，第 ${place} 位` : "排队中",
     thinking: "模型正在处理", whole: "模型正在处理，完成后一次返回",
-    waits: {
-      QUEUE_PAUSED: "等待：队列已暂停",
-      GUARD_USER: "等待：您的另一个任务先运行",
-      GUARD_MODEL: "等待：模型繁忙",
-      RATE_LIMITED: "等待：模型繁忙",
-      BREAKER_OPEN: "等待：模型暂时故障，稍后自动重试",
-      RETRY_AT: "等待下一次尝试",
-    },
     retry: (why, s) => `${why}${s > 0 ? `${s} 秒后` : "马上"}重试，已写内容将重新生成。`,
     lost: "连接断开，正在自动恢复，内容不会丢失。",
     away: (s) => `服务器没有响应，${s} 秒后再试。`,
