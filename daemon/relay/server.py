@@ -74,7 +74,7 @@ class Relay:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/api/worker/check", self._handler("check", self._check))
         app.router.add_post("/api/qstash/failed", self._handler("failed", self._failed))
-        app.router.add_post("/{path:.*}", self._handler("task", self._task))
+        app.router.add_post(r"/{path:[\s\S]*}", self._handler("task", self._task))
         return app
 
     def _handler(self, name: str, handle: Callable[[web.Request], Awaitable[Answer]]) -> Callable[..., Any]:
