@@ -65,10 +65,12 @@ class Cleanup:
         await self._patience.of(lambda: self._world.tail.ack(self._hold.delivery, whole_task=whole_task), heed=False)
         self._hold.settled = True
 
-    async def dead_letter(self, code: Code, reason: str, *, whole_task: bool = True) -> None:
-        """The entry is settled and a letter without content lies in `:dead`."""
+    async def dead_letter(
+        self, code: Code, reason: str, *, whole_task: bool = True, with_blobs: bool | None = None
+    ) -> None:
+        """The entry is settled and a letter without content lies in `:dead`. Blobs go with the task if not said."""
         d, attempts = self._hold.delivery, self._hold.attempt or 0
-        if whole_task:
+        if whole_task if with_blobs is None else with_blobs:
             await self._drop_blobs()
         await self._patience.of(
             lambda: self._world.tail.dead_letter(d, code=code, reason=reason, attempts=attempts, whole_task=whole_task),
@@ -135,7 +137,8 @@ class Cleanup:
         """
         await self.conclude(task, (), heed=False)
         if foreign:
-            await self.dead_letter(Code.INVALID_PAYLOAD, foreign, whole_task=False)
+            # It was accepted and will never start: its place goes back. Images may be those of the task it names.
+            await self.dead_letter(Code.INVALID_PAYLOAD, foreign, with_blobs=False)
         else:
             await self.ack(whole_task=False)
 

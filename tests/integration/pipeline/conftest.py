@@ -189,10 +189,10 @@ class Bench:
         """How often a model was called for this task."""
         return len(self.provider.of[task_id].calls)
 
-    async def accept(self, task: TaskMessage) -> None:
+    async def accept(self, task: TaskMessage, sha256: str = "") -> None:
         """As the relay does: entry, place, `queued` untold."""
         admission = Admission(Scripts(self.client), QueueSettings(), CLOCK)
-        await admission.accept(task, f"sha-{task.task_id}", 1000, {})
+        await admission.accept(task, sha256 or f"sha-{task.task_id}", 1000, {})
 
     async def add_raw(self, entry: WorkEntry) -> None:
         """An entry that no relay would have accepted."""

@@ -10,6 +10,7 @@ import pytest
 
 from daemon.contracts import WorkEntry
 from daemon.errors import Code, ProviderError
+from daemon.keys import seen
 from daemon.pipeline.hold import Hold
 from daemon.pipeline.outcome import (
     Deferred,
@@ -84,6 +85,18 @@ async def test_another_body_under_the_same_id_is_set_aside(bench: Bench) -> None
     assert bench.calls() == 1
     assert await bench.story() == ["queued", "started", "done"]
     assert [letter["code"] for letter in await bench.letters()] == ["INVALID_PAYLOAD"]
+
+
+async def test_what_is_set_aside_gives_its_place_back(bench: Bench) -> None:
+    """It was accepted, because nothing in its queue knew the id any more, and will never start."""
+    a = bench.process()
+    await a.run(await arrive(bench, a))
+    await bench.client.delete(seen(QUEUE, "t1"))
+    await bench.accept(message(variables={"text": "other"}), "another")
+    assert await bench.client.get(NAMES.counter) == b"1"
+    assert await a.run(await a.fetch()) == Dropped("foreign")
+    assert await bench.client.get(NAMES.counter) == b"0"
+    assert not await bench.client.zcard(NAMES.waiting)
 
 
 async def test_an_ended_task_is_only_told_again(bench: Bench) -> None:
