@@ -19,8 +19,14 @@ def configuration() -> list[Finding]:
     found = judge()
     mistakes = [error("config", line, "put it right where it is set; `config` says where each came from")
                 for line in found.mistakes]  # fmt: skip
-    doubts = [warning("config", line, "see docs/settings.md") for line in found.warnings]
+    doubts = [warning("config", line, _cure(line)) for line in found.warnings]
     return [*mistakes, *doubts] or [ok("config", f"{len(found.settings)} settings, {len(found.services)} services")]
+
+
+def _cure(doubt: str) -> str:
+    if "is not set: tasks of" in doubt:
+        return "set the key, or a services file (SERVICES_FILE) without these models"
+    return "look the setting up in docs/settings.md; `config` says where its value came from"
 
 
 async def examine(settings: Settings, *, providers: bool) -> list[Finding]:

@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake."),
     "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right."),
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
+    "report": ("daemon.cli.report", "Sum up a week: tasks, failures, waits, tokens and cost of each service."),
     "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them."),
     "providers": ("daemon.cli.providers", "Models as all daemons see them; close one by hand, or open it."),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),

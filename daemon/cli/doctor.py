@@ -15,6 +15,7 @@ from daemon.cli import terminal as t
 from daemon.errors import ConfigError
 
 _COLOURS: dict[Level, str] = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
+_TROUBLES: tuple[Level, Level] = ("error", "warning")
 
 
 @click.command(
@@ -45,7 +46,8 @@ def command(*, providers: bool, strict: bool, quiet: bool, as_json: bool) -> Non
         t.emit({"ok": not bad, "levels": dict(levels), "findings": t.plain(found)})
     else:
         click.echo("\n".join(_lines([f for f in found if f.level in {"warning", "error"} or not quiet])))
-        click.echo(f"\n{levels['error']} errors, {levels['warning']} warnings, {levels['ok']} fine.")
+        errors, warnings = (f"{levels[of]} {of}{'' if levels[of] == 1 else 's'}" for of in _TROUBLES)
+        click.echo(f"\n{errors}, {warnings}, {levels['ok']} fine.")
     sys.exit(t.EXIT_FAILED if bad else 0)
 
 

@@ -17,13 +17,14 @@ from daemon.admin.task_facts import TaskFacts, gather
 from daemon.admin.task_view import PHASES, Explanation, Language, Phase, explain, life
 from daemon.cli import terminal as t
 from daemon.clock import SystemClock
-from daemon.contracts import TASK_ID, State
+from daemon.contracts import TASK_ID, Event, EventType, State
 from daemon.ports import StoredResult
 from daemon.store.history import AttemptRow, ListedTask, TaskFilter
 from daemon.store.records import TaskRow
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+GATHER_S = 5.0  #: of text that `tail` tells of in one line
 NOT_KNOWN = "neither Redis nor Postgres knows this task"
 NOT_KNOWN_HINT = "ids are case-sensitive; QStash may not have delivered it yet, or it was deleted"
 
@@ -178,6 +179,7 @@ def _attempt(a: AttemptRow) -> tuple[str, ...]:
 def tail(*, task: str, after: str, content: bool, no_follow: bool, as_json: bool) -> None:
     """Follow the events of a task as its viewer does, until the terminal one.
 
+    Its text is told by length: the first piece of an attempt by itself, the others in a line for each 5 seconds.
     Waits for a task that is not there yet. Exit 0 after `done` (or with --no-follow), 1 after a terminal `error`.
     """
     if not re.fullmatch(r"\d{1,20}-\d{1,20}", after):
@@ -191,30 +193,77 @@ def tail(*, task: str, after: str, content: bool, no_follow: bool, as_json: bool
 
 
 async def _tail(settings: config.Settings, task: str, after: str, *, content: bool, wait: bool, as_json: bool) -> bool:
+    pieces = _Pieces()
     async with Connections(settings) as at:
         async for event in follow(at, task, after, wait=wait):
             data = event.data if content else {k: v for k, v in event.data.items() if k not in {"delta", "result"}}
             if as_json:
                 t.emit_line({"id": event.id, **data})
-            else:
+            elif content or not pieces.keep(event):
+                pieces.tell()
                 click.echo(_event(event.id, event.type.value, event.data, content=content))
             if event.terminal:
                 return event.type.value == "done"
+    pieces.tell()
     return True
 
 
-def _event(entry_id: str, kind: str, data: dict[str, Any], *, content: bool) -> str:
-    told = {k: v for k, v in data.items() if k in {"stage", "modelId", "code", "reason", "message", "queueId",
-            "position", "retryAt", "resultRef", "percent"}}  # fmt: skip
+class _Pieces:
+    """Token batches of one attempt and channel, gathered: an answer has hundreds."""
+
+    def __init__(self) -> None:
+        self._run: tuple[Any, ...] = ()
+        self._held: list[Event] = []
+
+    def keep(self, event: Event) -> bool:
+        """Whether it will be told with others; the first of a run is not."""
+        if event.type is not EventType.TOKEN_BATCH:
+            self.tell()
+            self._run = ()
+            return False
+        run = (event.data.get("attempt"), event.data.get("channel"))
+        if run != self._run:
+            self.tell()
+            self._run = run
+            return False
+        self._held.append(event)
+        if _at(event) - _at(self._held[0]) >= GATHER_S:
+            self.tell()
+        return True
+
+    def tell(self) -> None:
+        """Print what is held, as one line under the id of its last."""
+        if self._held:
+            last, characters = self._held[-1], sum(len(str(event.data.get("delta", ""))) for event in self._held)
+            words = f"{last.data.get('channel')}: {characters} characters in {len(self._held)} pieces"
+            click.echo(_event(last.id, last.type.value, last.data, content=False, words=words))
+        self._held = []
+
+
+def _at(event: Event) -> float:
+    return float(event.data.get("timestamp", 0))
+
+
+def _event(entry_id: str, kind: str, data: dict[str, Any], *, content: bool, words: str = "") -> str:
+    words = words or _words(kind, data, content=content)
+    place = f"{data.get('attempt', '?')}:{data.get('seq', '?')}"
+    clock = click.style(_clock(data.get("timestamp", 0)), dim=True)
+    return f"{clock}  {entry_id:<17} {place:>6}  {_kind(kind):<11}  {words}"
+
+
+def _words(kind: str, data: dict[str, Any], *, content: bool) -> str:
     if kind == "token_batch":
         text = str(data.get("delta", ""))
-        words = t.safe(text) if content else f"{len(text)} characters"
-        words = f"{data.get('channel')}: {words}"
-    else:
-        words = "  ".join(f"{k}={t.safe(v)}" for k, v in told.items())
-    clock = datetime.fromtimestamp(float(data.get("timestamp", 0)), UTC).strftime("%H:%M:%S.%f")[:-3]
-    place = f"{data.get('attempt', '?')}:{data.get('seq', '?')}"
-    return f"{click.style(clock, dim=True)}  {entry_id:<17} {place:>6}  {_kind(kind):<11}  {words}"
+        return f"{data.get('channel')}: {t.safe(text) if content else f'{len(text)} characters'}"
+    told = {k: v for k, v in data.items() if k in {"stage", "modelId", "code", "reason", "message", "queueId",
+            "position", "retryAt", "resultRef", "percent"}}  # fmt: skip
+    if told.get("retryAt"):
+        told["retryAt"] = _clock(told["retryAt"])
+    return "  ".join(f"{k}={t.safe(v)}" for k, v in told.items())
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(float(at), UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 def _kind(kind: str) -> str:

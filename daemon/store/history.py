@@ -1,7 +1,7 @@
 """Rows of the ledger as operators read them: lists, the attempts of a task, sums over a window of time.
 
-Every statement is bounded by an index and a limit, so that looking never costs what the history weighs. Holds no prompt
-and no answer. Called by `admin`.
+Every statement is bounded by an index and a limit, so that looking never costs what the history weighs; only `sums`
+reads all of its window. Holds no prompt and no answer. Called by `admin`.
 """
 
 from __future__ import annotations
@@ -76,6 +76,34 @@ class TaskFilter:
     limit: int = 50
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceSum:
+    """What became of the tasks that one service was sent in a window of time, or of all tasks (`service_id` None).
+
+    Seconds are None when there is nothing to tell them from; tokens and cost are those of all attempts.
+    """
+
+    service_id: str | None
+    tasks: int
+    done: int
+    failed: int
+    expired: int
+    cancelled: int
+    open: int
+    in_time: int  #: done, and within the time that was asked for
+    wait_p50_s: float | None
+    wait_p95_s: float | None
+    total_p50_s: float | None  #: of those that are done, from acceptance to the end
+    total_p95_s: float | None
+    attempts: int
+    failures: dict[str, int]  #: code of the end -> tasks
+    attempt_failures: dict[str, int]  #: code -> attempts that failed, tried again or not
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+
+
 class History:
     """Reads only."""
 
@@ -99,6 +127,19 @@ class History:
         """Sums over the attempts that ended in the last `window_s`, by service; at most `ATTEMPTS_MAX` are read."""
         rows = await self._pool.fetch(self._sql["recent"], window_s, ATTEMPTS_MAX)
         return [_recent(row) for row in rows]
+
+    async def sums(self, window_s: float, in_time_s: float) -> list[ServiceSum]:
+        """One for each service that was sent a task in the last `window_s`, and the last one for all together.
+
+        Reads every task of that time: for a report, not for a look.
+        """
+        rows = await self._pool.fetch(self._sql["service_sums"], window_s, in_time_s)
+        return [_sum(row) for row in rows]
+
+
+def _sum(row: Row) -> ServiceSum:
+    counts = {name: dict(row[name]) for name in ("failures", "attempt_failures")}
+    return ServiceSum(**{**row, **counts})
 
 
 def _recent(row: Row) -> Recent:

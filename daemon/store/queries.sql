@@ -342,6 +342,61 @@ FROM latest l JOIN counted c USING (service_id)
 GROUP BY l.service_id, c.outcomes
 ORDER BY l.service_id
 
+-- name: service_sums
+-- $1 seconds back, $2 seconds that a task may take. A row for each service and one for all (service_id null): of the
+-- tasks accepted in that time, with all their attempts.
+WITH chosen AS MATERIALIZED (
+    SELECT task_id, service_id, state, error_code,
+           extract(epoch FROM started_at - created_at)::float8 AS wait_s,
+           extract(epoch FROM finished_at - created_at)::float8 AS total_s
+    FROM qstreamd.tasks
+    WHERE created_at > now() - make_interval(secs => $1::float8)
+), tried AS (
+    SELECT c.service_id, a.outcome, a.code,
+           coalesce((a.usage->>'inputTokens')::bigint, 0) AS input_tokens,
+           coalesce((a.usage->>'cachedInputTokens')::bigint, 0) AS cached_input_tokens,
+           coalesce((a.usage->>'outputTokens')::bigint, 0) AS output_tokens,
+           (a.usage->>'costUsd')::float8 AS cost_usd
+    FROM chosen c JOIN qstreamd.attempts a USING (task_id)
+), spent AS (
+    SELECT service_id, count(*) AS attempts, sum(input_tokens)::bigint AS input_tokens,
+           sum(cached_input_tokens)::bigint AS cached_input_tokens, sum(output_tokens)::bigint AS output_tokens,
+           sum(cost_usd) AS cost_usd
+    FROM tried GROUP BY GROUPING SETS ((service_id), ())
+), ends AS (
+    SELECT service_id, jsonb_object_agg(error_code, n) AS failures
+    FROM (SELECT service_id, coalesce(error_code, 'INTERNAL') AS error_code, count(*) AS n FROM chosen
+          WHERE state IN ('failed', 'expired') GROUP BY GROUPING SETS ((service_id, 2), (2))) e
+    GROUP BY service_id
+), again AS (
+    SELECT service_id, jsonb_object_agg(code, n) AS attempt_failures
+    FROM (SELECT service_id, coalesce(code, 'WORKER_LOST') AS code, count(*) AS n FROM tried
+          WHERE outcome IN ('failed', 'lost') GROUP BY GROUPING SETS ((service_id, 2), (2))) e
+    GROUP BY service_id
+), summed AS (
+    SELECT service_id, count(*) AS tasks,
+           count(*) FILTER (WHERE state = 'done') AS done,
+           count(*) FILTER (WHERE state = 'failed') AS failed,
+           count(*) FILTER (WHERE state = 'expired') AS expired,
+           count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
+           count(*) FILTER (WHERE state IN ('queued', 'running', 'retrying')) AS open,
+           count(*) FILTER (WHERE state = 'done' AND total_s <= $2::float8) AS in_time,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY wait_s) AS wait_p50_s,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY wait_s) AS wait_p95_s,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY total_s) FILTER (WHERE state = 'done') AS total_p50_s,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY total_s) FILTER (WHERE state = 'done') AS total_p95_s
+    FROM chosen GROUP BY GROUPING SETS ((service_id), ())
+)
+SELECT s.*, coalesce(p.attempts, 0) AS attempts, coalesce(e.failures, '{}') AS failures,
+       coalesce(g.attempt_failures, '{}') AS attempt_failures,
+       coalesce(p.input_tokens, 0) AS input_tokens, coalesce(p.cached_input_tokens, 0) AS cached_input_tokens,
+       coalesce(p.output_tokens, 0) AS output_tokens, p.cost_usd
+FROM summed s
+LEFT JOIN spent p ON p.service_id IS NOT DISTINCT FROM s.service_id
+LEFT JOIN ends e ON e.service_id IS NOT DISTINCT FROM s.service_id
+LEFT JOIN again g ON g.service_id IS NOT DISTINCT FROM s.service_id
+ORDER BY s.service_id NULLS LAST
+
 -- name: server_facts
 SELECT current_setting('server_version_num')::int AS version_num,
        pg_is_in_recovery() AS standby,

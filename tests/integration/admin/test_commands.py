@@ -14,7 +14,11 @@ from click.testing import CliRunner, Result
 from daemon import keys
 from daemon.admin.connections import Connections
 from daemon.cli import cli
+from daemon.clock import SystemClock
 from daemon.config import load
+from daemon.contracts import Channel, Stage, error, started, token_batch
+from daemon.errors import Code
+from daemon.stream.events import Events
 from tests.integration.admin.conftest import System
 
 Do = Callable[[Callable[[System], Awaitable[Any]]], Any]
@@ -243,3 +247,33 @@ def test_every_help_has_an_example(command: list[str]) -> None:
     assert found.exit_code == 0
     assert "Example" in found.output
     assert max(map(len, found.output.splitlines())) <= 100
+
+
+class SetClock(SystemClock):
+    """Says what it is told."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_a_long_answer_is_told_in_a_few_lines() -> None:
+    """The first piece by itself, then what came within five seconds; none is lost, and a new attempt begins anew."""
+
+    async def long(system: System) -> None:
+        await system.accept("t1")
+        clock = SetClock()
+        events = Events(system.at.scripts, system.at.settings.events, clock)
+        task = system.identity("t1", QUEUE)
+        for attempt in (1, 2):
+            await events.append(task, attempt, [started("gpt")])
+            for _ in range(8):
+                await events.append(task, attempt, [token_batch("four", Channel.TEXT)])
+                clock.now += 1
+        await events.append(task, 2, [error(Stage.EXECUTE, Code.LLM_ERROR, "no", retryable=False)])
+
+    do(long)
+    lines = [line.split("token_batch  ")[1] for line in call("tasks", "tail", "t1").output.splitlines() if "_b" in line]
+    once = ["text: 4 characters", "text: 24 characters in 6 pieces", "text: 4 characters in 1 pieces"]
+    assert lines == once * 2
