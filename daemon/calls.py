@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from daemon.contracts import Channel, Usage
 
 
@@ -32,9 +34,8 @@ class ModelRequest:
     user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Text as it arrives."""
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """Text as it arrives. A struct: one is made for each token, and a frozen dataclass takes five times as long."""
 
     channel: Channel
     text: str

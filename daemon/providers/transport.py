@@ -18,6 +18,8 @@ import aiohttp
 import httpx2
 import yarl
 
+from daemon.providers.payloads import BODY
+
 ERROR_BODY_BYTES_MAX: Final = 64 * 1024  #: of a refusal's body; a vendor's error is a few hundred bytes
 KEEPALIVE_S: Final = 15.0  #: an idle connection older than this is not used again: the far end may just have dropped it
 
@@ -45,7 +47,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 allow_redirects=False,
                 timeout=self._timeout,
             )
-        return httpx2.Response(answer.status, headers=answer.raw_headers, stream=_Body(answer), request=request)
+        read = _Body(answer)
+        return httpx2.Response(
+            answer.status, headers=answer.raw_headers, stream=read, request=request, extensions={BODY: read}
+        )
 
     async def aclose(self) -> None:
         """Close every connection, used or idle."""
@@ -68,14 +73,17 @@ class _Body(httpx2.AsyncByteStream):
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
+        self._content = answer.content
         self._left = ERROR_BODY_BYTES_MAX if answer.status >= 400 else None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        with _translated():
-            data = await self._answer.content.readany()
+        try:  # no context manager: this runs once for each token
+            data = await self._content.readany()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _translate(error) from error
         if self._left is not None:
             data = data[: self._left]
             self._left -= len(data)
@@ -92,14 +100,18 @@ def _translated() -> Iterator[None]:
     """Turn aiohttp's errors into httpx2's."""
     try:
         yield
-    except (aiohttp.ServerTimeoutError, TimeoutError) as error:
-        raise httpx2.ConnectTimeout(str(error) or "connecting took too long") from error
-    except aiohttp.ClientConnectorError as error:
-        raise httpx2.ConnectError(str(error)) from error
-    except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, OSError) as error:
-        raise httpx2.ReadError(str(error) or type(error).__name__) from error
-    except (aiohttp.ClientError, ValueError) as error:
-        raise httpx2.RemoteProtocolError(type(error).__name__) from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise _translate(error) from error
+
+
+def _translate(error: Exception) -> httpx2.TransportError:
+    if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
+        return httpx2.ConnectTimeout(str(error) or "connecting took too long")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return httpx2.ConnectError(str(error))
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | OSError):
+        return httpx2.ReadError(str(error) or type(error).__name__)
+    return httpx2.RemoteProtocolError(type(error).__name__)
 
 
 #: set while an SDK makes a call whose open answer is wanted: `TappedClient` puts it here

@@ -23,6 +23,9 @@ from daemon.stream.events import Events
 
 _log = logger(__name__)
 
+#: between two flushes: whoever is due within it goes with the next one, so that a thousand writers are not looked
+#: through a thousand times an interval
+_GRAIN_S: Final = 0.005
 #: tasks in one pipeline: bounds the time that one reply takes
 _TASKS_A_FLUSH: Final = 256
 #: how long the end of an attempt waits for a batch under way before its result is committed all the same
@@ -58,7 +61,7 @@ class Writer:
             self._parts[-1][1].append(text)
         else:
             self._parts.append((channel, [text]))
-        self._bytes += len(text)
+        self._bytes += len(text) if text.isascii() else len(text.encode())
         self._deltas.wake(self)
 
     async def flush(self) -> None:
@@ -169,7 +172,7 @@ class Deltas:
         if not ripe:
             # A delta that comes meanwhile is due later than this, so nobody needs to wake us: a wake a token would
             # cost a scan each.
-            await asyncio.sleep(min(due for due, _ in dues) - now)
+            await asyncio.sleep(max(min(due for due, _ in dues) - now, _GRAIN_S))
             return
         if not await self._flush(ripe, now):
             await asyncio.sleep(_PAUSE_S)

@@ -116,12 +116,13 @@ def test_no_second_holds_more_than_twenty_batches(size: int) -> None:
     run()
 
 
+@pytest.mark.parametrize("text", ["x" * 1024, "字" * 342], ids=["letters", "characters of three bytes"])
 @in_virtual_time
-async def test_much_text_is_sent_at_once() -> None:
-    """1 KiB does not wait for the clock."""
+async def test_much_text_is_sent_at_once(text: str) -> None:
+    """1 KiB, as UTF-8, does not wait for the clock."""
     wire = Wire()
     async with running(wire) as deltas:
-        deltas.open(identity(), 1, never).push(TEXT, "x" * 1024)
+        deltas.open(identity(), 1, never).push(TEXT, text)
         await asyncio.sleep(0.001)
     assert len(wire.batches) == 1
 
