@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from daemon.contract_docs import asyncapi, metrics_page, openapi, page, reducer, schemas, typescript
+from daemon.contract_docs import asyncapi, metrics_page, openapi, page, promise, reducer, schemas, typescript
 
 
 def render() -> dict[PurePosixPath, str]:
@@ -24,4 +24,5 @@ def render() -> dict[PurePosixPath, str]:
         PurePosixPath("contract/asyncapi.json"): schemas.text(asyncapi.document()),
         PurePosixPath("contract/qstreamd.d.ts"): typescript.declarations([body, event]),
         PurePosixPath("contract/qstreamd.js"): reducer.module(),
+        PurePosixPath("contract/promise.ts"): promise.module(),
     }

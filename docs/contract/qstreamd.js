@@ -74,8 +74,9 @@ export function reduce(view, event, id) {
     // The cursor was older than the stream: what is left of it follows from its beginning.
     return { ...view, text: "", reasoning: "", cursor: INITIAL_VIEW.cursor };
   }
-  const cursor = id || view.cursor;
-  if (id && !isAfter(id, view.cursor)) return view;
+  const named = typeof id === "string" && id !== ""; // `events.reduce(reduce, INITIAL_VIEW)` passes a number
+  if (named && !isAfter(id, view.cursor)) return view;
+  const cursor = named ? id : view.cursor;
   if (event.type === "queued") {
     // Always the first of its stream: an ended task that an operator replays begins anew.
     return { ...INITIAL_VIEW, cursor, queueId: event.queueId, position: event.position };

@@ -23,7 +23,7 @@ from daemon.stream.events import Events
 FOLLOW_S: Final = 0.1
 HINT: Final = """\
  make demo ARGS=--keep leaves all of it running, with addresses and a curl
- docs/how-it-works.md: one task through the files; docs/front-end.md: the Next.js side"""
+ docs/how-it-works.md: one task through the files; docs/nextjs.md: the Next.js side"""
 _MESSAGE: Final = (
     '{"taskId":"mine-1","queueId":"q_paid_stream","userId":"me",'
     '"variables":{"resume":"Ten years of Python, two of them on call."}}'

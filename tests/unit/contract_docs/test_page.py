@@ -14,8 +14,9 @@ def test_the_page_is_the_same_each_time_and_has_no_hole() -> None:
 
 
 def test_these_files_are_generated() -> None:
-    """Two pages, two schemas, two descriptions, one file of types, one of code."""
+    """Two pages, two schemas, two descriptions, one file of types, two of code."""
     assert sorted(map(str, render())) == [
         "contract/WorkerBody.schema.json", "contract/WorkerEvent.schema.json", "contract/asyncapi.json",
-        "contract/openapi.json", "contract/qstreamd.d.ts", "contract/qstreamd.js", "metrics.md", "protocol.md",
+        "contract/openapi.json", "contract/promise.ts", "contract/qstreamd.d.ts", "contract/qstreamd.js",
+        "metrics.md", "protocol.md",
     ]  # fmt: skip
