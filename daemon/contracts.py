@@ -7,19 +7,17 @@ Nothing here does input or output, reads a clock or knows an adapter.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
 from daemon.errors import Code, Rejected
+from daemon.nonces import nonce
 
 CONTRACT_VERSION: Final = 1
 BODY_BYTES_MAX: Final = 1024 * 1024  # QStash's free tier carries 1 MB; the whole body counts
@@ -333,19 +331,6 @@ class Usage(msgspec.Struct, frozen=True, rename="camel"):
 CURRENT_ATTEMPT: Final = -1
 
 
-_numbers: Final = itertools.count(1)
-
-
-@cache
-def _process() -> str:
-    return secrets.token_hex(12)
-
-
-def _nonce() -> str:
-    """Unique among all processes: random once for each, then counted. A stream makes twenty a second."""
-    return f"{_process()}{next(_numbers):x}"
-
-
 @dataclass(frozen=True, slots=True)
 class EventDraft:
     """An event before the append script gives it `seq` (and, for `CURRENT_ATTEMPT`, its `attempt`).
@@ -358,7 +343,7 @@ class EventDraft:
     fields: Mapping[str, Any] = field(default_factory=dict)
     terminal: bool = False
     #: appended once, however often the append is repeated: the nonce of a batch is that of its first draft
-    nonce: str = field(default_factory=_nonce, compare=False)
+    nonce: str = field(default_factory=nonce, compare=False)
 
 
 def started(model_id: str) -> EventDraft:

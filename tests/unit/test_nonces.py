@@ -1,0 +1,22 @@
+"""Nonces of appends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from daemon.nonces import nonce
+
+
+def test_no_nonce_comes_twice() -> None:
+    """Not in a process, and not in another one that counts from the same number."""
+    other = subprocess.run(
+        [sys.executable, "-c", "from daemon.nonces import nonce; print(nonce())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    ours = {nonce() for _ in range(1000)}
+    assert len(ours) == 1000
+    assert other not in ours
+    assert other[:24] not in {one[:24] for one in ours}
