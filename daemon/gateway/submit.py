@@ -104,9 +104,11 @@ class Submit:
         """The queue that took it, and what became of it there."""
         services, now = self._services(), self._clock.time()
         candidates = submission.queues
-        if len(candidates) > 1:  # a call that is repeated goes where the first one went
-            known = await self._admission.holds(candidates, submission.task_id)
-            candidates = candidates if known is None else (known,)
+        # A call that is repeated goes where the first one went. In a second queue it would be told 202 and never run.
+        known = await self._admission.holds(list(dict.fromkeys((*candidates, *services.queues))), submission.task_id)
+        if known is not None and known not in candidates:
+            raise Refused(422, Code.INVALID_PAYLOAD, f"taskId: was submitted before, to {known}")
+        candidates = candidates if known is None else (known,)
         refused: Exception | None = None
         for queue_id in candidates:
             try:
