@@ -21,7 +21,7 @@ PACKAGES: Final = (
     "@upstash/qstash@2.12.0", "@upstash/redis@1.39.0", "ioredis@5.11.1",
 )  # fmt: skip
 _BLOCK: Final = re.compile(r"^(```\w+\n(?://|#) file: (\S+)\n)(.*?)^```", re.MULTILINE | re.DOTALL)
-_NEXT: Final = {
+NEXT: Final = {
     "strict": True, "noUncheckedIndexedAccess": True, "target": "es2022", "module": "esnext", "noEmit": True,
     "moduleResolution": "bundler", "lib": ["es2023", "dom", "dom.iterable", "dom.asynciterable"], "types": ["node"],
     "jsx": "react-jsx", "paths": {"@/*": ["./*"]}, "skipLibCheck": True,
@@ -40,7 +40,7 @@ def nextjs(root: Path, **replaced: str) -> Path:
     shutil.rmtree(root / "prisma")
     for name, text in {**_THEIRS, **replaced}.items():
         (root / name).write_text(text)
-    return checked(root, _NEXT)
+    return checked(root, NEXT, nodejs.installed("front-ends", PACKAGES))
 
 
 def copied(root: Path, kind: str) -> None:
@@ -51,9 +51,8 @@ def copied(root: Path, kind: str) -> None:
     (root / "package.json").write_text('{"type": "module"}')
 
 
-def checked(root: Path, options: dict[str, object]) -> Path:
-    """`root`, once the compiler finds nothing in it."""
-    packages = nodejs.installed("front-ends", PACKAGES)
+def checked(root: Path, options: dict[str, object], packages: Path) -> Path:
+    """`root`, once the compiler finds nothing in it; its packages are linked there."""
     (root / "node_modules").symlink_to(packages / "node_modules")
     (root / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "exclude": ["node_modules"]}))
     found = nodejs.run(root, root / "node_modules/typescript/bin/tsc", "-p", ".")
