@@ -1,4 +1,4 @@
-"""The code of docs/nextjs.md: files below docs/snippets/, checked strictly and bundled to run.
+"""The code of docs/nextjs.md and docs/miniprogram.md: files below docs/snippets/, checked strictly and bundled to run.
 
 `python -m tests.front_ends` writes the files into the pages; a test compares them.
 """
@@ -14,17 +14,22 @@ from typing import Final
 from tests import nodejs
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
-PAGES: Final = {"nextjs.md": "nextjs"}
+PAGES: Final = {"nextjs.md": "nextjs", "miniprogram.md": "miniprogram"}
 PACKAGES: Final = (
     nodejs.TYPESCRIPT, "esbuild@0.28.2", "@types/node@20.19.43", "react@19.3.1", "react-dom@19.3.1",
     "@types/react@19.3.3", "@types/react-dom@19.3.0", "happy-dom@21.0.4", "eventsource@4.1.0", "jose@6.2.18",
-    "@upstash/qstash@2.12.0", "@upstash/redis@1.39.0", "ioredis@5.11.1",
+    "@upstash/qstash@2.12.0", "@upstash/redis@1.39.0", "ioredis@5.11.1", "ws@8.23.0",
+    "miniprogram-api-typings@5.2.3",
 )  # fmt: skip
 _BLOCK: Final = re.compile(r"^(```\w+\n(?://|#) file: (\S+)\n)(.*?)^```", re.MULTILINE | re.DOTALL)
 NEXT: Final = {
     "strict": True, "noUncheckedIndexedAccess": True, "target": "es2022", "module": "esnext", "noEmit": True,
     "moduleResolution": "bundler", "lib": ["es2023", "dom", "dom.iterable", "dom.asynciterable"], "types": ["node"],
     "jsx": "react-jsx", "paths": {"@/*": ["./*"]}, "skipLibCheck": True,
+}  # fmt: skip
+_MINI: Final = {
+    "strict": True, "target": "es2022", "module": "esnext", "moduleResolution": "bundler", "noEmit": True,
+    "allowJs": True, "checkJs": True, "lib": ["es2022"], "types": ["miniprogram-api-typings"], "skipLibCheck": True,
 }  # fmt: skip
 #: what a front end has of its own: who may read what, and its Prisma client (which `test_nextjs_prisma` has)
 _THEIRS: Final = {
@@ -41,6 +46,12 @@ def nextjs(root: Path, **replaced: str) -> Path:
     for name, text in {**_THEIRS, **replaced}.items():
         (root / name).write_text(text)
     return checked(root, NEXT, nodejs.installed("front-ends", PACKAGES))
+
+
+def miniprogram(root: Path) -> Path:
+    """The mini-program's files in `root`; strictly checked."""
+    copied(root, "miniprogram")
+    return checked(root, _MINI, nodejs.installed("front-ends", PACKAGES))
 
 
 def copied(root: Path, kind: str) -> None:

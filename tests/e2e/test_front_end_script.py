@@ -26,18 +26,20 @@ import { followTask } from "./lib/follow";
 import { enqueueNamed, publishPaced } from "./lib/pace";
 import { INITIAL_VIEW, reduce, textOf, type TaskView } from "./lib/qstreamd";
 import { submit } from "./lib/submit";
-import { taskToken } from "./lib/token";
+import { GET as tokenOf } from "./app/api/tasks/[taskId]/token/route";
 Object.assign(globalThis, { EventSource });
 
-const { GATEWAY_URL: gateway, SERVICE: service } = process.env as Record<string, string>;
+const service = process.env.SERVICE!;
 const variables = JSON.parse(process.env.VARIABLES!);
 const task = (taskId: string, more = {}) => ({ taskId, userId: `user-${taskId}`, variables, ...more });
 
 /** Until the end, as a browser or an app does at the gateway; every view on the way. */
 function followed(taskId: string, each: (view: TaskView) => void = () => undefined): Promise<TaskView> {
   return new Promise((resolve, reject) => {
-    const address = async (after: string) =>
-      `${gateway}/api/tasks/${taskId}/events?token=${await taskToken(taskId)}&after=${after}`;
+    const address = async (after: string) => {
+      const { url, token } = await (await tokenOf(new Request("http://next"), params(taskId))).json();
+      return `${url}/events?token=${token}&after=${after}`;
+    };
     followTask(address, (view, connection) => {
       if (connection === "lost") reject(new Error(`${taskId}: lost`));
       each(view);
