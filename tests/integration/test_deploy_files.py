@@ -21,6 +21,8 @@ SERVICES: Final = (
     "qstreamd-gateway.service",
     "qstreamd-migrate.service",
 )
+#: beside the interpreter, as pip puts it there for some platforms
+HADOLINT: Final = shutil.which("hadolint", path=str(Path(sys.executable).parent))
 CADDYFILE: Final = ROOT / "docs" / "deploy" / "Caddyfile"
 NGINX: Final = ROOT / "docs" / "deploy" / "nginx.conf"
 
@@ -213,6 +215,21 @@ def test_the_image_installs_by_hash_and_runs_as_a_user() -> None:
     assert "--require-hashes --only-binary :all: -r /build/run.lock" in text
     assert re.findall(r"^USER (\d+):\d+$", text, re.MULTILINE) == ["10001"]
     assert len(set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))) == 1, "both stages need the same Python path"
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
+def test_hadolint_finds_nothing_to_say_about_the_image() -> None:
+    """The program itself, from its wheel."""
+    found = run(HADOLINT or "", ROOT / "Dockerfile")
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")
+
+
+@needs_caddy
+def test_caddy_takes_several_relays() -> None:
+    """As docs/deploy.md names them."""
+    several = {"RELAY_UPSTREAM": "10.0.0.2:8080 10.0.0.3:8080"}
+    found = run("caddy", "adapt", "--adapter", "caddyfile", "--config", CADDYFILE, env=several)
+    assert found.returncode == 0 and found.stdout.count('{"dial":"10.0.0.') == 2, found.stderr
 
 
 @needs_caddy
