@@ -79,6 +79,6 @@ def _identity(task_id: str, first: Entry | None) -> TaskIdentity | None:
         return None
     try:
         queued = _queued(first.data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return TaskIdentity(task_id, queued.queue_id, queued.request_id, queued.trace_id)

@@ -89,7 +89,7 @@ class Uploads:
             raise Refused(501, "NOT_CONFIGURED", "no bucket here: POST /api/uploads")
         try:
             wish = msgspec.json.decode(await request.read(), type=Wish)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or not a wish
             raise Refused(400, Code.INVALID_PAYLOAD, str(error)[:200]) from None
         bytes_max = min(self._settings.upload_bytes_max, ticket.bytes_max or self._settings.upload_bytes_max)
         if wish.mime_type not in EXTENSIONS:

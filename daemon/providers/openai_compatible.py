@@ -96,7 +96,7 @@ class OpenAICompatible:
             refused = answer.cut(error.__cause__ or error)
         except http.HTTPError as error:
             refused = answer.cut(error)
-        except (msgspec.DecodeError, TooLarge) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, TooLarge) as error:
             refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
         if refused is not None:
             raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt

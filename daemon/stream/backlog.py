@@ -114,5 +114,5 @@ class Backlog:
 def _entry(raw: Any) -> WorkEntry | None:
     try:
         return _decode(raw) if isinstance(raw, bytes) else None
-    except msgspec.DecodeError:  # poison, or of a newer release: its daemon ends it
+    except (msgspec.DecodeError, UnicodeDecodeError):  # poison, or of a newer release: its daemon ends it
         return None

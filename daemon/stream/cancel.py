@@ -65,7 +65,7 @@ class Cancels:
             raw = held or await self._content(names.tasks, entry_id) or await self._in_ready(names.ready, task_id)
         try:
             return (_decode(raw), f"tasks/{entry_id}") if raw else None
-        except msgspec.DecodeError:  # poison, or of a newer release: its daemon ends it
+        except (msgspec.DecodeError, UnicodeDecodeError):  # poison, or of a newer release: its daemon ends it
             return None
 
     async def withdraw(self, queue: str, task_id: str) -> bool:
@@ -102,7 +102,7 @@ class Cancels:
 def _is_of(raw: bytes, task_id: str) -> bool:
     try:
         return _decode(raw).message.task_id == task_id
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return False
 
 

@@ -92,5 +92,5 @@ def _is_on(raw: bytes | None) -> bool:
 def _reason(held: Any) -> str | None:
     try:
         return (_held(held).parked or None) if held else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -132,7 +132,9 @@ def test_a_newer_version_may_succeed_later(version: int) -> None:
     assert not isinstance(refused.value, Rejected)
 
 
-@pytest.mark.parametrize("message_id", ["msg_26hZCxZCuWyyTWPmSVBrNC1RADwpg", "msg_" + "x" * 80, "msg_a/b", "msg_1\n"])
+@pytest.mark.parametrize(
+    "message_id", ["msg_26hZCxZCuWyyTWPmSVBrNC1RADwpg", "msg_" + "x" * 80, "msg_a/b", "msg_1\n", "msg_\udcee"]
+)
 def test_a_scheduled_task_is_named_by_its_message(message_id: str) -> None:
     """Each run of a schedule is a task of its own; a retry of one run is the same task."""
     headers = {"Upstash-Schedule-Id": "scd_1", "Upstash-Message-Id": message_id}
