@@ -18,6 +18,7 @@ from daemon.config import RedisSettings
 from daemon.contracts import DEFAULT_QUEUES
 from daemon.dev.demo.parts import Part
 from daemon.dev.fake_llm import FakeLLM
+from daemon.dev.fake_llm.shapes import Asked
 from daemon.dev.fake_qstash import FakeQstash
 from daemon.kinds import SecretStr
 from daemon.stream.connection import connect
@@ -26,6 +27,11 @@ SECRET = "thirty-two characters of a secret"
 KEY = "bff-key-of-sixteen-characters"
 SERVICE = "resume-review"
 VARIABLES = {"resume": "ten years of Python", "role": "engineer"}
+
+
+def talkative(asked: Asked) -> str | None:
+    """An answer that takes half a minute for the role `chatterbox`, which a test cancels; the usual one for others."""
+    return "word " * 3000 if "chatterbox" in asked.prompt else None
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests import front_ends, nodejs
-from tests.e2e.gateway_world import KEY, SECRET, SERVICE, VARIABLES, World, world
+from tests.e2e.gateway_world import KEY, SECRET, SERVICE, VARIABLES, World, talkative, world
 from tests.upstash import upstash
 
 pytestmark = pytest.mark.timeout(240)
@@ -63,7 +63,7 @@ const auto = ["q_paid_stream", "q_free_stream"];
 said.place = await submit(service, task("a1"), auto);
 said.free = await submit(service, task("b1"), ["q_paid_batch", "q_free_batch"]);
 said.full = await submit(service, task("b2"), ["q_paid_batch"]);
-await submit(service, task("c1"), ["q_free_stream"]);
+await submit(service, task("c1", { variables: { ...variables, role: "chatterbox" } }), ["q_free_stream"]);
 await publishPaced(service, { ...task("d1"), queueId: "q_paid_vision" }, 5);
 await enqueueNamed(service, { ...task("d2"), queueId: "q_free_vision" });
 await submit(service, task("e1", { tier: "free" }), ["q_paid_stream"]);
@@ -99,7 +99,7 @@ async def run(front: World, nextjs: Path, script: str, *arguments: object, **mor
 async def test_a_front_end_does_everything(nextjs: Path, redis_url: str, postgres_url: str) -> None:
     """Admission, publish, follow, cancel, refusals; with text that has the hash of `done`."""
     front_ends.bundled(nextjs, "script", SCRIPT)
-    models = {"tokens_per_s": 100.0, "words": 200}
+    models = {"tokens_per_s": 100.0, "words": 100, "answer": talkative}
     async with world(redis_url, postgres_url, models=models) as front:
         found = await run(front, nextjs, "script.mjs", QUEUE_MAX_PAID_BATCH="0")
         assert found.returncode == 0, found.stderr + front.logs()[-3000:]

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests import front_ends, nodejs
-from tests.e2e.gateway_world import World, world
+from tests.e2e.gateway_world import VARIABLES, World, talkative, world
 from tests.e2e.test_gateway_eventsource import breaking_line
 
 pytestmark = pytest.mark.timeout(240)
@@ -84,6 +84,21 @@ followTask(connect, { poll, chunked, socket }[way], (view, lost) => {
   if (view.ended || lost) console.log(JSON.stringify({ ...view, lost, asked, views, watching: watching() }));
 });
 """
+#: a connection that tells its end twice, the later pause first; then one that brings the end
+TWICE: Final = """
+import "./wx.js";
+import { followTask } from "./lib/follow.js";
+const pauses = [0.9, 0.1];
+Math.random = () => pauses.shift() ?? 0;
+let opened = 0;
+const way = (address, after, take, over) => {
+  opened += 1;
+  if (opened === 1) { over("an error"); over("a close"); }
+  else take({ type: "error", attempt: 0, code: "EXPIRED", message: "", retryable: false }, "1-0");
+  return () => {};
+};
+followTask(async () => ({}), way, (view) => { if (view.ended) setTimeout(() => console.log(opened), 700); });
+"""
 PAGE: Final = """
 import "./wx.js";
 globalThis.Page = (page) => {
@@ -109,7 +124,9 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def front(redis_url: str, postgres_url: str) -> AsyncIterator[World]:
-    async with world(redis_url, postgres_url, models={"tokens_per_s": 100.0, "words": 150}) as found:
+    async with world(
+        redis_url, postgres_url, models={"tokens_per_s": 100.0, "words": 150, "answer": talkative}
+    ) as found:
         yield found
 
 
@@ -127,6 +144,13 @@ def test_the_page_shows_its_files_as_they_are() -> None:
     assert front_ends.differing("miniprogram.md") == []
 
 
+def test_an_end_that_is_told_twice_is_one_end(mini: Path) -> None:
+    """One connection follows, and none after the task has ended."""
+    (mini / "twice.js").write_text(TWICE)
+    assert nodejs.run(mini, "twice.js").stdout == "2\n"
+
+
+LONG: Final = {**VARIABLES, "role": "chatterbox"}
 WAYS: Final = ("poll", "chunked", "socket")
 
 
@@ -152,7 +176,7 @@ async def test_each_way_ends_with_exactly_the_text(mini: Path, front: World) -> 
 
 async def test_the_page_shows_and_cancels(mini: Path, front: World) -> None:
     """With the library of today and with an older one; the token comes from the server that knows the session."""
-    tasks = {new: await front.submit(userId=f"u{new}") for new in ("0", "1")}
+    tasks = {new: await front.submit(userId=f"u{new}", variables=LONG) for new in ("0", "1")}
 
     async def token(request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != "session-1":

@@ -7,6 +7,7 @@ import { INITIAL_VIEW, reduce } from "./qstreamd.js";
 /** @typedef {(address: Address, after: string, take: Take, over: Over) => () => void} Way opens one connection; returns how to close it */
 
 const PAUSE_MAX_MS = 20000;
+const AGAIN_MS = 100; // after a connection that ended well; text comes up to twenty times a second
 const TRIES = 12; // two to three minutes
 
 /**
@@ -34,10 +35,11 @@ export function followTask(connect, way, on) {
     /** @type {Over} */
     const over = (problem) => {
       if (mine !== round) return;
+      round += 1; // a socket tells its end twice, as an error and as a close
       failures = problem ? failures + 1 : 0;
       if (problem) address = undefined; // its token may have run out
       if (failures > TRIES) return on(view, true);
-      timer = setTimeout(open, problem ? Math.random() * Math.min(PAUSE_MAX_MS, 250 * 2 ** failures) : 0);
+      timer = setTimeout(open, problem ? Math.random() * Math.min(PAUSE_MAX_MS, 250 * 2 ** failures) : AGAIN_MS);
     };
     /** @type {Take} */
     const take = (event, id) => {
