@@ -190,6 +190,44 @@ async def test_a_paused_queue_starts_nothing_and_loses_nothing(limited: World) -
     assert rows[0]["actor"].startswith("cli:") and "provider incident" in str(rows[0]["params"])
 
 
+@pytest.mark.long
+async def test_the_kill_switch_stops_every_queue_and_tells_viewers_why(limited: World) -> None:
+    """`pause --all --reason`: nothing starts on any queue, whoever waits reads why, resuming runs all."""
+    queues = (QUEUE, "q_paid_batch")
+    await limited.start_daemon(",".join(queues), QUEUE_PARALLELISM_PAID_STREAM="1", QUEUE_PARALLELISM_PAID_BATCH="1")
+    for queue in queues:
+        for n in range(3):
+            await limited.publish(f"{queue}-{n}", tokens=1 if n else 2000, queue=queue)  # the first: ten seconds
+    await wait_until(lambda: len(calls(limited, "plain")) == 2, description="one of each queue to run")
+    told = await order(limited, "pause", "--all", "--reason", "the provider is down")
+    assert told["told"] >= 4
+    for queue in queues:
+        await limited.ended(f"{queue}-0", within_s=30)
+        [waits] = [e for e in await limited.events(f"{queue}-2") if e["type"] == "progress"]
+        assert waits["reason"] == "QUEUE_PAUSED" and "the provider is down" in waits["message"]
+    paused = await limited.redis.hmget(keys.queue_keys("q_free_vision").control, "paused", "why")
+    assert paused == ["1", "the provider is down"]
+    await asyncio.sleep(1.5)
+    assert len(calls(limited, "plain")) == 2
+    await order(limited, "resume", "--all")
+    await limited.check()
+    assert len(calls(limited, "plain")) == 6
+
+
+@pytest.mark.long
+async def test_fewer_slots_take_effect_within_a_second(limited: World) -> None:
+    """Six at once, then two: what runs goes on, and a second later nothing has begun above two."""
+    await limited.start_daemon(QUEUE, QUEUE_PARALLELISM_PAID_STREAM="6")
+    for n in range(60):
+        await limited.publish(f"t{n}", tokens=60)
+    await wait_until(lambda: limited.llm.max_at_once("plain") == 6, description="six at once")
+    await order(limited, "set", QUEUE, "--parallelism", "2")
+    ordered = time.time()
+    await limited.check(within_s=60)
+    late = [call.at_once for call in calls(limited, "plain") if call.began > ordered + 1.0]
+    assert late and max(late) <= 2
+
+
 async def test_parallelism_changes_under_load(limited: World) -> None:
     """More slots take effect at once; fewer let run what runs; a limit over all processes holds at the provider."""
     for _ in range(2):
@@ -225,21 +263,21 @@ async def test_a_purged_queue_is_empty_and_everybody_was_told(limited: World) ->
 
 @pytest.mark.long
 async def test_a_refusal_with_a_time_stops_all_daemons_for_that_time(limited: World) -> None:
-    """429 with Retry-After 2: no call of that model from anywhere, no attempt used; other models at full speed."""
+    """429 with Retry-After 7: no call of that model from anywhere, no attempt used; other models at full speed."""
     limited.variables["QSTREAMD_DEFER_S"] = "1"
-    for _ in range(3):
+    for _ in range(4):
         await limited.start_daemon(QUEUE)
-    limited.llm.plan("429-after-2", model="five")
+    limited.llm.plan("429-after-7", model="five")
     await limited.publish("first", "five", tokens=2)
     await wait_until(lambda: calls(limited, "five"), description="the refusal")
     await limited.publish_many([f"t{n}" for n in range(8)], "five", tokens=2)
     await limited.publish_many([f"p{n}" for n in range(8)], "plain", tokens=2)
     for n in range(8):
-        await limited.ended(f"p{n}", within_s=2)
+        await limited.ended(f"p{n}", within_s=2)  # on a busy machine three times as long, and still before the seven
     await limited.check()
     refused, *others = calls(limited, "five")
     assert len(others) == 9
-    assert min(call.began for call in others) - (refused.ended or 0.0) >= 2.0
+    assert min(call.began for call in others) - (refused.ended or 0.0) >= 7.0
     rows = await limited.sql("SELECT failures FROM qstreamd.tasks WHERE service_id = 'five'")
     assert {row["failures"] for row in rows} == {0}
     [waiting] = [e for e in await limited.events("first") if e["type"] == "progress"]
@@ -260,22 +298,3 @@ async def test_a_fallback_answers_while_the_first_model_is_closed(limited: World
     rows = await limited.sql("SELECT model_id FROM qstreamd.results UNION SELECT model_id FROM qstreamd.attempts")
     assert {row["model_id"] for row in rows} == {"five"}
     assert len(calls(limited, "one")) == 1
-
-
-@pytest.mark.long
-async def test_one_user_s_flood_does_not_hold_up_another(limited: World, *, whole: bool) -> None:
-    """2,000 waiting tasks of one user in front: another one's task starts within seconds."""
-    flood = 2000 if whole else 300
-    limited.variables["USER_CONCURRENCY_PAID"] = "3"
-    if limited.relay is None:
-        await limited.start_relay()
-    await order(limited, "pause", QUEUE)
-    await limited.publish_many([f"f{n}" for n in range(flood)], tokens=400, userId="flooder")
-    await limited.publish("other", tokens=2)
-    await limited.start_daemon(QUEUE)
-    await order(limited, "resume", QUEUE)
-    began = time.monotonic()
-    await limited.seen("other", "started", within_s=30)
-    took = time.monotonic() - began
-    assert took < 1.0 + flood / 100
-    await order(limited, "purge", QUEUE, "--yes")
