@@ -13,6 +13,7 @@ from typing import Final
 import click
 from click.shell_completion import CompletionItem
 
+from daemon import __version__
 from daemon.errors import ConfigError, DependencyAway, QstreamdError, RedisFull
 
 EX_TEMPFAIL: Final = 75
@@ -78,7 +79,7 @@ class _LazyCommands(click.Group):
     epilog="Example: python -m daemon --queues q_paid_stream,q_free_vision",
 )
 @click.option("--queues", metavar="Q,Q", help="Consume these queues; the same as `run --queues`.")
-@click.version_option(package_name="qstreamd", prog_name="qstreamd")
+@click.version_option(__version__, prog_name="qstreamd")  # not the package's: from a checkout none is installed
 @click.pass_context
 def cli(ctx: click.Context, queues: str | None) -> None:
     """Run long LLM tasks off serverless: one light call in, a followed result out."""

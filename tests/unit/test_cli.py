@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import daemon.cli as module
+from daemon import __version__
 from daemon.cli import cli, main
 from daemon.errors import ConfigError, DependencyAway, LeaseLost, RedisAway, RedisFull, StoreAway
 
@@ -82,3 +83,9 @@ def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cli", break_)
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def test_the_version_is_that_of_the_code() -> None:
+    """Also where no package is installed: below /opt/qstreamd, in the image, in a checkout."""
+    found = CliRunner().invoke(cli, ["--version"])
+    assert (found.exit_code, found.output) == (0, f"qstreamd, version {__version__}\n")
