@@ -150,7 +150,7 @@ def test_a_server_that_ignores_its_stop_signal_is_killed() -> None:
 
 async def test_a_kill_takes_the_children_too(wait_until: WaitUntil) -> None:
     """As when the machine loses power."""
-    with Shell("sleep 60 & touch ready; wait") as server:
+    with Shell("sleep 60 & : > ready; wait") as server:
         [child] = children(server.pid)
         server.kill()
         await wait_until(partial(gone, child), description="the child is gone")

@@ -236,7 +236,7 @@ async def test_after_a_lost_answer_the_image_stays_until_it_is_known(host: Host,
     """It may have been accepted; a sweep finds out."""
     async with connect(redis_settings) as client:
         admission = Admission(Scripts(client), QueueSettings(), CLOCK, host.disk)
-        await host.redis.client_pause(5000)
+        await host.redis.client_pause(5000, all=False)
         with suppress(Exception):
             async with asyncio.timeout(0.1):
                 await admission.accept(task(), "sha", 10, PICTURES)
