@@ -162,7 +162,7 @@ async def test_a_second_sigterm_hands_back_at_once(world: World) -> None:
     began = time.monotonic()
     first.signal(signal.SIGTERM)
     await world.seen("t1", "started", attempt=2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # two seconds, and what a busy machine adds; a drain would take 20
     assert await first.ended(5) == 0
     await world.ended("t1")
     await world.check()
@@ -175,4 +175,4 @@ async def test_an_idle_daemon_stops_at_once(world: World) -> None:
     daemon = await world.start_daemon(QSTREAMD_REDIS_BLOCK_S="30")
     began = time.monotonic()
     assert await daemon.stop() == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
