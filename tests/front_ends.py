@@ -33,7 +33,8 @@ _MINI: Final = {
 }  # fmt: skip
 #: what a front end has of its own: who may read what, and its Prisma client (which `test_nextjs_prisma` has)
 _THEIRS: Final = {
-    "lib/auth.ts": "export const mayRead = async (..._: unknown[]) => true;\n",
+    "lib/auth.ts": "export const mayRead = async (..._: unknown[]) => true;\n"
+    'export const userOf = async () => ({ id: "u7", paid: true });\n',
     "lib/result.ts": 'import type { TerminalEvent } from "./qstreamd";\n'
     "export const endOf = async (_: string): Promise<TerminalEvent | undefined> => undefined;\n",
 }

@@ -22,6 +22,7 @@ SCRIPT: Final = """
 import { EventSource } from "eventsource";
 import { POST as cancel } from "./app/api/tasks/[taskId]/cancel/route";
 import { GET as events } from "./app/api/tasks/[taskId]/events/route";
+import { POST as start } from "./app/api/tasks/route";
 import { followTask } from "./lib/follow";
 import { enqueueNamed, publishPaced } from "./lib/pace";
 import { INITIAL_VIEW, reduce, textOf, type TaskView } from "./lib/qstreamd";
@@ -63,10 +64,18 @@ const auto = ["q_paid_stream", "q_free_stream"];
 said.place = await submit(service, task("a1"), auto);
 said.free = await submit(service, task("b1"), ["q_paid_batch", "q_free_batch"]);
 said.full = await submit(service, task("b2"), ["q_paid_batch"]);
-await submit(service, task("c1", { variables: { ...variables, role: "chatterbox" } }), ["q_free_stream"]);
+await submit(service, task("c1", { variables: { ...variables, role: "chatterbox" } }), ["q_paid_stream"]);
 await publishPaced(service, { ...task("d1"), queueId: "q_paid_vision" }, 5);
 await enqueueNamed(service, { ...task("d2"), queueId: "q_free_vision" });
 await submit(service, task("e1", { tier: "free" }), ["q_paid_stream"]);
+
+const form = (taskId: string, tier: string) => {
+  const body = JSON.stringify({ taskId, tier, resume: "ten years of Python" });
+  return start(new Request("http://next/api/tasks", { method: "POST", body }));
+};
+const started = [await form("form-0123456789abcdef", "auto"), await form("form-fedcba9876543210", "free")];
+said.started = await Promise.all(started.map(async (answer) => [answer.status, await answer.json()]));
+said.retryAfter = started[1]!.headers.get("Retry-After");
 
 let order: Promise<Response> | undefined;
 const cancelAtFirstWord = (view: TaskView) => {
@@ -76,6 +85,8 @@ const cancelAtFirstWord = (view: TaskView) => {
   followed("a1"), routed("a1"), followed("b1"), followed("c1", cancelAtFirstWord), followed("d1"), followed("d2"),
   followed("e1"),
 ]);
+said.action = await followed("form-0123456789abcdef");
+said.twice = (await form("form-0123456789abcdef", "auto")).status;
 said.order = (await order!).status;
 said.again = await submit(service, task("a1"), auto);
 said.words = textOf(said.refused as TaskView, "zh-CN");
@@ -101,7 +112,7 @@ async def test_a_front_end_does_everything(nextjs: Path, redis_url: str, postgre
     front_ends.bundled(nextjs, "script", SCRIPT)
     models = {"tokens_per_s": 100.0, "words": 100, "answer": talkative}
     async with world(redis_url, postgres_url, models=models) as front:
-        found = await run(front, nextjs, "script.mjs", QUEUE_MAX_PAID_BATCH="0")
+        found = await run(front, nextjs, "script.mjs", QUEUE_MAX_PAID_BATCH="0", QUEUE_MAX_FREE_STREAM="0")
         assert found.returncode == 0, found.stderr + front.logs()[-3000:]
         said = json.loads(found.stdout)
         counters = [await front.redis.get(f"bp:queue:{queue}") for queue in ("q_paid_stream", "q_free_batch")]
@@ -117,6 +128,9 @@ async def test_a_front_end_does_everything(nextjs: Path, redis_url: str, postgre
         True,
     )
     assert said["full"] == {"ok": False, "code": "QUEUE_FULL", "retryAfter": 20}
+    (taken, task), (full, why) = said["started"]
+    assert (taken, task["queueId"], said["action"]["verified"], said["twice"]) == (202, "q_paid_stream", True, 409)
+    assert (full, why["code"], said["retryAfter"]) == (429, "QUEUE_FULL", "20")
     assert (said["cancelled"]["state"], said["order"]) == ("cancelled", 200)
     assert (said["paced"]["state"], said["named"]["state"]) == ("done", "done")
     assert (said["refused"]["code"], said["words"]) == ("DELIVERY_FAILED", "任务投递失败。")
