@@ -8,7 +8,7 @@ import { INITIAL_VIEW, reduce } from "./qstreamd.js";
 
 const PAUSE_MAX_MS = 20000;
 const AGAIN_MS = 100; // after a connection that ended well; text comes up to twenty times a second
-const TRIES = 12; // two to three minutes
+const TRIES = 12; // one to two minutes
 
 /**
  * Calls `on` with the view after every change until the task has ended; returns a function that stops. `connect` asks your server for a

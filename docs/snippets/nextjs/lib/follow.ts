@@ -5,7 +5,7 @@ export type Connection = "opening" | "open" | "broken" | "lost";
 
 const QUIET_MS = 60_000; // a connection that says nothing for so long may be dead without knowing: replaced, which costs nothing
 const PAUSE_MAX_MS = 20_000;
-const TRIES = 12; // two to three minutes
+const TRIES = 12; // one to two minutes
 
 /**
  * Calls `on` with the view after every change until the task has ended; returns a function that stops. `address` is asked before each
