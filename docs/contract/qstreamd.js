@@ -75,7 +75,9 @@ export function reduce(view, event, id) {
     return { ...view, text: "", reasoning: "", cursor: INITIAL_VIEW.cursor };
   }
   const named = typeof id === "string" && id !== ""; // `events.reduce(reduce, INITIAL_VIEW)` passes a number
-  if (named && !isAfter(id, view.cursor)) return view;
+  // An end that was made from Postgres has no id, and an EventSource then repeats the last one.
+  const repeated = id === view.cursor && isTerminal(event);
+  if (named && !repeated && !isAfter(id, view.cursor)) return view;
   const cursor = named ? id : view.cursor;
   if (event.type === "queued") {
     // Always the first of its stream: an ended task that an operator replays begins anew.

@@ -134,6 +134,14 @@ def test_what_was_seen_before_is_not_shown_twice(module: Path) -> None:
     assert shown[-1]["verified"] and shown[-1]["cursor"] == "10-0"
 
 
+def test_an_end_without_an_id_counts_under_the_last_one(module: Path) -> None:
+    """An EventSource names the last id again where an event has none: the end that is made from Postgres."""
+    begun, end = [QUEUED, event(1, started("m1"))], event(1, ended("Good", "Good"))
+    shown = views(module, *begun, end, end, ids=["5-0", "5-1", "5-1", "5-1"])
+    assert [view["state"] for view in shown] == ["queued", "running", "done", "done"]
+    assert (shown[-1]["text"], shown[-1]["cursor"]) == ("Good", "5-1")
+
+
 def test_a_wrong_text_is_noticed_and_mended_where_it_can_be(module: Path) -> None:
     """A short answer travels in `done`; a longer one has to be read by its reference."""
     begun = [QUEUED, event(1, started("m1")), event(1, token_batch("Go d", Channel.TEXT))]

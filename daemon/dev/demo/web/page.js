@@ -48,8 +48,7 @@ function open(it) {
   for (const type of [...EVENT_TYPES, "gap"]) source.addEventListener(type, (message) => {
     if (message.data === undefined || current !== it) return;
     const event = JSON.parse(message.data);
-    const id = message.lastEventId === it.view.cursor ? undefined : message.lastEventId; // one without an id repeats the last
-    it.view = reduce(it.view, event, id);
+    it.view = reduce(it.view, event, message.lastEventId);
     it.first ||= it.view.text ? Date.now() : 0;
     if (it.view.ended) {
       told = { text: "", kind: "" };
