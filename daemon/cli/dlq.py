@@ -33,7 +33,7 @@ class Fate:
     text: str = ""
 
 
-@click.group("dlq", epilog="Example:  python -m daemon dlq replay --code LLM_ERROR --newer 2h --dry-run")
+@click.group("dlq", cls=t.Noun, epilog="Example:  python -m daemon dlq replay --code LLM_ERROR --newer 2h --dry-run")
 def command() -> None:
     """Tasks that ended badly: list, look, run again, drop. A letter holds no prompt; the task's row does."""
 

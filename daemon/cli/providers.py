@@ -16,7 +16,9 @@ from daemon.store.audit import AuditLog
 from daemon.stream.models import ModelState, ModelStates
 
 
-@click.group("providers", epilog="Example:  python -m daemon providers close gpt --for 15m --reason 'incident 4711'")
+@click.group(
+    "providers", cls=t.Noun, epilog="Example:  python -m daemon providers close gpt --for 15m --reason 'incident 4711'"
+)
 def command() -> None:
     """Models as all daemons see them: closed by a refusal, broken by errors, slowed down, owing for their rates."""
 

@@ -37,7 +37,7 @@ class _Limit(click.ParamType[int | str]):
         return int(value)
 
 
-@click.group("queues", epilog='Example:  python -m daemon queues pause --all --reason "provider incident"')
+@click.group("queues", cls=t.Noun, epilog='Example:  python -m daemon queues pause --all --reason "provider incident"')
 def command() -> None:
     """Look at queues and control them. What runs goes on, whatever is ordered; every order is in the audit log."""
 

@@ -49,7 +49,7 @@ def task_id(_: click.Context, parameter: click.Parameter, value: str) -> str:
 _task = click.argument("task", callback=task_id)
 
 
-@click.group("tasks", epilog="Example:  python -m daemon tasks explain T-1042 --lang zh")
+@click.group("tasks", cls=t.Noun, epilog="Example:  python -m daemon tasks explain T-1042 --lang zh")
 def command() -> None:
     """Look at single tasks, and act on them.
 

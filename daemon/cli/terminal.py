@@ -29,6 +29,17 @@ _BIDI: Final = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for programs.")
 
 
+class Noun(click.Group):
+    """A group that lists when no verb is said: `queues --json` is `queues list --json`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments, with `list` before those that name no verb."""
+        verbless = not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx))
+        if verbless and not ctx.resilient_parsing:  # a shell that completes wants the verbs
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 def safe(text: object, *, lines: bool = False) -> str:
     """`text` without anything a terminal would obey; with `lines` its line breaks and tabs stay."""
     kept = "\n\t" if lines else ""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from daemon.cli import cli
 from daemon.cli import terminal as t
 from daemon.errors import RedisAway
 
@@ -128,3 +131,17 @@ def test_trouble_of_a_side_task_is_told_as_itself() -> None:
 
     with pytest.raises(RedisAway, match="gone"):
         t.run(work())
+
+
+@pytest.mark.parametrize("noun", ["queues", "tasks", "dlq", "providers"])
+def test_a_noun_without_a_verb_lists(noun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m daemon queues --json` is what one types first; `--help` and verbs stay what they are."""
+    command = cli.get_command(click.Context(cli), noun)
+    assert isinstance(command, click.Group)
+    listed: list[dict[str, Any]] = []
+    monkeypatch.setattr(command.commands["list"], "callback", lambda **given: listed.append(given))
+    for arguments in ([], ["--json"], ["list", "--json"]):
+        assert CliRunner().invoke(cli, [noun, *arguments]).exit_code == 0
+    assert [given["as_json"] for given in listed] == [False, True, True]
+    assert "Usage:" in CliRunner().invoke(cli, [noun, "--help"]).output
+    assert CliRunner().invoke(cli, [noun, "lst"]).exit_code == 2
