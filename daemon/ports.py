@@ -159,6 +159,9 @@ class Ledger(Protocol):
         False: it is running or ended.
         """
 
+    async def foreign(self, queue: str, entry: WorkEntry) -> str:
+        """Why the id of this entry is another task's; "" when it is its own, or nobody's."""
+
     async def let_go(self, task_id: str, entry_id: str, lease_s: float) -> None:
         """Before parking a redelivered entry: a row that still says `running` by it becomes `queued`, crash counted."""
 

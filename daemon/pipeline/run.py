@@ -324,8 +324,9 @@ class Course:
         if not await self._patience.of(
             lambda: self._world.ledger.end_unclaimed(self._entry, state, error.code, d.entry_id)
         ):
-            await self._cleanup.drop(self.task)
-            return Dropped("duplicate")
+            why = await self._patience.of(lambda: self._world.ledger.foreign(d.queue, self._entry))
+            await self._cleanup.drop(self.task, foreign=why)
+            return Dropped("foreign" if why else "duplicate")
         event = publish.final_event(Stage.QUEUE, error.code, error.message)
         await self._cleanup.end(self.task, [event], error.code, error.detail)
         return Failed(error.code)

@@ -178,6 +178,9 @@ WHERE t.queue_id = excluded.queue_id AND t.body_sha256 = excluded.body_sha256
        OR t.state = excluded.state AND t.error_code = excluded.error_code AND t.entry_id = excluded.entry_id)
 RETURNING t.task_id
 
+-- name: identity
+SELECT queue_id AS old_queue, body_sha256 AS old_sha256 FROM qstreamd.tasks WHERE task_id = $1::text
+
 -- name: let_go
 WITH put_back AS (
     UPDATE qstreamd.tasks

@@ -162,6 +162,11 @@ class PostgresLedger:
         row = self._input(entry.message.queue_id, entry_id, entry, None)
         return bool(await self._pool.fetch(self._sql["end_unclaimed"], [row], state, code))
 
+    async def foreign(self, queue: str, entry: WorkEntry) -> str:
+        """See `Ledger.foreign`."""
+        rows = await self._pool.fetch(self._sql["identity"], entry.message.task_id)
+        return _foreign(rows[0], queue, entry) if rows else ""
+
     async def let_go(self, task_id: str, entry_id: str, lease_s: float) -> None:
         """See `Ledger.let_go`; the crash is counted only if the heartbeat has lapsed, as a claim would."""
         await self._pool.fetch(self._sql["let_go"], task_id, entry_id, lease_s)
@@ -213,10 +218,8 @@ def _answer(request: ClaimRequest, row: Row) -> ClaimAnswer | None:
         return Claimed(row["attempt"], row["failures"], row["crashes"], context, row["created_at"], error)
     if row["old_state"] is None:
         return None
-    if row["old_queue"] != request.delivery.queue:
-        return Foreign(f"the id belongs to a task of queue {row['old_queue']}")
-    if row["old_sha256"] != entry.sha256:
-        return Foreign("the id belongs to a task with another body")
+    if why := _foreign(row, request.delivery.queue, entry):
+        return Foreign(why)
     state = State(row["old_state"])
     if state in TERMINAL:
         code = Code(row["old_code"]) if row["old_code"] else None
@@ -224,6 +227,12 @@ def _answer(request: ClaimRequest, row: Row) -> ClaimAnswer | None:
     if state is State.RUNNING and row["old_entry"] != request.delivery.entry_id and not row["old_lapsed"]:
         return Duplicate()
     return None
+
+
+def _foreign(row: Row, queue: str, entry: WorkEntry) -> str:
+    if row["old_queue"] != queue:
+        return f"the id belongs to a task of queue {row['old_queue']}"
+    return "" if row["old_sha256"] == entry.sha256 else "the id belongs to a task with another body"
 
 
 def _context(row: Row) -> tuple[TaskContext | None, TaskError | None]:

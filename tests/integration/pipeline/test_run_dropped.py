@@ -87,16 +87,19 @@ async def test_another_body_under_the_same_id_is_set_aside(bench: Bench) -> None
     assert [letter["code"] for letter in await bench.letters()] == ["INVALID_PAYLOAD"]
 
 
-async def test_what_is_set_aside_gives_its_place_back(bench: Bench) -> None:
+@pytest.mark.parametrize("fields", [{}, {"service_id": "nobody"}, {"expires_at": 1.0}], ids=["good", "bad", "late"])
+async def test_what_is_set_aside_gives_its_place_back(bench: Bench, fields: dict[str, Any]) -> None:
     """It was accepted, because nothing in its queue knew the id any more, and will never start."""
     a = bench.process()
     await a.run(await arrive(bench, a))
     await bench.client.delete(seen(QUEUE, "t1"))
-    await bench.accept(message(variables={"text": "other"}), "another")
+    await bench.accept(message(variables={"text": "other"}, **fields), "another")
     assert await bench.client.get(NAMES.counter) == b"1"
     assert await a.run(await a.fetch()) == Dropped("foreign")
     assert await bench.client.get(NAMES.counter) == b"0"
     assert not await bench.client.zcard(NAMES.waiting)
+    assert await bench.story() == ["queued", "started", "done"]
+    assert [letter["code"] for letter in await bench.letters()] == ["INVALID_PAYLOAD"]
 
 
 async def test_an_ended_task_is_only_told_again(bench: Bench) -> None:
