@@ -49,10 +49,15 @@ bench-check: setup ## Whether speed is what it was, as ratios to the raw loop of
 chaos: setup ## The long suites whole: kills, pauses and cuts, then a checker reads the history
 	@$(python) -m pytest --whole --timeout=3600 tests/chaos tests/e2e tests/integration/stream/test_any_order.py $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## 100,000 calls that nobody would send on purpose, at every door; then schemathesis on the OpenAPI description
+	@requirements/install fuzz
+	@$(python) -m pytest --whole -s tests/fuzz $(ARGS)
+
 .PHONY: lock
 lock: setup ## Resolves pyproject.toml into requirements/*.lock; ARGS=--upgrade takes newer versions
 	@requirements/lock $(ARGS)
 
 .PHONY: clean
 clean: ## Removes .venv and every cache
-	@rm -rf .venv .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .venv-fuzz .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
