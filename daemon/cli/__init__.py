@@ -6,6 +6,7 @@ not restart on it), 130 Ctrl-C. docs/guides/cli.md says which command ends how.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from typing import Final
@@ -58,6 +59,17 @@ class _LazyCommands(click.Group):
             return None
         command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is asked for; a misspelt one is answered with what may have been meant."""
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            raise click.UsageError(
+                f"No such command '{args[0]}'." + (f" Did you mean {close[0]}?" if close else ""), ctx
+            )
+        return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names from the register and our own options, without importing anything."""

@@ -44,7 +44,9 @@ def _text(answer: dict[str, list[str]]) -> str:
     lines = [f"applied now  {name}" for name in answer["applied_now"]]
     lines += [f"applied      {name}" for name in answer["applied"] if name not in answer["applied_now"]]
     lines += [f"pending      {name}" for name in answer["pending"]]
-    return "\n".join(lines) or "no migrations"
+    if not answer["applied_now"] and not answer["pending"]:
+        lines.append("up to date: nothing to do")
+    return "\n".join(lines)
 
 
 def _fail(lines: list[str], status: int) -> None:

@@ -77,7 +77,8 @@ def show(*, name: str, as_json: bool) -> None:
         return
     for key, value in told.items():
         if value not in {None, ""}:
-            click.echo(f"{key:<18} {t.safe(value)}")
+            shown = ("yes" if value else "no") if isinstance(value, bool) else value
+            click.echo(f"{key:<18} {t.moment(value) if key == 'at' else t.safe(shown)}")
 
 
 @command.command("pause", epilog='Example:  queues pause --all --reason "provider incident"   (the kill switch)')

@@ -153,7 +153,7 @@ def _result(result: StoredResult | None, *, content: bool) -> dict[str, Any] | N
 
 def _value(name: str, value: Any) -> str:
     if name.endswith("_at"):
-        return datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return t.moment(value)
     return _state(value) if name == "state" else t.safe(value)
 
 

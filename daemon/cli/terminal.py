@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
@@ -165,6 +166,11 @@ def seconds(value: float | None) -> str:
             rest = whole % big // small
             return f"{whole // big} {letters[0]}" + (f" {rest:02d} {letters[1]}" if rest else "")
     return f"{whole} s"
+
+
+def moment(at: float) -> str:
+    """A point in time, as `2026-11-27T12:41:03.250Z`."""
+    return datetime.fromtimestamp(float(at), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def short(number: int) -> str:

@@ -113,8 +113,12 @@ def test_uninstall_leaves_what_is_yours_unless_told_otherwise(checkout: Path, tm
     run(checkout, "install", root)
     (root / "etc/credstore/qstreamd.redis_url").write_text("redis://x")
     (root / "opt/qstreamd/mine").write_text("")
+    wants = root / "etc/systemd/system/qstreamd.target.wants"
+    wants.mkdir()
+    (wants / "qstreamd@paid.service").symlink_to("/etc/systemd/system/qstreamd@.service")
     run(checkout, "uninstall", root)
     run(checkout, "uninstall", root)
+    assert not wants.exists()
     kept = {"etc/credstore/qstreamd.redis_url", "opt/qstreamd/mine"}
     assert set(files(root)) == kept | {f"etc/qstreamd/{name}.env" for name in ("common", "paid", "free")}
     run(checkout, "uninstall", root, "--purge")

@@ -85,6 +85,13 @@ def test_a_bug_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
         main()
 
 
+@pytest.mark.parametrize(("asked", "meant"), [("taks", " Did you mean tasks?"), ("qqqq", "")])
+def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(asked: str, meant: str) -> None:
+    found = CliRunner().invoke(cli, [asked])
+    assert found.exit_code == 2
+    assert f"No such command '{asked}'.{meant}\n" in found.output
+
+
 def test_the_version_is_that_of_the_code() -> None:
     """Also where no package is installed: below /opt/qstreamd, in the image, in a checkout."""
     found = CliRunner().invoke(cli, ["--version"])

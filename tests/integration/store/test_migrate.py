@@ -219,6 +219,7 @@ def test_the_command_applies_and_tells(empty_url: str, monkeypatch: pytest.Monke
         "pending": [m.name for m in load_migrations()],
     }
     done = runner.invoke(command, [])
-    assert done.exit_code == 0 and "applied now  0001_ledger" in done.output
+    assert done.exit_code == 0 and "applied now  0001_ledger" in done.output and "up to date" not in done.output
     after = runner.invoke(command, ["--status"])
     assert after.exit_code == 0 and after.output.startswith("applied      0001_ledger")
+    assert "up to date: nothing to do" in after.output
