@@ -23,7 +23,7 @@ from tests.integration.stream.conftest import QUEUE, Side, task
 
 NAMES = keys.queue_keys(QUEUE)
 SIZE = 20
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)  # 10,000 steps with --whole
 
 
 @pytest.fixture
