@@ -23,6 +23,7 @@ CASES = (
     "start",
     "takeover",
     "streams",
+    "viewers",
     "sleepers",
     "growth",
     "chunks",
