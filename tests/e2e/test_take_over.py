@@ -97,7 +97,7 @@ async def test_what_redis_hands_to_a_hanging_idle_daemon_is_not_stranded(world: 
 @pytest.mark.long
 async def test_all_daemons_killed_at_once_three_times(world: World) -> None:
     """F10: nothing lost, nothing finished twice, although every attempt of two rounds was cut."""
-    await world.publish_many([f"t{n}" for n in range(30)], tokens=200)
+    await world.publish_many([f"t{n}" for n in range(30)], tokens=1000)  # longer than two daemons need to start
     for _ in range(3):
         daemons = [await world.start_daemon() for _ in range(2)]
         await wait_until(
