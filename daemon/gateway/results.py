@@ -69,7 +69,12 @@ class Results:
         specs = self._queues()
         sizes = await self._waits.queues(list(specs))
         told = [
-            {"queueId": name, "waiting": s.waiting, "limit": s.limit or specs[name].max_size, "paused": s.paused}
+            {
+                "queueId": name,
+                "waiting": s.waiting,
+                "limit": specs[name].max_size if s.limit is None else s.limit,  # 0: nothing is accepted
+                "paused": s.paused,
+            }
             for name, s in sizes.items()
         ]
         return json_answer(200, {"queues": told})

@@ -244,8 +244,10 @@ async def test_live_text_to_an_old_proxy_is_not_chunked(rig: Rig, wait_until: Wa
 async def test_queues_are_told_to_servers(rig: Rig) -> None:
     await rig.redis.set("bp:queue:q_paid_stream", 7)
     await rig.redis.hset("{bp:queue:q_free_stream}:control", mapping={"maxSize": 3, "paused": 1})
+    await rig.redis.hset("{bp:queue:q_free_batch}:control", mapping={"maxSize": 0})
     async with rig.http.get(f"{rig.url}/api/queues", headers={"X-API-Key": KEY}) as answer:
         found = {q["queueId"]: q for q in (await answer.json())["queues"]}
     assert len(found) == 6
     assert found["q_paid_stream"] == {"queueId": "q_paid_stream", "waiting": 7, "limit": 200, "paused": False}
     assert found["q_free_stream"] == {"queueId": "q_free_stream", "waiting": 0, "limit": 3, "paused": True}
+    assert found["q_free_batch"]["limit"] == 0  # nothing is accepted
