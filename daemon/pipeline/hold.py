@@ -40,6 +40,7 @@ class Hold:
     delivery: Delivery
     scope: CallScope = field(default_factory=CallScope)
     attempt: int | None = None  #: set once Postgres has handed it out
+    good_at: float = float("inf")  #: monotonic; when the lease was last known to be ours. inf: nobody beats for it yet
     stuck_after: float = float("inf")  #: monotonic; past it the call outlived its own clocks, and beats stop
     row_left: bool = False  #: the row is no longer `running` by our own doing: no heartbeat for it any more
     member: str = ""  #: our token in the guards; "" while we hold no place

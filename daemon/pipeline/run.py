@@ -215,6 +215,9 @@ class Course:
         provider = world.provider(request.provider)
         await provider.prepare()
         began, wall = world.clock.monotonic(), world.clock.time()
+        if began - hold.good_at > world.lease.self_fence_s:
+            # We stood still since the last beat: another one may have run this task to its end meanwhile.
+            raise LeaseLost(f"no good beat for {world.lease.self_fence_s:g} s before the call")
         world.budget.called(entrance.model.id, began)
         hold.stuck_after = began + plan.limits.total_s + world.lease.lease_s
         hold.trace.called_at = wall

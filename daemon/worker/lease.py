@@ -45,7 +45,6 @@ class Leases:
         self._metrics = metrics
         self._clock = clock
         self._holds: dict[tuple[str, str, str], Hold] = {}
-        self._good: dict[Hold, float] = {}  # when each was known to be ours
         self.busy = asyncio.Event()  #: set while something runs
 
     def __len__(self) -> int:
@@ -63,14 +62,13 @@ class Leases:
         """Beat for this delivery from now on."""
         d = hold.delivery
         self._holds[d.queue, d.stream, d.id] = hold
-        self._good[hold] = self._clock.monotonic()
+        hold.good_at = self._clock.monotonic()
         self.busy.set()
 
     def remove(self, hold: Hold) -> None:
         """Its attempt has ended, one way or another."""
         d = hold.delivery
         self._holds.pop((d.queue, d.stream, d.id), None)
-        self._good.pop(hold, None)
         if not self._holds:
             self.busy.clear()
 
@@ -115,11 +113,11 @@ class Leases:
             if isinstance(reply, NoGroup):
                 # FLUSHALL: nobody else can own these entries any more. Postgres still fences, and its heartbeat keeps
                 # the sweeper away, so the answers that are under way are not thrown away.
-                self._good.update({h: now for h in group if h in self._good})
+                _keep(group, now)
             elif not isinstance(reply, Exception):
                 lost = {entry_id.decode() for entry_id in reply}
                 self._lose([h for h in group if h.delivery.id in lost], "the entry belongs to another consumer")
-                self._good.update({h: now for h in group if h.delivery.id not in lost and h in self._good})
+                _keep([h for h in group if h.delivery.id not in lost], now)
 
     def _beating(self) -> list[Hold]:
         """What is renewed: not what is settled.
@@ -171,5 +169,10 @@ class Leases:
 
     def _fence_overdue(self) -> None:
         limit = self._clock.monotonic() - self._settings.self_fence_s
-        overdue = [h for h, good in self._good.items() if good < limit and h.scope.interrupted is None]
+        overdue = [h for h in self._holds.values() if h.good_at < limit and h.scope.interrupted is None]
         self._lose(overdue, f"no good beat for {self._settings.self_fence_s:g} s")
+
+
+def _keep(holds: Iterable[Hold], now: float) -> None:
+    for hold in holds:
+        hold.good_at = now

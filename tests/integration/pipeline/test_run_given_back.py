@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from daemon import keys
+from daemon.clock import SystemClock
 from daemon.errors import Code, LeaseLost, RedisAway, Stopping, StoreAway
 from daemon.pipeline.hold import Hold
 from daemon.pipeline.outcome import (
@@ -89,6 +90,17 @@ async def test_an_entry_that_left_before_the_start_is_not_run(bench: Bench) -> N
     assert bench.calls() == 0
     assert (await bench.row())["state"] == "queued"
     assert isinstance(await b.run(stolen), Done)
+
+
+async def test_an_attempt_that_stood_still_until_its_call_calls_nobody(bench: Bench) -> None:
+    """SIGSTOP between the claim and the call: another one may have run the task to its end, so no money is spent."""
+    a = bench.process()
+    hold = await arrive(bench, a)
+    hold.good_at = SystemClock().monotonic() - 3600
+    assert await a.run(hold) == HandedBack()
+    assert bench.calls() == 0
+    assert (await bench.attempts())[0] == (1, "fenced", None)
+    await bench.finish_all(bench.process("b"))
 
 
 @pytest.mark.parametrize(
