@@ -54,6 +54,10 @@ fuzz: setup ## 100,000 calls that nobody would send on purpose, at every door; t
 	@requirements/install fuzz
 	@$(python) -m pytest --whole -s tests/fuzz $(ARGS)
 
+.PHONY: soak
+soak: setup ## Half an hour of steady load: memory, connections, tasks, consumers and keys do not grow; ARGS=--minutes=5
+	@$(python) -m pytest --whole --minutes=30 -s tests/chaos/test_steady.py $(ARGS)
+
 .PHONY: lock
 lock: setup ## Resolves pyproject.toml into requirements/*.lock; ARGS=--upgrade takes newer versions
 	@requirements/lock $(ARGS)

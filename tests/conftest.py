@@ -6,6 +6,7 @@
     no_key_left                       after the test: nothing pending, no key without an end of life
     wait_until                        waits for a fact
     whole                             whether the long suites run in full length (`--whole`)
+    minutes                           how long the steady load goes on (`--minutes`)
 
 `pytestmark = pytest.mark.postgres_versions` (or `redis_versions`) runs a test on each server this machine has.
 TEST_REDIS_URL and TEST_DATABASE_URL name servers to use instead; the Redis database must be empty, on Postgres only
@@ -67,6 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make chaos` runs the long suites whole; `make test` runs samples of them."""
     parser.addoption("--whole", action="store_true", help="run long suites in full length")
+    parser.addoption("--minutes", type=float, default=2.0, help="how long the steady load of tests/chaos goes on")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -82,6 +84,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def whole(request: pytest.FixtureRequest) -> bool:
     """Whether the long suites run in full length."""
     return bool(request.config.getoption("--whole"))
+
+
+@pytest.fixture(scope="session")
+def minutes(request: pytest.FixtureRequest) -> float:
+    """How long the steady load goes on."""
+    return float(request.config.getoption("--minutes"))
 
 
 @pytest.fixture(scope="session")

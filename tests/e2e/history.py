@@ -73,9 +73,10 @@ class TaskHistory:
             yield f"I12: {len(self.calls)} model calls in {len(self.attempts)} attempts"
         for result in self.results:
             committed = result["created_at"].timestamp()
-            late = [call for call in self.calls if call.began > committed + 0.005]
-            if late:
-                yield f"I12: {len(late)} model calls after the result was committed"
+            for call in self.calls:
+                late = call.began - committed
+                if late > 0.005 + overlap_s:
+                    yield f"I12: a model call {late:.2f} s after the result was committed"
         for before, after in pairwise(sorted(self.calls, key=lambda call: call.began)):
             open_for = (before.ended or float("inf")) - after.began
             if open_for > overlap_s:
