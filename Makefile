@@ -54,6 +54,10 @@ fuzz: setup ## 100,000 calls that nobody would send on purpose, at every door; t
 	@requirements/install fuzz
 	@$(python) -m pytest --whole -s tests/fuzz $(ARGS)
 
+.PHONY: mutate
+mutate: setup ## Breaks one rule at a time; each break must turn a test red, and the same course unbroken stays green
+	@$(python) -m pytest --whole -v tests/chaos/test_checker.py tests/integration/stream/test_mutants.py $(ARGS)
+
 .PHONY: soak
 soak: setup ## Half an hour of steady load: memory, connections, tasks, consumers and keys do not grow; ARGS=--minutes=5
 	@$(python) -m pytest --whole --minutes=30 -s tests/chaos/test_steady.py $(ARGS)
@@ -64,4 +68,4 @@ lock: setup ## Resolves pyproject.toml into requirements/*.lock; ARGS=--upgrade 
 
 .PHONY: clean
 clean: ## Removes .venv and every cache
-	@rm -rf .venv .venv-fuzz .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .venv .venv-fuzz .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

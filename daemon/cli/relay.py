@@ -44,6 +44,10 @@ def command() -> None:
     settings = config.load(role="relay")
     begin(settings)
     collect_rarely()
+    if settings.runtime.failpoints is not None:
+        from daemon.dev.failpoints import install
+
+        install(settings.runtime.failpoints)
     try:
         uvloop.run(RelayProcess(settings).run())
     except ExceptionGroup as group:

@@ -1,14 +1,15 @@
 """Crash points: let this process die, fail, hang or lose a reply right before or after one named effect.
 
-An effect is one flush to Redis or one statement to Postgres; nothing else of a daemon outlives it, so these are all
-the places where a crash can make a difference. Called by `cli run` when `QSTREAMD_FAILPOINTS` is set, which needs
-`NODE_ENV=development`; production code holds no hook and pays nothing.
+An effect is one flush to Redis or one statement to Postgres; nothing else of a daemon or relay outlives it, so these
+are all the places where a crash can make a difference. Called by `cli run` and `cli relay` when `QSTREAMD_FAILPOINTS`
+is set, which needs `NODE_ENV=development`; production code holds no hook and pays nothing.
 
     QSTREAMD_FAILPOINTS=finish:after=kill                    right after the commit
     QSTREAMD_FAILPOINTS=begin:before=raise,ack:after=lose@2   the second ack; each point acts once
 
 Names: scripts that share a flush joined by `+` (`begin+append`, `ack`), statements by their name in `queries.sql`
-(`claim`, `finish`, `leave`), and `read` for the blocked read of the work streams.
+(`claim`, `finish`, `leave`), and `read` for the blocked read of the work streams. A relay has `accept` and `append`
+(its `queued`).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def grown(samples: Sequence[Sample]) -> list[str]:
 
 def compared(samples: Sequence[Sample]) -> dict[str, tuple[float, float]]:
     """The least of each value in the second and in the last quarter."""
-    quarter = len(samples) // 4
+    quarter = max(1, len(samples) // 4)
     second, last = samples[quarter : 2 * quarter], samples[-quarter:]
     return {name: (min(s[name] for s in second), min(s[name] for s in last)) for name in samples[0]}
 

@@ -1,4 +1,7 @@
-"""A daemon with one rule broken, to see whether the checker notices: `python -m tests.chaos.saboteur RULE --queues …`.
+"""A daemon or relay with one rule broken, to see whether the checker notices: `python -m tests.chaos.saboteur RULE …`.
+
+Breaking one rule often shows nothing, since another one holds: where a second line of defence would hide the break, it
+is taken away as well, and the same course with only that one gone stays green.
 
 Never imported by a test; each break is a few lines over the real thing.
 """
@@ -31,8 +34,15 @@ def ack_before_write() -> None:
     run.execute = early
 
 
+def clock_stands_still() -> None:
+    """A host was suspended and its clock did not notice: nobody fences himself. No rule is broken yet."""
+    leases: Any = importlib.import_module("daemon.worker.lease").Leases
+    leases._fence_overdue = lambda _: None
+
+
 def beat_without_owner_check() -> None:
     """A bare XCLAIM, by which a zombie takes its entry back."""
+    clock_stands_still()
     _replace(
         "beat",
         "for i = 3, #ARGV do redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID') end\nreturn {}",
@@ -41,6 +51,7 @@ def beat_without_owner_check() -> None:
 
 def append_without_fence() -> None:
     """Events of lower attempts are let in."""
+    clock_stands_still()
     source = _source("append").replace("if attempt < seen then return {0, seen, seq, cancel} end", "")
     _replace("append", source)
 
@@ -67,9 +78,35 @@ def no_nonce() -> None:
     _replace("append", source)
 
 
+def trim_by_count() -> None:
+    """The relay keeps the work stream short, as one keeps a log short."""
+    source = _source("accept").replace("KEYS[1], '*', 'task'", "KEYS[1], 'MAXLEN', '5', '*', 'task'")
+    _replace("accept", source)
+
+
+def guard_as_counter() -> None:
+    """Places are counted up and down and belong to nobody, so those of a dead process stay taken."""
+    guards: Any = importlib.import_module("daemon.stream.guards").RedisGuards
+    enter = guards.enter
+
+    async def for_ever(self: Any, ask: Any, _lease_ms: int) -> Any:
+        return await enter(self, ask, 86_400_000)
+
+    guards.enter = for_ever
+
+
 RULES = {
     f.__name__: f
-    for f in (ack_before_write, beat_without_owner_check, append_without_fence, finish_without_fence, no_nonce)
+    for f in (
+        ack_before_write,
+        append_without_fence,
+        beat_without_owner_check,
+        clock_stands_still,
+        finish_without_fence,
+        guard_as_counter,
+        no_nonce,
+        trim_by_count,
+    )
 }
 _holds: list[Any] = []
 _tails: list[Any] = []
@@ -95,7 +132,7 @@ def _source(name: str) -> str:
 
 def _replace(name: str, source: str) -> None:
     broken = Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-    for module in ("work", "events"):
+    for module in ("admission", "work", "events"):
         user: Any = importlib.import_module(f"daemon.stream.{module}")
         load = user.load_script
 
@@ -106,7 +143,7 @@ def _replace(name: str, source: str) -> None:
 
 
 def break_rule(arguments: Sequence[str]) -> None:
-    """Break the rule that is named first, then be the daemon with the other arguments."""
+    """Break the rule that is named first, then be the daemon (or, with `relay`, the relay) with the other arguments."""
     RULES[arguments[0]]()
     sys.argv = ["daemon", *arguments[1:]]
     main()

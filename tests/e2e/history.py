@@ -36,13 +36,17 @@ class TaskHistory:
     results: Sequence[Mapping[str, Any]]
     calls: Sequence[Call]
 
-    def violations(self, *, streams: bool, overlap_s: float, events_lost: bool, replayed: bool) -> Iterator[str]:
+    def violations(
+        self, *, streams: bool, overlap_s: float, events_lost: bool, replayed: bool, calls_max: int | None
+    ) -> Iterator[str]:
         """What may not have happened to this task."""
         if self.row is None or self.row["state"] not in TERMINAL:
             yield f"I1: accepted, but its row says {self.row['state'] if self.row else 'nothing'}"
             return
         yield from self._row_and_results(replayed=replayed)
         yield from self._calls(overlap_s)
+        if calls_max is not None and len(self.calls) > calls_max:
+            yield f"I12: {len(self.calls)} model calls, this fault may cost {calls_max}"
         if not events_lost:
             yield from self._order()
             yield from self._ends(streams=streams)
@@ -176,11 +180,13 @@ class History:
         events_lost: bool = False,
         replayed: Sequence[str] = (),
         keys_left: bool = False,
+        calls_max: int | None = None,
     ) -> list[str]:
         """One line for each broken promise.
 
         `overlap_s`: how long two calls of one task may be open together (a zombie, until it notices). `events_lost`:
         the test emptied Redis, so the streams tell nothing. `replayed`: tasks that an operator started anew.
+        `calls_max`: model calls that the fault may cost each task.
         """
         found = [
             f"{task_id}: {line}"
@@ -190,6 +196,7 @@ class History:
                 overlap_s=overlap_s,
                 events_lost=events_lost,
                 replayed=task_id in replayed,
+                calls_max=calls_max,
             )
         ]
         if not keys_left:

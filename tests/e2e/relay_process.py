@@ -31,6 +31,7 @@ PRODUCTION: Final = (
     "-c",
     "import sys; sys.modules['rich'] = None; sys.argv[1:] = ['relay']; import daemon.__main__ as m; m.main()",
 )
+READY_S: Final = 60.0  #: it takes half a second; a deadline says that something never came
 UNMEASURED: Final = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}  #: what counts lines needs memory
 GOOD: Final = {"taskId": "t1", "queueId": "q_paid_stream", "userId": "u1", "variables": {"a": "canary-4711"}}
 
@@ -138,7 +139,7 @@ def running_relay(
 
 
 def _wait(relay: Relay, path: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + READY_S
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=2)
         try:
