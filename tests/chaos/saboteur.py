@@ -28,6 +28,7 @@ def ack_before_write() -> None:
         for hold in _holds:
             if hold.scope is scope:
                 await _tails[0].ack(hold.delivery)
+                hold.settled = True  # as in a daemon that acks first: nothing is left to beat for
         return await execute(request, provider, scope, *rest)
 
     _watch()

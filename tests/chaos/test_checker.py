@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.redis_proxy import RedisProxy
 from tests.e2e.processes import DaemonProcess
-from tests.e2e.world import LEASE_S, World
+from tests.e2e.world import CALM, LEASE_S, World
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -41,7 +41,7 @@ async def zombie(world: World, rule: str, other: str) -> None:
     """It stands still until another one has begun its task, then goes on while that one is at work."""
     first = await saboteur(world, rule)
     await world.publish("t1", tokens=1200)
-    await world.seen("t1", "token_batch")
+    await world.seen("t1", "token_batch", within_s=20)
     first.pause()
     await saboteur(world, other)
     await world.seen("t1", "started", attempt=2, within_s=30)
@@ -54,9 +54,11 @@ async def zombie(world: World, rule: str, other: str) -> None:
 async def test_an_ack_before_the_write_is_seen(world: World, rule: str) -> None:
     """I1: the task is lost with its daemon. The sweeper, which would heal it, sleeps."""
     world.variables["QSTREAMD_COMPARE_S"] = "600"
+    if rule:  # nobody will take anything over
+        world.variables |= CALM
     first = await saboteur(world, rule)
     await world.publish("t1", tokens=400)
-    await world.seen("t1", "token_batch")
+    await world.seen("t1", "token_batch", within_s=20)
     first.kill()
     await world.start_daemon()
     found = await violations(world, rule)
@@ -91,7 +93,7 @@ async def test_a_doubled_delta_is_seen(world: World, rule: str) -> None:
     async with RedisProxy(world.redis_url) as proxy:
         await saboteur(world, rule, redis_url=proxy.url)
         await world.publish("t1", tokens=800)
-        await world.seen("t1", "token_batch")
+        await world.seen("t1", "token_batch", within_s=20)
         proxy.lose_reply("task:t1:events")
         await world.ended("t1", within_s=60)
         assert proxy.lost
@@ -116,7 +118,7 @@ async def test_a_guard_that_only_counts_is_seen(world: World, rule: str) -> None
     """I6: the dead daemon's place is never given back."""
     first = await saboteur(world, rule)
     await world.publish("t1", tokens=400)
-    await world.seen("t1", "token_batch")
+    await world.seen("t1", "token_batch", within_s=20)
     first.kill()
     await world.start_daemon()
     await world.ended("t1", within_s=60)
