@@ -29,7 +29,7 @@ async def seen(rig: Rig, task_id: str) -> list[str]:
 async def test_every_viewer_sees_every_event(open_rig: Open, wait_until: WaitUntil) -> None:
     """Whoever joins while others are told already included; and Redis is read over one connection."""
     names = [f"t{number}" for number in range(TASKS)]
-    async with open_rig(viewers_per_address=10_000) as rig, asyncio.TaskGroup() as group:
+    async with open_rig(viewers_per_address=10_000) as rig, asyncio.timeout(40), asyncio.TaskGroup() as group:
         viewers = [(name, group.create_task(seen(rig, name))) for name in names for _ in range(EACH)]
         await wait_until(lambda: rig.hub.topics > TASKS // 2, description="half of them follow", within_s=30)
         for delta in DELTAS:
