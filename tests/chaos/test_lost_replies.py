@@ -9,7 +9,7 @@ import pytest
 from daemon import keys
 from daemon.stream.connection import load_script
 from tests.chaos.redis_proxy import RedisProxy
-from tests.e2e.world import LEASE_S, World
+from tests.e2e.world import CALM, LEASE_S, World
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -70,6 +70,7 @@ async def test_a_task_whose_parking_was_lost_is_woken_in_time(world: World) -> N
 )
 async def test_a_lost_reply_changes_nothing_else(world: World, name: str) -> None:
     """Every script that is repeated finds what its first run did."""
+    world.variables |= CALM
     async with RedisProxy(world.redis_url) as proxy:
         await world.start_daemon(redis_url=proxy.url)
         script = load_script(name, "places") if name == "guard_enter" else load_script(name)

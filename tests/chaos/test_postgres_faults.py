@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from daemon.dev.embedded_postgres import EmbeddedPostgres
-from tests.e2e.world import LEASE_S, World
+from tests.e2e.world import CALM, LEASE_S, World
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -24,6 +24,7 @@ async def own(redis_url: str, postgres_server: EmbeddedPostgres, tmp_path: Path)
 @pytest.mark.parametrize("way", ["stop", *(pytest.param(way, marks=pytest.mark.long) for way in ("kill", "pause"))])
 async def test_postgres_is_away_while_a_model_writes(own: World, postgres_server: EmbeddedPostgres, way: str) -> None:
     """F47: the answer is held and written when Postgres returns; the model is called once."""
+    own.variables |= CALM
     daemon = await own.start_daemon()
     await own.publish_many(["t0", "t1", "t2"], tokens=200)
     for n in range(3):
@@ -37,6 +38,7 @@ async def test_postgres_is_away_while_a_model_writes(own: World, postgres_server
 
 async def test_backends_are_terminated_at_random(own: World) -> None:
     """F50: each statement is sent again, and what had been committed is found to be."""
+    own.variables |= CALM
     await own.start_daemon()
     await own.publish_many([f"t{n}" for n in range(20)], tokens=60)
     for _ in range(10):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.e2e.world import LEASE_S, World, text_of
+from tests.e2e.world import CALM, LEASE_S, World, text_of
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -62,13 +62,14 @@ async def test_a_zombie_is_refused_everywhere(world: World) -> None:
 
 async def test_a_pause_shorter_than_a_lease_changes_nothing(world: World) -> None:
     """F12: no reclaim, no second call."""
+    world.variables |= {"QSTREAMD_LEASE_S": "5", "QSTREAMD_SELF_FENCE_S": "4"}
     first = await world.start_daemon()
     await world.start_daemon()
     await world.publish("t1", tokens=500)
     await world.seen("t1", "token_batch")
     for daemon in world.daemons:
         daemon.pause()
-    await asyncio.sleep(0.4 * LEASE_S)
+    await asyncio.sleep(1)
     for daemon in world.daemons:
         daemon.resume()
     await world.ended("t1")
@@ -133,6 +134,7 @@ async def test_the_third_crash_of_a_task_is_its_last(world: World) -> None:
 
 async def test_sigterm_lets_a_running_task_finish(world: World) -> None:
     """One model call, one `done`, exit 0; nothing new is read meanwhile."""
+    world.variables |= CALM
     daemon = await world.start_daemon()
     await world.publish("t1", tokens=400)
     await world.seen("t1", "token_batch")

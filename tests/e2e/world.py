@@ -55,8 +55,8 @@ FAST: Final = {
     "QUEUE_PARALLELISM_PAID_STREAM": "20",
     "QUEUE_PARALLELISM_PAID_BATCH": "20",
 }
-#: leases as shipped: where nobody has to take over, a machine that stands still for a second fences nobody
-CALM: Final = {"QSTREAMD_LEASE_S": "20", "QSTREAMD_BEAT_S": "5", "QSTREAMD_SELF_FENCE_S": "15"}
+#: a lease as shipped: where nobody has to take over, a machine that stands still for a second fences nobody
+CALM: Final = {"QSTREAMD_LEASE_S": "20", "QSTREAMD_SELF_FENCE_S": "15"}
 _MODEL: Final = """
 [models.{id}]
 provider = "openai"
