@@ -7,6 +7,7 @@ of another site is refused, whatever it carries.
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -19,6 +20,7 @@ from daemon.kinds import SecretStr
 
 BODY_BYTES_MAX: Final = 4096
 REASON_CHARS_MAX: Final = 500
+MOST: Final = 1_000_000_000
 _LEAST: Final = {"parallelism": 1, "globalParallelism": 1, "maxSize": 0}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,7 +45,7 @@ class QueueApi:
         async def guarded(request: web.Request) -> web.StreamResponse:
             if self._token is None:
                 raise web.HTTPNotFound
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, self._token.get_secret_value().encode()):
                 return _refusal(401, "UNAUTHORIZED", "a bearer token is needed")
             if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
@@ -99,7 +101,10 @@ async def _body(request: web.Request) -> dict[str, Any]:
         raise ValueError(f"at most {BODY_BYTES_MAX} bytes")
     if not request.can_read_body:
         return {}
-    body = await request.json()
+    try:
+        body = json.loads(await request.read())
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     if not isinstance(body, dict):
         raise ValueError("a JSON object is wanted")  # noqa: TRY004  # the caller's mistake, not ours
     return body
@@ -109,8 +114,8 @@ def _limits(body: dict[str, Any]) -> dict[str, int | None]:
     for name, value in body.items():
         if name not in _LEAST:
             raise ValueError(f"{name[:40]!r} is not known; allowed: {', '.join(_LEAST)}")
-        if value is not None and (type(value) is not int or value < _LEAST[name]):
-            raise ValueError(f"{name}: a whole number from {_LEAST[name]}, or null to take it back")
+        if value is not None and (type(value) is not int or not _LEAST[name] <= value <= MOST):
+            raise ValueError(f"{name}: a whole number from {_LEAST[name]} to {MOST}, or null to take it back")
     if not body:
         raise ValueError(f"name at least one of {', '.join(_LEAST)}")
     return body

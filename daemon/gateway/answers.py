@@ -63,6 +63,8 @@ def as_refused(problem: Exception) -> Refused:
     match problem:
         case Refused():
             return problem
+        case web.RequestPayloadError():  # a body that is not what Content-Encoding says
+            return Refused(400, "BAD_REQUEST", "the body can't be read", why=type(problem).__name__)
         case web.HTTPException():
             code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}.get(problem.status, "BAD_REQUEST")
             return Refused(problem.status, code, problem.reason)

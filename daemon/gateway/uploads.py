@@ -27,6 +27,7 @@ from daemon.ports import Clock
 
 READ_BYTES: Final = 64 * 1024
 FORM_BYTES: Final = 64 * 1024  #: what a form may add around its file
+_CUT_OFF: Final = (ClientError, web.RequestPayloadError, ConnectionError)
 FULL_RETRY_S: Final = 60  #: images go with their tasks
 
 
@@ -77,7 +78,7 @@ class Uploads:
                     ticket.user_id, _file_of(request) if form else _body_of(request),
                     bytes_max=bytes_max, expected=expected,
                 )  # fmt: skip
-        except (Rejected, DiskFull, TimeoutError, ClientError, ConnectionError, ValueError) as problem:
+        except (Rejected, DiskFull, TimeoutError, *_CUT_OFF, ValueError) as problem:
             raise self._refused(problem) from problem
         self._metrics.uploads.labels("stored").inc()
         return json_answer(202, {"fileId": file_id, "expiresAt": int(self._clock.time() + self._settings.upload_ttl_s)})

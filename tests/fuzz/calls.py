@@ -162,6 +162,8 @@ def relay_calls(draw: st.DrawFn) -> Call:
     return Call("relay", "post", path, _filled(path, draw(segment)), headers, body)
 
 
+#: headers that a gateway looks at
+_ODD: Final = ("Last-Event-ID", "Content-Type", "Content-Encoding", "Origin", "Accept")
 queries = st.just("") | st.dictionaries(st.sampled_from(["after", "wait", "token"]), text, max_size=2).map(
     lambda given: "?" + "&".join(f"{name}={quote(value)}" for name, value in given.items())
 )
@@ -178,7 +180,7 @@ def gateway_calls(draw: st.DrawFn) -> Call:
     query = draw(queries)
     if path.endswith("/events") and "wait=" not in query:
         query += ("&" if query else "?") + "wait=0"  # there is nothing to wait for
-    headers = draw(st.dictionaries(st.sampled_from(["Last-Event-ID", "Content-Type", "Origin"]), header, max_size=2))
+    headers = draw(st.dictionaries(st.sampled_from(_ODD), header | st.just(b"gzip"), max_size=2))
     wish = st.fixed_dictionaries({}, optional={"mimeType": text | st.just("image/png"), "bytes": st.integers()})
     body = draw(wish.map(_json) | bodies if path.endswith("presign") else likely if draw(st.booleans()) else bodies)
     return Call("gateway", method, path, _filled(path, task_id) + query, headers, b"" if method == "get" else body)

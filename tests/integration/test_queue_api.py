@@ -105,6 +105,8 @@ async def test_a_purge_wants_the_queue_s_name(api: Api) -> None:
         (f"{Q}/explode", None, {}, 404),
         (f"{Q}/set", {"parallelism": 0}, {}, 422),
         (f"{Q}/set", {"parallelism": True}, {}, 422),
+        (f"{Q}/set", {"maxSize": 10**30}, {}, 422),
+        (f"{Q}/pause", None, {"Authorization": "Bearer \udcff"}, 401),
         (f"{Q}/set", {"colour": 1}, {}, 422),
         (f"{Q}/set", {}, {}, 422),
         (f"{Q}/pause", [1], {}, 422),

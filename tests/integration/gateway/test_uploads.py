@@ -274,6 +274,14 @@ async def test_a_wish_that_can_t_be_granted(door: Door, bucket: FakeS3, body: An
         assert (await send(rig, raw, "/api/uploads/presign")).status == status
 
 
+async def test_a_body_that_is_not_encoded_as_it_says_is_the_callers_mistake(door: Door) -> None:
+    async with door() as rig:
+        for path in ("/api/uploads", "/api/tasks"):
+            headers = {"Content-Encoding": "gzip", "X-API-Key": "bff-key-of-sixteen-characters"}
+            reply = await send(rig, b"{}", path, headers=headers)
+            assert reply.status == 400, path
+
+
 async def test_each_door_that_is_not_there_names_the_other(door: Door, bucket: FakeS3) -> None:
     """BLOB_STORE=s3 is for many hosts: there a disk would be the wrong one."""
     async with door() as rig:
