@@ -93,7 +93,10 @@ def guard_as_counter() -> None:
     async def for_ever(self: Any, ask: Any, _lease_ms: int) -> Any:
         return await enter(self, ask, 86_400_000)
 
-    guards.enter = for_ever
+    async def nothing_to_renew(_self: Any, _held: Any, _lease_ms: int) -> set[str]:
+        return set()
+
+    guards.enter, guards.renew = for_ever, nothing_to_renew
 
 
 RULES = {

@@ -38,13 +38,13 @@ async def violations(world: World, rule: str, *, calls_max: int | None = None) -
 
 
 async def zombie(world: World, rule: str, other: str) -> None:
-    """It stands still until another one has begun its task, then goes on while that one is at work."""
+    """It stands still until another one tells its task, then goes on while that one is at work."""
     first = await saboteur(world, rule)
     await world.publish("t1", tokens=1200)
     await world.seen("t1", "token_batch", within_s=20)
     first.pause()
     await saboteur(world, other)
-    await world.seen("t1", "started", attempt=2, within_s=30)
+    await world.seen("t1", "token_batch", attempt=2, within_s=30)
     first.resume()
     await world.ended("t1", within_s=60)
     await asyncio.sleep(LEASE_S)  # what the zombie still has to say
@@ -120,7 +120,7 @@ async def test_a_guard_that_only_counts_is_seen(world: World, rule: str) -> None
     await world.publish("t1", tokens=400)
     await world.seen("t1", "token_batch", within_s=20)
     first.kill()
-    await world.start_daemon()
+    await saboteur(world, rule)
     await world.ended("t1", within_s=60)
     found = await violations(world, rule)
     assert "places are taken" in found if rule else found == "", found
