@@ -81,12 +81,11 @@ MUTANTS = {
     "the dead keep their places": Mutant(
         "places", "redis.call('ZCOUNT', guard, '(' .. now, '+inf')", "redis.call('ZCARD', guard)", GuardsMachine
     ),
-    "one too many": Mutant("guard_enter", "if free <= 0 then", "if free < 0 then", GuardsMachine),
+    "one too many": Mutant(
+        "guard_enter", "local free = guard.limit -", "local free = guard.limit + 1 -", GuardsMachine
+    ),
     "some places instead of all": Mutant(
         "guard_enter", "for i = 1, shared do taken[#taken + 1] = guards[i] end", "", GuardsMachine
-    ),
-    "a lost place is taken back beyond the limit": Mutant(
-        "guard_acquire", ">= tonumber(ARGV[2 + i])", "> tonumber(ARGV[2 + i])", GuardsMachine
     ),
     "a zombie renews its place": Mutant(
         "guard_renew", "if score and tonumber(score) > now then", "if score then", GuardsMachine
