@@ -36,7 +36,7 @@ async def test_entries_whose_reclaim_was_lost_run_within_a_lease(world: World) -
     """The same for the sweep: nothing is pending to the dead any more, and to us it is unseen."""
     async with RedisProxy(world.redis_url) as proxy:
         first = await world.start_daemon()
-        await world.publish("t1", tokens=400)
+        await world.publish("t1", tokens=2400)
         await world.seen("t1", "token_batch")
         second = await world.start_daemon(redis_url=proxy.url)
         first.kill()

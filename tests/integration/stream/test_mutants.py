@@ -23,7 +23,7 @@ from tests.integration.stream.queue_machine import QueueMachine
 pytestmark = pytest.mark.timeout(600)
 
 USERS = ("admission", "cancel", "dead_letters", "drift", "events", "guards", "work")  #: modules that load scripts
-RUNS = 60  #: of up to fifty steps; most mutants die in the first three
+RUNS = 300  #: of up to fifty steps; most mutants die in the first three
 
 
 class Mutant(NamedTuple):
