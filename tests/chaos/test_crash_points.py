@@ -14,6 +14,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tests.e2e.world import LEASE_S, World
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -73,6 +74,8 @@ async def test_a_daemon_may_fail_there(world: World, course: Course, effect: str
     first.start()
     await world.start_relay(NODE_ENV="development")
     await first.ready()
+    if effect == "read":  # what comes before the reader blocks is fetched by a script
+        await wait_until(lambda: _blocked(world), description="both queues have a blocked reader")
     tokens = 120 if course.stops or effect in ("append", "beat", "heartbeat") else 20
     await world.publish("t1", course.service, tokens=tokens)
     if course.stops:
@@ -93,3 +96,7 @@ async def test_a_daemon_may_fail_there(world: World, course: Course, effect: str
     }  # fmt: skip
     if committed_once:
         assert history.calls() == 1
+
+
+async def _blocked(world: World) -> bool:
+    return bool((await world.redis.info("clients"))["blocked_clients"] >= 2)
