@@ -46,6 +46,20 @@ async def test_redis_restarts(own: World, redis_server: EmbeddedRedis, way: str)
     assert daemon.running
 
 
+@pytest.mark.long
+async def test_redis_is_away_for_twenty_seconds(own: World, redis_server: EmbeddedRedis) -> None:
+    """F23, for longer than any retry of a client: the same processes go on, nothing is lost."""
+    daemon = await own.start_daemon()
+    await busy(own)
+    await asyncio.to_thread(redis_server.kill)
+    await asyncio.sleep(20)
+    assert daemon.running
+    await asyncio.to_thread(redis_server.start)
+    await own.publish("after")
+    await own.check(within_s=60, overlap_s=LEASE_S)
+    assert daemon.running
+
+
 async def test_redis_forgets_everything(own: World) -> None:
     """F25: FLUSHALL. Groups are made again, what was claimed comes back from Postgres, new tasks run at once."""
     daemon = await own.start_daemon()
@@ -137,13 +151,13 @@ async def test_replies_vanish_for_two_leases(own: World) -> None:
 async def test_connections_are_killed_again_and_again(own: World) -> None:
     """Every half second all of them: consumption goes on, none lost or doubled, the next task starts soon."""
     await own.start_daemon()
-    await own.publish_many([f"t{n}" for n in range(20)], tokens=100)
-    for _ in range(8):
+    await own.publish_many([f"t{n}" for n in range(60)], tokens=100)
+    for _ in range(40):
         await own.redis.client_kill_filter(_type="normal", skipme=True)
         await asyncio.sleep(0.5)
     await own.publish("after")
     await own.ended("after", within_s=4)
-    await own.check(overlap_s=LEASE_S)
+    await own.check(within_s=60, overlap_s=LEASE_S)
 
 
 async def test_redis_is_full(own: World) -> None:
