@@ -44,8 +44,8 @@ class RedisGuards:
         self._keep_ms = int(self._settings.handover_s * 1000)
         # What waits is ended by its own process after wait_max_s; what is never seen again goes with its line.
         self._wait_ttl_ms = int(self._settings.wait_max_s * 2000) + 600_000
-        self._acquire = load_script("guard_acquire")
-        self._renew = load_script("guard_renew")
+        self._acquire = load_script("guard_acquire", "places")
+        self._renew = load_script("guard_renew", "places")
         self._enter = load_script("guard_enter", "places")
         self._release = load_script("guard_release", "places")
         self._sweep = load_script("guard_sweep", "places")

@@ -1,16 +1,14 @@
 -- Takes a leased place in every guard, or in none. KEYS: guards. ARGV: member, lease_ms, a limit for each key.
 -- Reply: 0 all taken (also when the member holds them already), else the number (from 1) of the first full guard.
 -- Places that ran out are swept here, on server time: a crashed holder frees its place at the latest one lease later.
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
 for i, key in ipairs(KEYS) do
-  if not redis.call('ZSCORE', key, ARGV[1]) and redis.call('ZCOUNT', key, '(' .. now, '+inf') >= tonumber(ARGV[2 + i]) then
+  if not redis.call('ZSCORE', key, ARGV[1]) and living(key) >= tonumber(ARGV[2 + i]) then
     return i
   end
 end
 for _, key in ipairs(KEYS) do
   redis.call('ZADD', key, now + ARGV[2], ARGV[1])
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-  redis.call('PEXPIRE', key, ARGV[2] * 2)
+  lives_for(key, ARGV[2] * 2)
 end
 return 0

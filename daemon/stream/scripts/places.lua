@@ -13,6 +13,7 @@ local function holds(guard, member)
   return score and tonumber(score) > now
 end
 
+-- A key lives as long as its longest lease: a shorter one beside it cuts nothing off.
 local function lives_for(key, ms)
   if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
 end

@@ -194,6 +194,26 @@ async def test_the_place_of_a_dead_holder_goes_to_the_oldest(desk: Desk) -> None
     await wait_until(swept, description="the waiter to be woken", within_s=2)
 
 
+async def test_a_guard_lives_as_long_as_its_longest_lease(desk: Desk) -> None:
+    """Whoever enters, renews or takes its places back with a shorter lease cuts nobody's off."""
+    long, short = ask("long", model(limit=5)), ask("short", model(limit=5))
+    place = model(limit=5).place
+    assert isinstance(await desk.guards.enter(long, 600_000), Entered)
+    for step in ("enter", "renew", "acquire", "release"):
+        match step:
+            case "enter":
+                assert isinstance(await desk.guards.enter(short, 20_000), Entered)
+            case "renew":
+                assert await desk.guards.renew([(short.member, [place])], 20_000) == set()
+            case "acquire":
+                assert await desk.guards.acquire(short.member, [place], 20_000) is None
+            case _:
+                await desk.guards.release(short.member, [place])
+        assert await desk.client.pttl(place.key) > 600_000, step
+    assert await desk.guards.renew([(long.member, [place])], 900_000) == set()
+    assert await desk.client.pttl(place.key) > 1_200_000
+
+
 async def test_the_sweep_says_when_nobody_waits_any_more(desk: Desk) -> None:
     """Then nobody asks any more: an idle daemon sends nothing."""
     assert await desk.guards.sweep() == 0
