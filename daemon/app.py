@@ -205,7 +205,7 @@ class Daemon:
         guards = RedisGuards(self._scripts, s.guards)
         self._waiters = Waiters(guards, s.guards.sweep_s, metrics)
         guards.waiting = self._waiters.some
-        ledger = BatchingLedger(self._pool, {q.name: q.tier for q in self._book.queues.values()})
+        ledger = BatchingLedger(self._pool, self._book.tiers)
         self._deltas = Deltas(self._scripts, events, s.events, metrics)
         names = [spec.name for spec in self._specs]
         self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
@@ -255,7 +255,7 @@ class Daemon:
         await self._work.make_groups(names)
         await self._controls.look()
         await self._reclaimer.register()
-        await self._serve(stack, QueueOrders(self._scripts, events, self._pool, self._clock))
+        await self._serve(stack, QueueOrders(self._scripts, events, self._pool, self._clock, ledger, self._world.blobs))
 
     async def _serve(self, stack: AsyncExitStack, orders: QueueOrders) -> None:
         """Health, metrics and the admin API, once there is something to tell of."""

@@ -70,16 +70,20 @@ async def _cancel(at: Connections, task_id: str) -> Answer:
     return Answer(task_id, good=True, state=ended.state, text="asked; it ends at its next event")
 
 
-def _cancellation(at: Connections) -> Cancellation:
-    """What lies on another host's disk, or in a bucket, is left to the sweep."""
-    s = at.settings
+def blobs_here(at: Connections) -> BlobsByScheme:
+    """Redis and this host's disk. What lies on another host's disk, or in a bucket, is left to the sweep."""
     stores: dict[str, Blobs] = {"redis": RedisBlobs(at.redis, picture)}
-    if Path(s.blobs.dir).is_dir():
-        stores["disk"] = stores["file"] = DiskBlobs(s.blobs, at.clock)
+    if Path(at.settings.blobs.dir).is_dir():
+        stores["disk"] = stores["file"] = DiskBlobs(at.settings.blobs, at.clock)
+    return BlobsByScheme(stores)
+
+
+def _cancellation(at: Connections) -> Cancellation:
+    s = at.settings
     return Cancellation(
         cancels=Cancels(at.scripts, s.events, s.queues), records=at.records,
-        ledger=PostgresLedger(at.pool, {q.name: q.tier for q in at.book.queues.values()}),
-        events=Events(at.scripts, s.events, at.clock), blobs=BlobsByScheme(stores), clock=at.clock,
+        ledger=PostgresLedger(at.pool, at.book.tiers), events=Events(at.scripts, s.events, at.clock),
+        blobs=blobs_here(at), clock=at.clock,
     )  # fmt: skip
 
 

@@ -6,25 +6,24 @@ Shared by the command line and the admin API. Every order may be repeated; runni
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from daemon import contracts
-from daemon.contracts import CURRENT_ATTEMPT, Reason, Stage, State, identity_of
-from daemon.errors import CODES, Code
-from daemon.ports import Clock
+from daemon.admin.purge import Purge, batches
+from daemon.contracts import Reason, Stage
+from daemon.ports import Blobs, Clock
 from daemon.store.audit import AuditLog
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.backlog import Backlog, Waiting
+from daemon.stream.backlog import Backlog
 from daemon.stream.connection import Scripts
 from daemon.stream.control import Control, Controls
 from daemon.stream.depths import DepthReader, QueueDepth
 from daemon.stream.events import Events
 from daemon.stream.guards import RedisGuards
 
-AT_ONCE: Final = 16  #: tasks that a purge ends at a time
 TOLD_MAX: Final = 100_000  #: viewers of one queue that a pause tells why they wait
 _LOOK_S: Final = 0.25
 
@@ -50,11 +49,20 @@ class QueueView:
 class QueueOrders:
     """Orders for the queues of one deployment."""
 
-    def __init__(self, scripts: Scripts, events: Events, pool: Pool | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        events: Events,
+        pool: Pool | None,
+        clock: Clock,
+        ledger: PostgresLedger | None = None,
+        blobs: Blobs | None = None,
+    ) -> None:
         self._controls = Controls(scripts, clock)
         self._depths = DepthReader(scripts)
         self._guards = RedisGuards(scripts)
-        self._events = events
+        self._ledger = ledger
+        self._blobs = blobs
         self._backlog = Backlog(scripts, events)
         self._pool = pool
         self._clock = clock
@@ -98,36 +106,25 @@ class QueueOrders:
                 return depth
             await asyncio.sleep(_LOOK_S)
 
-    async def purge(self, queue: str, by: Operator, why: str) -> int:
+    async def purge(self, queue: str, by: Operator, why: str, told: Callable[[int], object] | None = None) -> int:
         """End every task that waits as CANCELLED (row, event, place, images); how many. Running ones go on.
 
-        Raises `StoreAway` when Postgres does not answer: then nothing more is ended.
+        `told` hears after each batch how many it looked at. Raises `DependencyAway` or `RedisFull` when a server fails
+        it: then nothing more is ended.
         """
-        assert self._pool is not None
+        assert self._ledger is not None
+        assert self._blobs is not None
         await self._guards.forget(queue)
-        ledger = PostgresLedger(self._pool, {})
-        ended = 0
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        async def end(waiting: Waiting) -> bool:
-            async with gate:
-                return await self._end(queue, ledger, waiting)
-
+        purge = Purge(queue, self._backlog, self._ledger, self._blobs)
         try:
             async for page in self._backlog.pages(queue):
-                ended += sum(await asyncio.gather(*(end(waiting) for waiting in page)))
+                for batch in batches(page):
+                    await purge.end(batch)
+                    if told is not None:
+                        told(len(batch))
         finally:
-            await self._audit("queue.purge", [queue], by, why, {"ended": ended})
-        return ended
-
-    async def _end(self, queue: str, ledger: PostgresLedger, waiting: Waiting) -> bool:
-        # The order of the law: row, event, then out of the queue; after a crash in between the next reader goes on.
-        if not await ledger.end_unclaimed(waiting.entry, State.CANCELLED, Code.CANCELLED, waiting.entry_id):
-            return False
-        draft = contracts.error(Stage.QUEUE, Code.CANCELLED, CODES[Code.CANCELLED].en, retryable=False)
-        await self._events.append(identity_of(waiting.entry.message), CURRENT_ATTEMPT, [draft])
-        await self._backlog.take_out(queue, waiting)
-        return True
+            await self._audit("queue.purge", [queue], by, why, {"ended": purge.ended})
+        return purge.ended
 
     async def _tell(self, queue: str, draft: contracts.EventDraft) -> int:
         told = 0

@@ -11,9 +11,10 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.orders import actor
+from daemon.admin.orders import actor, blobs_here
 from daemon.admin.queue_orders import Operator, QueueOrders, QueueView
 from daemon.cli import terminal as t
+from daemon.store.tasks import PostgresLedger
 from daemon.stream.events import Events
 
 T = TypeVar("T")
@@ -142,7 +143,8 @@ def purge(*, name: str, reason: str, yes: bool, as_json: bool) -> None:
     waiting = view.depth.waiting + view.depth.delayed
     if not yes:
         click.confirm(f"End {waiting} waiting tasks of {name} as CANCELLED?", abort=True, err=True)
-    ended = t.run(_order([name], lambda orders, queues, by: orders.purge(queues[0], by, reason), store=True))
+    with t.progress(waiting, f"purging {name}") as told:
+        ended = t.run(_order([name], lambda orders, queues, by: orders.purge(queues[0], by, reason, told), store=True))
     _done(f"{ended} tasks ended as CANCELLED", {"ended": ended}, [name], as_json=as_json)
 
 
@@ -168,8 +170,10 @@ async def _open(names: Sequence[str] | None) -> AsyncIterator[tuple[Connections,
         for queue in queues:
             if queue not in at.book.queues:
                 t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.book.queues)}", 2)
+        events = Events(at.scripts, settings.events, at.clock)
         pool = None if at.no_store else at.pool
-        yield at, QueueOrders(at.scripts, Events(at.scripts, settings.events, at.clock), pool, at.clock), queues
+        ledger = PostgresLedger(pool, at.book.tiers) if pool else None
+        yield at, QueueOrders(at.scripts, events, pool, at.clock, ledger, blobs_here(at)), queues
 
 
 async def _views(names: Sequence[str] | None) -> list[QueueView]:

@@ -158,7 +158,7 @@ WITH left_running AS (
 SELECT task_id FROM left_running
 
 -- name: end_unclaimed
--- $1 one row as in claim, $2 state, $3 code. Ours as well when an earlier try of the same entry committed.
+-- $1 rows as in claim, a task once; $2 state, $3 code. Ours as well when an earlier try of the same entry committed.
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS i (
         task_id text, queue_id text, entry_id text, service_id text, user_id text, tier text, model_id text,

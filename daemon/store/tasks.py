@@ -2,7 +2,7 @@
 
 Two statements an attempt: `claim` (with the input of ID-first tasks) and `finish` or `leave`. Each is a compare-and-set
 that Postgres judges on the newest version of the row; when it matches nothing the row is read back, since a reply lost
-after a commit looks just like being fenced out. `claim_many` and `finish_many` need no more statements for a batch.
+after a commit looks just like being fenced out. The `…_many` need no more statements for a batch.
 """
 
 from __future__ import annotations
@@ -159,8 +159,16 @@ class PostgresLedger:
 
     async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
         """See `Ledger.end_unclaimed`. True as well when the same entry ended it in the same way before."""
-        row = self._input(entry.message.queue_id, entry_id, entry, None)
-        return bool(await self._pool.fetch(self._sql["end_unclaimed"], [row], state, code))
+        return entry.message.task_id in await self.end_unclaimed_many([(entry, entry_id)], state, code)
+
+    async def end_unclaimed_many(self, ended: Sequence[tuple[WorkEntry, str]], state: State, code: Code) -> set[str]:
+        """The ids of those that ended, in one statement; of two entries of one task the first counts. Repeatable."""
+        rows = {
+            entry.message.task_id: self._input(entry.message.queue_id, entry_id, entry, None)
+            for entry, entry_id in reversed(ended)
+        }
+        ordered = [rows[task_id] for task_id in sorted(rows)]  # one lock order for all processes
+        return {row["task_id"] for row in await self._pool.fetch(self._sql["end_unclaimed"], ordered, state, code)}
 
     async def foreign(self, queue: str, entry: WorkEntry) -> str:
         """See `Ledger.foreign`."""

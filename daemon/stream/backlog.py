@@ -13,12 +13,15 @@ import msgspec
 
 from daemon import keys
 from daemon.contracts import CURRENT_ATTEMPT, EventDraft, WorkEntry, identity_of
+from daemon.errors import RedisAway, RedisFull
+from daemon.logs import logger
 from daemon.stream.connection import Call, Scripts, load_script, translated
 from daemon.stream.events import Events
 
 PAGE: Final = 200  #: entries a flush: some milliseconds of the server's time at most
 
 _decode: Final = msgspec.json.Decoder(WorkEntry).decode
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Waiting:
     entry: WorkEntry
     stream: str
     id: str
+    size: int = 0  #: bytes of the entry as it lies there
 
     @property
     def entry_id(self) -> str:
@@ -54,7 +58,7 @@ class Backlog:
             held: Any
             with translated():
                 cursor, held = await self._scripts.client.hscan(names.held, cursor, count=PAGE)
-            yield [Waiting(entry, "", "") for raw in held.values() if (entry := _entry(raw)) is not None]
+            yield [Waiting(entry, "", "", len(raw)) for raw in held.values() if (entry := _entry(raw)) is not None]
             if not cursor:
                 return
 
@@ -70,9 +74,9 @@ class Backlog:
                 return
             run = {p["message_id"] for p in pending} if not isinstance(pending, Exception) else set()
             yield [
-                Waiting(entry, stream, entry_id.decode())
+                Waiting(entry, stream, entry_id.decode(), len(raw))
                 for entry_id, fields in page
-                if entry_id not in run and (entry := _entry(fields.get(b"task"))) is not None
+                if entry_id not in run and (entry := _entry(raw := fields.get(b"task"))) is not None
             ]
             after = f"({page[-1][0].decode()}"
 
@@ -93,22 +97,43 @@ class Backlog:
                 asked += len(parked)
         return asked
 
-    async def tell(self, page: Sequence[Waiting], draft: EventDraft) -> None:
-        """Append an event to the stream of each; one flush."""
-        calls = [self._events.call(identity_of(w.entry.message), CURRENT_ATTEMPT, [draft]) for w in page]
-        if calls:
-            await self._scripts.run_each(calls)
+    async def tell(self, page: Sequence[Waiting], draft: EventDraft, *, must: bool = False) -> None:
+        """Append an event to the stream of each; one flush. `must`: raises what hindered any, unless it is its own."""
+        replies = await self._each([self._told(waiting, draft) for waiting in page])
+        if must:
+            _judge(page, replies)
 
-    async def take_out(self, queue: str, waiting: Waiting) -> bool:
-        """Remove a task that has ended, with its place and its images; False: somebody reads it, and finds it ended."""
+    async def take_out(self, queue: str, page: Sequence[Waiting]) -> int:
+        """Remove tasks that have ended, with their places and their images in Redis; how many, in one flush.
+
+        The others are read by somebody, who finds them ended.
+        """
+        replies = await self._each([self._removed(queue, waiting) for waiting in page])
+        _judge(page, replies)
+        return sum(reply[0] for reply in replies if not isinstance(reply, Exception))
+
+    async def _each(self, calls: Sequence[Call]) -> list[Any]:
+        return await self._scripts.run_each(calls) if calls else []
+
+    def _told(self, waiting: Waiting, draft: EventDraft) -> Call:
+        return self._events.call(identity_of(waiting.entry.message), CURRENT_ATTEMPT, [draft])
+
+    def _removed(self, queue: str, waiting: Waiting) -> Call:
         names = keys.queue_keys(queue)
         message = waiting.entry.message
         stream = names.ready if waiting.stream == "ready" else names.tasks
         images = [keys.blob(queue, message.task_id, at) for at, i in enumerate(message.images or ()) if i.blob]
         where = (stream, names.retry, names.held, names.waiting, names.counter, *images)
-        call = Call(self._purge, where, (keys.GROUP, waiting.id, message.task_id))
-        taken, _clamped = (await self._scripts.run([call]))[0]
-        return bool(taken)
+        return Call(self._purge, where, (keys.GROUP, waiting.id, message.task_id))
+
+
+def _judge(page: Sequence[Waiting], replies: Sequence[Any]) -> None:
+    """Raise what hinders all; one task's own trouble (the key of its events is no stream, say) is only said."""
+    for waiting, reply in zip(page, replies, strict=True):
+        if isinstance(reply, RedisAway | RedisFull):
+            raise reply
+        if isinstance(reply, Exception):
+            _log.warning("backlog.failed", task_id=waiting.entry.message.task_id, error=type(reply).__name__)
 
 
 def _entry(raw: Any) -> WorkEntry | None:

@@ -11,10 +11,12 @@ from aiohttp import ClientSession, web
 from daemon import keys
 from daemon.admin.queue_api import QueueApi
 from daemon.admin.queue_orders import QueueOrders
+from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.clock import SystemClock
 from daemon.config import EventSettings, PostgresSettings, RedisSettings
 from daemon.kinds import SecretStr
 from daemon.store.pool import Pool
+from daemon.store.tasks import PostgresLedger
 from daemon.stream.connection import Scripts, connect
 from daemon.stream.events import Events
 
@@ -51,7 +53,8 @@ async def api(
     pool = await Pool(postgres_settings).start()
     async with connect(redis_settings) as client, ClientSession() as session:
         scripts = Scripts(client)
-        orders = QueueOrders(scripts, Events(scripts, EventSettings(), clock), pool, clock)
+        events = Events(scripts, EventSettings(), clock)
+        orders = QueueOrders(scripts, events, pool, clock, PostgresLedger(pool), BlobsByScheme({}))
         served = QueueApi(orders, SecretStr(token) if token else None, lambda: ["q_paid_stream", "q_free_stream"])
         app = web.Application()
         app.add_routes(served.routes())

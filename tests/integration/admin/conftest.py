@@ -64,7 +64,7 @@ class System:
             task_id=task_id, queue_id=queue, service_id="resume-review", user_id=user,
             variables={"resume": "canary-prompt"},
         )  # fmt: skip
-        verdict = await self.admission.accept(message, "sha", 200, {})
+        verdict = await self.admission.accept(message, "sha", 10_000, {})
         assert isinstance(verdict, Accepted)
         await self.events.queued(self.identity(task_id, queue), verdict.position)
 

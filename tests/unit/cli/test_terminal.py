@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,3 +147,21 @@ def test_a_noun_without_a_verb_lists(noun: str, monkeypatch: pytest.MonkeyPatch)
     assert [given["as_json"] for given in listed] == [False, True, True]
     assert "Usage:" in CliRunner().invoke(cli, [noun, "--help"]).output
     assert CliRunner().invoke(cli, [noun, "lst"]).exit_code == 2
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_to_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar on a terminal; nothing at all in a pipe."""
+    screen, pipe = _Screen(), io.StringIO()
+    for stream in (screen, pipe):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with t.progress(400, "purging q_paid_stream") as told:
+            told(200)
+            told(200)
+    assert "purging q_paid_stream" in screen.getvalue()
+    assert "400/400" in screen.getvalue()
+    assert pipe.getvalue() == ""
