@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -34,7 +34,7 @@ from daemon.dev.embedded_postgres import EmbeddedPostgres, postgres_installation
 from daemon.dev.embedded_redis import EmbeddedRedis, redis_installations
 from daemon.kinds import SecretStr
 from daemon.store.migrate import migrate
-from tests import waiting
+from tests import last_words, waiting
 from tests.leaks import Leaks
 
 REDIS = redis_installations()
@@ -78,6 +78,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Words of earlier tests are no part of this one's failure."""
+    last_words.forget()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the last lines of every process that the test started: in CI nobody can look at its log."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"last words of {name}", words) for name, words in last_words.told()]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from daemon.dev.fake_llm.shapes import Asked
 from daemon.dev.fake_qstash import FakeQstash
 from daemon.kinds import SecretStr
 from daemon.stream.connection import connect
+from tests import last_words
 
 SECRET = "thirty-two characters of a secret"
 KEY = "bff-key-of-sixteen-characters"
@@ -142,6 +144,7 @@ async def world(
             arguments, variables = commands[name]
             part = Part(name, arguments, variables)
             stack.push_async_callback(asyncio.to_thread, part.close)
+            last_words.of(name, partial(part.log_path.read_text, "utf-8", "replace"))
             await asyncio.to_thread(part.start)
             found.parts[name] = part
         yield found

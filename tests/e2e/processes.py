@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon.dev.embedded import free_port
+from tests import last_words
 from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -40,6 +41,7 @@ class DaemonProcess:
         kept = {k: v for k, v in os.environ.items() if k.startswith(KEPT)}
         env = {**kept, "OPS_PORT": str(self.port), **self._variables}
         self.began = time.monotonic()
+        last_words.of(self.name, self.words)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *command, "--queues", self._queues],

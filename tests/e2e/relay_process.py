@@ -21,6 +21,7 @@ import aiohttp
 
 from daemon.dev.embedded import free_port
 from daemon.dev.fake_qstash.signing import sign
+from tests import last_words
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PUBLIC: Final = "https://relay.example.com"  #: never reached: what QStash signed, not where we call
@@ -130,12 +131,15 @@ def running_relay(
                 stderr=file,
             )
         relay = Relay(process, port, log)
+        last_words.of(f"relay on {port}", relay.words)
         try:
             _wait(relay, wait)
             yield relay
         finally:
             if process.poll() is None:
                 relay.stop()
+            words = relay.words()  # the log goes now, and the test may still fail
+            last_words.of(f"relay on {port}", lambda: words)
 
 
 def _wait(relay: Relay, path: str) -> None:

@@ -125,15 +125,9 @@ class World:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._tell(error)
         for daemon in self.daemons:
             daemon.discard()
         await self._stack.aclose()
-
-    def _tell(self, error: BaseException) -> None:
-        for daemon in self.daemons:
-            error.add_note(f"--- {daemon.name} ({daemon.exit_code}) said last:\n{daemon.words()[-2500:]}")
 
     # --- processes ------------------------------------------------------------------------------------------------
 
