@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from daemon.redis_urls import deployment
+
 MASK: Final = "***"
 
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
@@ -104,6 +106,14 @@ def server_url(*schemes: str) -> Kind:
     return Kind(parse=lambda raw: SecretStr(_server_url(raw, schemes)), allowed=allowed, secret=True, show=_show_url)
 
 
+def redis_server() -> Kind:
+    """An address in one of the forms of `redis_urls`: shown without its passwords."""
+    allowed = (
+        "redis://host:6379/0 (rediss, upstash, unix), redis+sentinel://host,host/service or redis+cluster://host,host"
+    )
+    return Kind(parse=_redis_server, allowed=allowed, secret=True, show=_show_url)
+
+
 def several(kind: Kind) -> Kind:
     """Comma-separated values of `kind`; blanks around commas do not count."""
 
@@ -149,6 +159,11 @@ def _server_url(raw: str, schemes: tuple[str, ...]) -> str:
     if url.scheme not in schemes or not located or url.port == 0 or re.search(r"\s", raw):
         raise ValueError
     return raw
+
+
+def _redis_server(raw: str) -> SecretStr:
+    deployment(raw)
+    return SecretStr(raw)
 
 
 def _show_url(value: SecretStr) -> str:

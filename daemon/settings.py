@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from daemon.environment import setting
-from daemon.kinds import SecretStr, choice, flag, seconds, secret, server_url, several, text, web_url, whole
+from daemon.kinds import (
+    SecretStr,
+    choice,
+    flag,
+    redis_server,
+    seconds,
+    secret,
+    server_url,
+    several,
+    text,
+    web_url,
+    whole,
+)
 
 _TIME = seconds()
 _PORT = whole("", least=0, most=65_535)
@@ -70,7 +82,7 @@ class RedisSettings:
     """How we talk to Redis. All client limits are set by us: redis-py's defaults double entries and break BLOCK."""
 
     url: SecretStr = setting("REDIS_URL", SecretStr("redis://127.0.0.1:6379/0"),
-        server_url("redis", "rediss", "upstash", "unix"), "queues, events and guards; upstash:// is read as rediss://")
+        redis_server(), "queues, events and guards; one server, Sentinel or a cluster (docs/guides/redis-cluster.md)")
     connect_timeout_s: float = setting("QSTREAMD_REDIS_CONNECT_TIMEOUT_S", 2.0, _TIME,
         "a healthy connect takes milliseconds; a dead host must fail fast")
     command_timeout_s: float = setting("QSTREAMD_REDIS_COMMAND_TIMEOUT_S", 3.0, _TIME,

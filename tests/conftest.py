@@ -44,6 +44,7 @@ POSTGRES = postgres_installations()
 def pytest_configure(config: pytest.Config) -> None:
     """A developer's own settings must not reach the tests or the processes they start."""
     config.addinivalue_line("markers", "long: runs only with --whole; `make test` holds a sample of its kind")
+    config.addinivalue_line("markers", "redis_forms(*forms): server or cluster, where a suite runs on both otherwise")
     names = {entry.name for _, entry in catalogue()}
     for name in list(os.environ):
         if name in names or name.removesuffix("_FILE") in names or name.startswith("QSTREAMD_"):

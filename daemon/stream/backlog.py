@@ -15,7 +15,7 @@ from daemon import keys
 from daemon.contracts import CURRENT_ATTEMPT, EventDraft, WorkEntry, identity_of
 from daemon.errors import RedisAway, RedisFull
 from daemon.logs import logger
-from daemon.stream.connection import Call, Scripts, load_script, translated
+from daemon.stream.connection import Call, Scripts, load_script, server_ms, translated
 from daemon.stream.events import Events
 
 PAGE: Final = 200  #: entries a flush: some milliseconds of the server's time at most
@@ -89,11 +89,11 @@ class Backlog:
         async for page in self.pages(queue):
             parked = [w.entry for w in page if not w.id and w.entry.parked.startswith("GUARD_")]
             if parked:
+                retry = keys.queue_keys(queue).retry
+                now = await server_ms(self._scripts.client, retry)
                 with translated():
-                    seconds, micros = await self._scripts.client.time()
-                    now = int(seconds) * 1000 + int(micros) // 1000
                     due = {e.message.task_id: now + 2 * (asked + at) for at, e in enumerate(parked)}
-                    await self._scripts.client.zadd(keys.queue_keys(queue).retry, due, xx=True)
+                    await self._scripts.client.zadd(retry, due, xx=True)
                 asked += len(parked)
         return asked
 

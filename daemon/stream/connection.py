@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,7 +20,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
 from daemon.config import RedisSettings
-from daemon.errors import RedisAway, RedisFull
+from daemon.errors import ConfigError, RedisAway, RedisFull
+from daemon.redis_urls import deployment
+from daemon.stream.cluster import ClusterRedis
+from daemon.stream.sentinel import connect_by_sentinel
 
 Argument = str | bytes | int | float
 
@@ -41,6 +44,8 @@ _AWAY_CLASSES: Final = (
     rx.ReadOnlyError,
     rx.MasterDownError,
     rx.ClusterDownError,
+    rx.AskError,  # and MovedError: a slot on its way to another node
+    rx.TryAgainError,
 )
 
 
@@ -74,15 +79,15 @@ def translate(error: rx.RedisError) -> Exception:
         return RedisFull("Redis is out of memory and refuses writes")
     if "NOGROUP" in text or "no longer exists" in text:
         return NoGroup(text)
+    if isinstance(error, rx.MovedError):
+        return RedisAway(
+            f"Redis: MOVED {text[:100]}: a node of a cluster; does REDIS_URL begin with redis+cluster:// ?"
+        )
+    if "cluster support disabled" in text:
+        return ConfigError(["REDIS_URL: names a cluster, but this server is none; write redis://host:port"])
     if isinstance(error, _AWAY_CLASSES) or any(word in text for word in _AWAY_WORDS):
         return RedisAway(f"Redis: {type(error).__name__}: {text[:200]}")
     return error
-
-
-def redis_url(settings: RedisSettings) -> str:
-    """`upstash://` is read as `rediss://`."""
-    url = settings.url.get_secret_value()
-    return "rediss://" + url.removeprefix("upstash://") if url.startswith("upstash://") else url
 
 
 def connect(settings: RedisSettings, *, size: int | None = None, name: str | None = None, retries: int = 2) -> Redis:
@@ -90,28 +95,10 @@ def connect(settings: RedisSettings, *, size: int | None = None, name: str | Non
 
     Two quick retries heal a socket that a restart left stale; they are safe because every script of ours may be
     repeated. But not those that hand entries out: repeated, they find nothing, and what the lost reply held lies with
-    us unseen. They go over a client with `retries=0`.
+    us unseen. They go over a client with `retries=0`. In a cluster all limits are those of one node.
     """
-    pool = BlockingConnectionPool.from_url(
-        redis_url(settings),
-        max_connections=size or settings.pool_size,
-        timeout=settings.pool_wait_s,
-        socket_timeout=settings.command_timeout_s,
-        socket_connect_timeout=settings.connect_timeout_s,
-        socket_keepalive=True,
-        health_check_interval=0,
-        client_name=name,
-        protocol=3,
-        legacy_responses=False,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries, supported_errors=(rx.ConnectionError,)),
-    )
-    return Redis.from_pool(pool)
-
-
-def pool_sizes(client: Redis) -> tuple[int, int]:
-    """Connections of a client that are at work, and that are open and idle."""
-    (idle, _), (used, _) = client.connection_pool.get_connection_count()
-    return used, idle
+    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), retries, supported_errors=(rx.ConnectionError,))
+    return _client(settings, size or settings.pool_size, settings.command_timeout_s, name, retry)
 
 
 def connect_blocking(settings: RedisSettings, *, name: str | None = None) -> Redis:
@@ -119,20 +106,62 @@ def connect_blocking(settings: RedisSettings, *, name: str | None = None) -> Red
 
     Its socket outlives BLOCK, and nothing is retried behind us.
     """
-    pool = BlockingConnectionPool.from_url(
-        redis_url(settings),
-        max_connections=1,
-        timeout=settings.pool_wait_s,
-        socket_timeout=settings.block_s * 1.5 + 5,  # BLOCK may run over by half: redis#12998
-        socket_connect_timeout=settings.connect_timeout_s,
-        socket_keepalive=True,
-        health_check_interval=0,
-        client_name=name,
-        protocol=3,
-        legacy_responses=False,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return Redis.from_pool(pool)
+    timeout_s = settings.block_s * 1.5 + 5  # BLOCK may run over by half: redis#12998
+    return _client(settings, 1, timeout_s, name, Retry(NoBackoff(), 0))
+
+
+def _client(settings: RedisSettings, size: int, timeout_s: float, name: str | None, retry: Retry) -> Redis:
+    limits: dict[str, Any] = {
+        "max_connections": size,
+        "timeout": settings.pool_wait_s,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": settings.connect_timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "client_name": name,
+        "protocol": 3,
+        "legacy_responses": False,
+        "retry": retry,
+    }
+    where = deployment(settings.url.get_secret_value())
+    if where.form == "sentinel":
+        return connect_by_sentinel(where, limits)
+    if where.form == "cluster":
+        return ClusterRedis(where.addresses, lambda address: _server(where.at(*address), limits))
+    return _server(where.url, limits)
+
+
+def _server(url: str, limits: Mapping[str, Any]) -> Redis:
+    return Redis.from_pool(BlockingConnectionPool.from_url(url, **limits))
+
+
+async def node_of(client: Redis, key: str) -> Redis:
+    """The client of the server that holds `key`: itself, but in a cluster. For what is asked of one connection."""
+    with translated():
+        return await client.node_of(key) if isinstance(client, ClusterRedis) else client
+
+
+async def nodes_of(client: Redis) -> list[Redis]:
+    """The clients of all servers that hold keys."""
+    with translated():
+        return await client.nodes() if isinstance(client, ClusterRedis) else [client]
+
+
+async def server_ms(client: Redis, key: str) -> int:
+    """The clock of the server that holds `key`, in unix milliseconds."""
+    node = await node_of(client, key)
+    with translated():
+        seconds, micros = await node.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def pool_sizes(client: Redis) -> tuple[int, int]:
+    """Connections of a client that are at work, and that are open and idle."""
+    used, idle = 0, 0
+    for node in client.clients if isinstance(client, ClusterRedis) else (client,):
+        (here_idle, _), (here_used, _) = node.connection_pool.get_connection_count()
+        used, idle = used + here_used, idle + here_idle
+    return used, idle
 
 
 @dataclass(frozen=True, slots=True)

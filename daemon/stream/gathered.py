@@ -19,6 +19,7 @@ from redis import exceptions as rx
 from redis.asyncio import Redis
 
 from daemon.gathering import Gathering
+from daemon.stream.cluster import ClusterRedis
 from daemon.stream.connection import Call, Scripts, translated
 
 #: flushes at once: a far Redis is kept busy, and one slow reply does not hold everyone
@@ -44,17 +45,26 @@ class GatheredScripts(Scripts):
 
     async def _send(self, calls: Sequence[Call]) -> list[Any]:
         self.flushes += 1
-        packed = b"".join([_packed(call) for call in calls])
-        pool: Any = self.client.connection_pool
         with translated():
-            connection = await pool.get_connection()
-            try:
-                replies = await connection.retry.call_with_retry(
-                    lambda: _exchange(connection, packed, len(calls)), lambda _error: connection.disconnect()
+            if isinstance(self.client, ClusterRedis):
+                return await self.client.spread(
+                    [next(iter(call.keys), None) for call in calls],
+                    lambda node, which: _flush(node, [calls[at] for at in which]),
                 )
-            finally:
-                await pool.release(connection)
-            return cast("list[Any]", replies)
+            return await _flush(self.client, calls)
+
+
+async def _flush(client: Redis, calls: Sequence[Call]) -> list[Any]:
+    packed = b"".join([_packed(call) for call in calls])
+    pool: Any = client.connection_pool
+    connection = await pool.get_connection()
+    try:
+        replies = await connection.retry.call_with_retry(
+            lambda: _exchange(connection, packed, len(calls)), lambda _error: connection.disconnect()
+        )
+    finally:
+        await pool.release(connection)
+    return cast("list[Any]", replies)
 
 
 def _packed(call: Call) -> bytes:

@@ -19,6 +19,7 @@ from daemon import keys
 from daemon.config import RedisSettings
 from daemon.errors import RedisAway, RedisFull
 from daemon.logs import logger
+from daemon.stream.cluster import ClusterRedis
 from daemon.stream.connection import connect_blocking, translated
 from daemon.stream.entries import START, Batch, Cursor, Entry, cursor_of, is_cursor, parse, text_of
 from daemon.stream.following import Following
@@ -33,6 +34,7 @@ BLOCK_S: Final = 20.0  #: of the shared read; a reader that nobody could wake lo
 #: 500 topics come together; one topic is read at once.
 PACE_S_A_TOPIC: Final = 0.00005
 PACE_S_MAX: Final = 0.1
+CLUSTER_BLOCK_S: Final = 0.25  #: tasks lie on all nodes there, so nothing blocks and nobody is woken: see `cluster`
 _POLL_S_MAX: Final = 0.5  #: between two reads on a server that does not block
 _RETRY_S: Final = (0.1, 2.0)
 _WAKE_S: Final = 0.002
@@ -175,14 +177,16 @@ class Hub:
     async def _read(self) -> None:
         if self._blocking is None:
             self._blocking = connect_blocking(self._settings, name="qstreamd-hub")
-            with translated():
-                self._client_id = int(await self._blocking.client_id())
+            if not isinstance(self._blocking, ClusterRedis):
+                with translated():
+                    self._client_id = int(await self._blocking.client_id())
         if not self._topics:  # the last viewer left while we connected
             return
         names = {keys.events(task_id).encode(): task_id for task_id in self._topics}
         cursors: dict[Any, Any] = {key: text_of(self._topics[task_id].cursor) for key, task_id in names.items()}
         self._armed = self._wanted
-        block_s, began = min(BLOCK_S, self._settings.block_s), asyncio.get_running_loop().time()
+        block_s = min(BLOCK_S, self._settings.block_s) if self._client_id is not None else CLUSTER_BLOCK_S
+        began = asyncio.get_running_loop().time()
         self.reads += 1
         self._blocked = True
         try:
@@ -211,8 +215,8 @@ class Hub:
             self._changed.clear()
             await self._changed.wait()
             try:
-                while self._armed < self._wanted and self._topics:
-                    if self._blocked and self._client_id is not None:
+                while self._armed < self._wanted and self._topics and self._client_id is not None:
+                    if self._blocked:
                         with translated():
                             await self._client.client_unblock(self._client_id)
                     await asyncio.sleep(_WAKE_S)

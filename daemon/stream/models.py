@@ -11,7 +11,7 @@ from typing import Any
 
 from daemon import keys
 from daemon.contracts import Tier
-from daemon.stream.connection import Scripts, translated
+from daemon.stream.connection import Scripts, server_ms, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,8 @@ class ModelStates:
 
     async def read(self, models: Sequence[str]) -> list[ModelState]:
         """One look in two flushes. Raises `RedisAway`."""
+        now = await server_ms(self._scripts.client, keys.CONSUMERS)  # all that is read here lies beside it
         with translated():
-            seconds, micros = await self._scripts.client.time()
-            now = int(seconds) * 1000 + int(micros) // 1000
             pipe = self._scripts.client.pipeline(transaction=False)
             for model in models:
                 self._ask(pipe, model, now)

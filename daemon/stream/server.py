@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from redis import exceptions as rx
@@ -12,7 +13,7 @@ from daemon import keys
 from daemon.config import RedisSettings
 from daemon.errors import ConfigError
 from daemon.logs import logger
-from daemon.stream.connection import translated
+from daemon.stream.connection import nodes_of, translated
 
 _log = logger(__name__)
 
@@ -25,15 +26,30 @@ _PROBED_S: Final = 0.2
 async def check_server(client: Redis, settings: RedisSettings) -> bool:
     """Whether blocking reads block, asked only in the metered profile (it takes 0.3 s); True in any other.
 
-    Raises `ConfigError` when the policy may evict the work stream; warns when a restart would lose accepted work. A
-    managed server that forbids INFO is taken as it is. Raises `RedisAway` when nobody answers.
+    Asks every node of a cluster. Raises `ConfigError` when the policy may evict the work stream, or REDIS_URL names a
+    cluster as one server or the other way round; warns when a restart would lose accepted work. A managed server that
+    forbids INFO is taken as it is. Raises `RedisAway` when nobody answers.
     """
-    with translated():
-        try:
-            info: dict[str, Any] = {**await client.info("memory"), **await client.info("persistence")}
-        except rx.ResponseError:  # NOPERM, or a proxy without INFO
-            _log.warning("redis.unchecked")
-            return await _blocks(client, settings)
+    persistent = True
+    for node in await nodes_of(client):
+        with translated():
+            try:
+                info: dict[str, Any] = {}
+                for section in ("memory", "persistence", "cluster"):
+                    info |= await node.info(section)
+            except rx.ResponseError:  # NOPERM, or a proxy without INFO
+                _log.warning("redis.unchecked")
+                break
+        _refuse(info, settings, of_cluster=node is not client)
+        persistent = persistent and bool(info.get("aof_enabled"))
+    if not persistent:
+        _log.warning("redis.not_persistent", hint="appendonly yes, appendfsync always: a restart loses accepted work")
+    return await _blocks(client, settings)
+
+
+def _refuse(info: Mapping[str, Any], settings: RedisSettings, *, of_cluster: bool) -> None:
+    if info.get("cluster_enabled") and not of_cluster:
+        raise ConfigError(["REDIS_URL: this server is a node of a cluster; write redis+cluster:// before its address"])
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction" and not settings.allow_eviction:
         raise ConfigError(
@@ -44,9 +60,6 @@ async def check_server(client: Redis, settings: RedisSettings) -> bool:
                 )
             ]
         )
-    if not info.get("aof_enabled"):
-        _log.warning("redis.not_persistent", hint="appendonly yes, appendfsync always: a restart loses accepted work")
-    return await _blocks(client, settings)
 
 
 async def _blocks(client: Redis, settings: RedisSettings) -> bool:

@@ -17,11 +17,12 @@ from redis.asyncio import Redis
 from daemon.config import LeaseSettings, RedisSettings
 from daemon.contracts import QueueSpec
 from daemon.errors import RedisAway, RedisFull
+from daemon.keys import queue_keys
 from daemon.logs import logger
 from daemon.metrics import Metrics
 from daemon.pipeline.hold import Hold
 from daemon.ports import Delivery
-from daemon.stream.connection import NoGroup, connect_blocking, translated
+from daemon.stream.connection import NoGroup, connect_blocking, node_of, translated
 from daemon.stream.polling import Polling
 from daemon.stream.work import QueuePaused, Work
 from daemon.worker.lease import Leases
@@ -55,6 +56,7 @@ class QueueConsumer:
         attempt: Callable[[Hold], Awaitable[None]],
     ) -> None:
         self.queue = spec.name
+        self._where = queue_keys(spec.name).ready  # in a cluster: both streams lie on the same node
         self._slots_max = settings.pending_max // 2  # a read may bring twice what is free
         self.slots = Slots(min(spec.parallelism, self._slots_max))
         self.reading = False  #: true while the loop reads or waits for entries; part of readiness
@@ -127,7 +129,8 @@ class QueueConsumer:
                 return
             try:
                 with translated():
-                    if await self._client.client_unblock(self._client_id):
+                    node = await node_of(self._client, self._where)
+                    if await node.client_unblock(self._client_id):
                         return
             except (RedisAway, RedisFull):
                 _log.warning("unblock.failed", queue=self.queue)  # then BLOCK runs out by itself
@@ -195,7 +198,7 @@ class QueueConsumer:
         if self._blocking is None:
             self._blocking = connect_blocking(self._settings, name=f"qstreamd-read-{self.queue}")
             with translated():
-                self._client_id = int(await self._blocking.client_id())
+                self._client_id = int(await (await node_of(self._blocking, self._where)).client_id())
         if self._told_to_stop():
             return []
         block_s = min(self._settings.block_s, self._lease_s / 2) if self._suspicious() else self._settings.block_s

@@ -20,7 +20,6 @@ from typing import Any, Final, Self
 import aiohttp
 import asyncpg
 import msgspec
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004
@@ -33,6 +32,7 @@ from daemon.dev.fake_llm.shapes import Asked
 from tests.e2e.history import History, places_taken
 from tests.e2e.processes import DaemonProcess
 from tests.e2e.relay_process import Relay, running_relay
+from tests.redis_clusters import observer
 from tests.waiting import wait_until
 
 LEASE_S: Final = 1.0
@@ -117,7 +117,7 @@ class World:
         (self.directory / "services.toml").write_text(services_toml(), "utf-8")
         self.llm = FakeLLM(tokens_per_s=self.tokens_per_s, first_token_s=0.02, drip_s=1.0, answer=said)
         await self._stack.enter_async_context(self.llm)
-        self.redis: Any = Redis.from_url(self.redis_url, socket_timeout=_LOOK_S, decode_responses=True, retry=_PATIENT)
+        self.redis: Any = observer(self.redis_url, socket_timeout=_LOOK_S, decode_responses=True, retry=_PATIENT)
         self._stack.push_async_callback(self.redis.aclose)
         self.relay: Relay | None = None
         return self

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pytest
+import redis
 from redis.asyncio import Redis
 
 from daemon import keys
@@ -22,6 +23,8 @@ from daemon.stream.gathered import GatheredScripts
 from daemon.stream.guards import RedisGuards
 from daemon.stream.tail import RedisTail
 from daemon.stream.work import Work
+from tests.conftest import REDIS
+from tests.redis_clusters import EmbeddedCluster
 
 QUEUE = "q_paid_stream"
 
@@ -63,6 +66,39 @@ class Side:
             await self.client.incr(names.counter)
         added: Any = await self.client.xadd(names.tasks, {"task": msgspec.json.encode(entry(task_id))})
         return str(added.decode())
+
+
+@pytest.fixture(scope="session")
+def three_nodes() -> Iterator[EmbeddedCluster]:
+    """One cluster for all tests that ask for it, one after another."""
+    with EmbeddedCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest, form: str, _redis_server_of: Callable[[str], str]) -> str:
+    """An empty server, or an empty cluster of three."""
+    if form == "cluster":
+        cluster: EmbeddedCluster = request.getfixturevalue("three_nodes")
+        cluster.flush()
+        return cluster.url
+    url = _redis_server_of(next(iter(REDIS)))
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test runs on a server and on a cluster, unless it names one: to look at the wire of a single server, say."""
+    if "form" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("redis_forms")
+        metafunc.parametrize("form", mark.args if mark else ("server", "cluster"), indirect=True)
+
+
+@pytest.fixture
+def form(request: pytest.FixtureRequest) -> str:
+    """What REDIS_URL names."""
+    return str(request.param)
 
 
 @pytest.fixture

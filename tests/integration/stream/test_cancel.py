@@ -115,6 +115,7 @@ class Clock:
         return 0.0
 
 
+@pytest.mark.redis_forms("server")
 async def test_whoever_runs_it_is_told(
     cancels: Cancels, client: Any, redis_settings: RedisSettings, wait_until: WaitUntil
 ) -> None:

@@ -57,6 +57,7 @@ async def test_a_dead_server_is_away_within_the_connect_limit() -> None:
                 await Scripts(client).one(script(INCR), ["a"], [])
 
 
+@pytest.mark.redis_forms("server")
 async def test_a_silent_network_is_away_within_the_command_limit(redis_url: str) -> None:
     """A black hole holds no caller longer than the limit, retries included."""
     async with Proxy.before(redis_url) as proxy, connect(settings(proxy.url_of(redis_url), command_timeout_s=0.2)) as c:
@@ -68,6 +69,7 @@ async def test_a_silent_network_is_away_within_the_command_limit(redis_url: str)
                 await scripts.one(script(INCR), ["a"], [])
 
 
+@pytest.mark.redis_forms("server")
 async def test_a_connection_that_was_cut_while_idle_is_replaced_unnoticed(redis_url: str) -> None:
     """A restart of the server costs no task an error once it is back."""
     async with Proxy.before(redis_url) as proxy, connect(settings(proxy.url_of(redis_url))) as client:
@@ -77,6 +79,7 @@ async def test_a_connection_that_was_cut_while_idle_is_replaced_unnoticed(redis_
         assert await scripts.one(script(INCR), ["a"], []) == 2
 
 
+@pytest.mark.redis_forms("server")
 async def test_a_blocked_read_outlives_its_block_and_is_not_repeated_behind_us(side: Side, redis_url: str) -> None:
     """redis-py's own limits would cut it, or read entries twice without our seeing them."""
     async with Proxy.before(redis_url) as proxy:
@@ -91,6 +94,7 @@ async def test_a_blocked_read_outlives_its_block_and_is_not_repeated_behind_us(s
     assert found.redelivered
 
 
+@pytest.mark.redis_forms("server")
 async def test_an_exhausted_pool_waits_and_then_says_so(redis_url: str) -> None:
     """A bounded pool is a queue for a while, then a fault with a name."""
     async with connect(settings(redis_url, pool_wait_s=0.2), size=1) as client:

@@ -80,6 +80,7 @@ async def test_places_of_models_and_what_is_closed_are_told(side: Side) -> None:
     assert depths.memory_bytes_max == 0
 
 
+@pytest.mark.redis_forms("server")
 async def test_a_look_is_one_flush_of_one_command_a_queue(side: Side) -> None:
     """Seven commands for six queues: what a scrape costs where commands are billed."""
     reader = DepthReader(side.scripts)

@@ -181,6 +181,7 @@ async def test_a_full_server_refuses_all_of_an_append(side: Side) -> None:
     assert len(await side.events.read("t1")) == len(before) + 2
 
 
+@pytest.mark.redis_forms("server")
 async def test_a_reply_lost_on_the_wire_doubles_nothing(side: Side, redis_settings: RedisSettings) -> None:
     """The client sends again over a new connection; the viewer sees each text once, in order."""
     url = redis_settings.url.get_secret_value()

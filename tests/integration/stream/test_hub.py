@@ -81,6 +81,7 @@ async def test_a_server_that_restarts_costs_no_event(redis_server: EmbeddedRedis
             assert await asyncio.wait_for(waiting, 10) == ["token_batch", "error"]
 
 
+@pytest.mark.redis_forms("server")
 async def test_a_connection_that_is_cut_costs_no_event(rig: Rig, wait_until: WaitUntil) -> None:
     with rig.hub.follow("t1") as following:
         await following.open()

@@ -51,6 +51,7 @@ async def test_a_durable_server_is_taken_in_silence(
     assert "redis." not in "".join(capsys.readouterr())
 
 
+@pytest.mark.redis_forms("server")
 async def test_a_managed_server_without_info_is_taken_as_it_is(
     side: Side, redis_settings: RedisSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,10 +7,8 @@ import hashlib
 import pytest
 from redis import exceptions as rx
 
-from daemon.config import RedisSettings
-from daemon.errors import RedisAway, RedisFull
-from daemon.kinds import SecretStr
-from daemon.stream.connection import NoGroup, load_script, redis_url, translate, translated
+from daemon.errors import ConfigError, RedisAway, RedisFull
+from daemon.stream.connection import NoGroup, load_script, translate, translated
 
 
 @pytest.mark.parametrize(
@@ -30,6 +28,11 @@ from daemon.stream.connection import NoGroup, load_script, redis_url, translate,
         (rx.ResponseError("MISCONF Redis is configured to save RDB snapshots"), RedisAway),
         (rx.ResponseError("max number of clients reached"), RedisAway),
         (rx.MasterDownError("Link with MASTER is down"), RedisAway),
+        (rx.ClusterDownError("The cluster is down"), RedisAway),
+        (rx.MovedError("3999 127.0.0.1:6381"), RedisAway),
+        (rx.AskError("3999 127.0.0.1:6381"), RedisAway),
+        (rx.TryAgainError("Multiple keys request during rehashing of slot"), RedisAway),
+        (rx.ResponseError("This instance has cluster support disabled"), ConfigError),
     ],
 )
 def test_what_may_pass_is_away_and_what_refuses_writes_is_full(error: rx.RedisError, kind: type[Exception]) -> None:
@@ -53,19 +56,6 @@ async def test_the_cause_is_kept() -> None:
         with pytest.raises(RedisAway) as caught, translated():
             raise cause
         assert caught.value.__cause__ is cause
-
-
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [
-        ("upstash://default:pw@host:6379", "rediss://default:pw@host:6379"),
-        ("rediss://host", "rediss://host"),
-        ("redis://host/3", "redis://host/3"),
-    ],
-)
-def test_an_upstash_url_is_read_as_tls(given: str, used: str) -> None:
-    """The existing system writes it so."""
-    assert redis_url(RedisSettings(url=SecretStr(given))) == used
 
 
 def test_a_script_is_known_by_its_hash() -> None:
