@@ -7,6 +7,8 @@ from typing import Any
 
 import redis
 
+from tests.redis_clusters import plain_urls
+
 #: keys that live as long as the system does (protocol 4), whatever they hold
 ALLOWED = ("qstreamd:environment", "{bp:queue:*}:control", "{bp:queue:*}:dead", "{guard}:consumers")
 
@@ -27,8 +29,11 @@ class Leaks:
 
     def find(self) -> list[str]:
         """One line for each key that should not be there."""
-        with redis.Redis.from_url(self._url, decode_responses=True) as client:
-            return [line for key in sorted(client.scan_iter(count=1000)) if (line := self._judge(client, key))]
+        return sorted(line for url in plain_urls(self._url) for line in self._of(url))
+
+    def _of(self, url: str) -> list[str]:
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            return [line for key in client.scan_iter(count=1000) if (line := self._judge(client, key))]
 
     def _judge(self, client: Any, key: str) -> str | None:
         if any(matches(key, pattern) for pattern in self._allowed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -16,7 +16,7 @@ from redis.asyncio.sentinel import Sentinel
 
 from daemon.dev.embedded import free_port
 from daemon.dev.embedded_redis import EmbeddedRedis
-from daemon.redis_urls import deployment
+from daemon.redis_urls import Deployment, deployment
 
 SLOTS: Final = 16384
 #: a node that is silent for so long is failed over; long enough for the stalls of a busy machine
@@ -186,18 +186,59 @@ class EmbeddedSentinel:
         return (int(said["num-slaves"]), int(said["num-other-sentinels"])) == (1, 2)
 
 
+class _Cluster(RedisCluster):
+    """redis-py's leaves connections open when its last command has failed."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for nodes in ("nodes_cache", "startup_nodes"):
+            await self.nodes_manager.aclose(nodes)
+
+
+class _Primary(redis.asyncio.Redis):
+    """redis-py's leaves the connections to the sentinels to the caller."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  # as in the base class
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        await pool.sentinel_manager.aclose()
+
+
 def observer(url: str, **limits: Any) -> Any:
     """redis-py's own client for any form of REDIS_URL: what a test sees, it does not see through ours."""
     where = deployment(url)
     said = parse_url(where.url)
     if where.form == "cluster":
         nodes = [ClusterNode(*address) for address in where.addresses]
-        return RedisCluster(startup_nodes=nodes, password=said["password"], **limits)
+        return _Cluster(startup_nodes=nodes, password=said["password"], **limits)
     if where.form == "sentinel":
         login = {"password": where.sentinel_login[1], "socket_timeout": 5}
         sentinel: Any = Sentinel(list(where.addresses), sentinel_kwargs=login)  # type: ignore[no-untyped-call]
-        return sentinel.master_for(where.service, password=said["password"], **limits)
+        return sentinel.master_for(where.service, redis_class=_Primary, password=said["password"], **limits)
     return redis.asyncio.Redis.from_url(where.url, **limits)
+
+
+def plain_urls(url: str) -> list[str]:
+    """One URL for each server that holds keys, whatever the form of `url`."""
+    where = deployment(url)
+    for host, port in where.addresses if where.form == "cluster" else ():
+        with suppress(redis.ConnectionError), redis.Redis.from_url(where.at(host, port)) as client:
+            table: Any = client.execute_command("CLUSTER", "SLOTS")
+            return [where.at(primary[0].decode(), primary[1]) for _, _, primary, *_ in table]
+    if where.form == "sentinel":
+        return [where.at(*_primary(where))]
+    return [where.url]
+
+
+def _primary(where: Deployment) -> tuple[str, int]:
+    for host, port in where.addresses:
+        with (
+            suppress(redis.ConnectionError),
+            redis.Redis(host=host, port=port, password=where.sentinel_login[1]) as one,
+        ):
+            told: Any = one.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", where.service)
+            return told[0].decode(), int(told[1])
+    raise AssertionError("no sentinel answers")
 
 
 def _until(what: str, fact: Callable[[], bool]) -> None:

@@ -108,10 +108,10 @@ class ClusterRedis(Redis):
             if not self._old or (self._ranges and now - self._looked_at < _LOOK_AGAIN_S):
                 return
             self._looked_at = now
-            known = list(dict.fromkeys(address for _, address in self._ranges))
-            random.shuffle(known)
+            known = list({address for _, address in self._ranges})
             error: Exception = rx.ConnectionError("no node of the cluster answers")
-            for address in dict.fromkeys((*known, *self._seeds)):
+            # in any order, so that a dead one does not come first for everybody
+            for address in dict.fromkeys((*_shuffled(known), *_shuffled(self._seeds))):
                 try:
                     table = await _run(self._client(address), "CLUSTER", "SLOTS")
                     if table:
@@ -297,6 +297,10 @@ def _address(primary: Sequence[Any], asked: Address) -> Address:
     host, port = primary[0], int(primary[1])
     name = host.decode() if isinstance(host, bytes) else host
     return (name or asked[0]), port  # a node that does not know its own address is where it was asked
+
+
+def _shuffled(addresses: Sequence[Address]) -> list[Address]:
+    return random.sample(addresses, len(addresses))
 
 
 def _bytes(key: str | bytes) -> bytes:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from redis import exceptions as rx
+from redis.asyncio import Redis
 
 from daemon import keys
 from daemon.admin.checkup.finding import ROUNDS, Finding, distance, error, info, ok, round_trips, skew, warning
 from daemon.admin.connections import Connections
-from daemon.stream.connection import translated
+from daemon.ports import Clock
+from daemon.redis_urls import host_and_port
+from daemon.stream.connection import nodes_of, translated
 
 VERSION_LEAST: Final = (7, 0)
 VALKEY_LEAST: Final = (7, 2)
@@ -19,32 +23,62 @@ FULL: Final = 0.8  #: of memory or connections: time to act
 
 
 async def check(at: Connections) -> list[Finding]:
-    """Everything about the server. Raises `RedisAway`."""
+    """Everything about the server, or about each node of a cluster. Raises `RedisAway`."""
+    nodes = await nodes_of(at.redis)
+    each = [await _one(at.clock, node) for node in nodes]
     with translated():
-        before = at.clock.time()
-        seconds, micros = await at.redis.time()
-        after = at.clock.time()
         owner = await at.redis.get(keys.ENVIRONMENT)
-        facts = await _facts(at)
+    if len(nodes) == 1:
+        return [*each[0], _stamp(owner, at.settings.runtime.environment)]
+    named = [(_address(node), findings) for node, findings in zip(nodes, each, strict=True)]
+    return [*together(named), _stamp(owner, at.settings.runtime.environment)]
+
+
+def together(nodes: Sequence[tuple[str, Sequence[Finding]]]) -> list[Finding]:
+    """What is well on all nodes is said once; all else once for each node, with its address."""
+    found: list[Finding] = []
+    by_check: dict[str, list[tuple[str, Finding]]] = {}
+    for address, findings in nodes:
+        for finding in findings:
+            by_check.setdefault(finding.check, []).append((address, finding))
+    for same in by_check.values():
+        first = same[0][1]
+        if all(finding.level == "ok" for _, finding in same):
+            found.append(replace(first, text=f"{first.text} ({len(same)} nodes)"))
+        else:
+            found += [replace(f, text=f"{address}: {f.text}") for address, f in same if f.level != "ok"]
+    return found
+
+
+async def _one(clock: Clock, node: Redis) -> list[Finding]:
+    with translated():
+        before = clock.time()
+        seconds, micros = await node.time()
+        after = clock.time()
+        facts = await _facts(node)
     found = [skew("redis.clock", seconds + micros / 1e6, before, after, "Redis")]
-    found.append(_stamp(owner, at.settings.runtime.environment))
     if facts is None:
         cure = "look at the provider's console: version 7 or later, eviction off, persistence on"
         found.append(info("redis.info", "this server does not tell about itself (INFO is forbidden)", cure))
     else:
         found += judge(facts)
     with translated():
-        median_ms = await round_trips(at.clock, at.redis.ping)
+        median_ms = await round_trips(clock, node.ping)
     return [*found, distance("redis.distance", median_ms, ROUNDS, "Redis")]
 
 
-async def _facts(at: Connections) -> dict[str, Any] | None:
+def _address(node: Redis) -> str:
+    said = node.connection_pool.connection_kwargs
+    return host_and_port(said["host"], said["port"])
+
+
+async def _facts(node: Redis) -> dict[str, Any] | None:
     try:
-        facts: dict[str, Any] = await at.redis.info("everything")
+        facts: dict[str, Any] = await node.info("everything")
     except rx.ResponseError:
         return None
     with suppress(rx.ResponseError):  # managed: CONFIG is forbidden
-        limits: dict[Any, Any] = await at.redis.config_get("appendfsync", "maxclients")
+        limits: dict[Any, Any] = await node.config_get("appendfsync", "maxclients")
         facts |= limits
     return {_plain(k): _plain(v) for k, v in facts.items()}
 
