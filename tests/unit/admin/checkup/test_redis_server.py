@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.admin.checkup.redis_server import judge
+from daemon.admin.checkup.redis_server import judge, together
 
 GOOD: dict[str, Any] = {
     "redis_version": "7.4.1", "role": "master", "maxmemory_policy": "noeviction", "aof_enabled": 1,
@@ -49,3 +49,12 @@ def test_a_managed_server_that_hides_config_is_taken_as_it_is() -> None:
     """No appendfsync, no maxclients: nothing is guessed."""
     hidden = {k: v for k, v in GOOD.items() if k not in {"appendfsync", "maxclients"}}
     assert {f.level for f in judge(hidden)} == {"ok"}
+
+
+def test_a_cluster_says_once_what_is_well_everywhere_and_names_the_node_that_is_not() -> None:
+    """Three nodes would otherwise fill the screen three times."""
+    well, evicts = list(judge(GOOD)), list(judge(GOOD | {"maxmemory_policy": "allkeys-lru"}))
+    told = {f.check: f for f in together([("a:1", well), ("b:2", evicts), ("c:3", well)])}
+    assert len(told) == len(well)
+    assert told["redis.version"].text.endswith("(3 nodes)")
+    assert told["redis.policy"].level == "error" and told["redis.policy"].text.startswith("b:2: ")
