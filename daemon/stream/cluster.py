@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Self
 
 from redis import exceptions as rx
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline, PubSub
-from redis.crc import key_slot
 
-Address = tuple[str, int]
+from daemon.stream.slots import Address, SlotMap, first_key, keys_of, slot_of
+
 Flush = Callable[[Redis, Sequence[int]], Awaitable[list[Any]]]
 
 #: between two looks at the map: a failover takes seconds, and a hundred tasks that fail at once ask once
@@ -33,7 +32,6 @@ _ROUND_S_A_KEY: Final = 0.0002
 _EVERYWHERE: Final = frozenset(
     {"SCRIPT LOAD", "SCRIPT FLUSH", "FLUSHALL", "FLUSHDB", "CONFIG SET", "DBSIZE", "KEYS", "MEMORY PURGE"}
 )
-_KEYLESS: Final = frozenset({"TIME", "PING", "INFO", "PUBLISH", "CONFIG GET", "CONFIG SET", "COMMAND COUNT"})
 #: what shows that the map may be old
 _OLD_MAP: Final = (rx.ConnectionError, rx.TimeoutError, rx.ClusterDownError, rx.ReadOnlyError, rx.MovedError)
 
@@ -48,8 +46,7 @@ class ClusterRedis(Redis):
         self._seeds = list(seeds)
         self._make = node
         self._clients: dict[Address, Redis] = {}
-        self._firsts: list[int] = []  # first slots of ranges, ascending, and who holds each range
-        self._ranges: list[tuple[int, Address]] = []
+        self._map = SlotMap()
         self._old = True
         self._looked_at = 0.0
         self._lock = asyncio.Lock()
@@ -79,18 +76,17 @@ class ClusterRedis(Redis):
         """The client of the node that holds `key`. Raises `ClusterDownError` while nobody does."""
         if self._old:
             await self._look()
-        slot = key_slot(key.encode() if isinstance(key, str) else bytes(key))
-        at = bisect_right(self._firsts, slot) - 1
-        if at < 0 or slot > self._ranges[at][0]:
+        holder = self._map.holder(slot_of(key))
+        if holder is None:
             self._old = True
-            raise rx.ClusterDownError(f"CLUSTERDOWN no node holds slot {slot}")
-        return self._client(self._ranges[at][1])
+            raise rx.ClusterDownError(f"CLUSTERDOWN no node holds slot {slot_of(key)}")
+        return self._client(holder)
 
     async def nodes(self) -> list[Redis]:
         """The clients of all nodes that hold slots."""
         if self._old:
             await self._look()
-        return [self._client(address) for address in dict.fromkeys(address for _, address in self._ranges)]
+        return [self._client(address) for address in self._map.addresses]
 
     @property
     def clients(self) -> list[Redis]:
@@ -105,13 +101,12 @@ class ClusterRedis(Redis):
     async def _look(self) -> None:
         async with self._lock:
             now = time.monotonic()
-            if not self._old or (self._ranges and now - self._looked_at < _LOOK_AGAIN_S):
+            if not self._old or (self._map.addresses and now - self._looked_at < _LOOK_AGAIN_S):
                 return
             self._looked_at = now
-            known = list({address for _, address in self._ranges})
             error: Exception = rx.ConnectionError("no node of the cluster answers")
             # in any order, so that a dead one does not come first for everybody
-            for address in dict.fromkeys((*_shuffled(known), *_shuffled(self._seeds))):
+            for address in dict.fromkeys((*_shuffled(self._map.addresses), *_shuffled(self._seeds))):
                 try:
                     table = await _run(self._client(address), "CLUSTER", "SLOTS")
                     if table:
@@ -123,12 +118,9 @@ class ClusterRedis(Redis):
             raise error
 
     async def _learn(self, table: Any, asked: Address) -> None:
-        ranges = sorted((int(first), int(last), _address(primary, asked)) for first, last, primary, *_ in table)
-        self._firsts = [first for first, _, _ in ranges]
-        self._ranges = [(last, address) for _, last, address in ranges]
+        self._map = SlotMap.of(table, asked)
         self._old = False
-        stay = {address for _, _, address in ranges}
-        for address in [address for address in self._clients if address not in stay]:
+        for address in self._clients.keys() - set(self._map.addresses):
             await self._clients.pop(address).aclose()  # it left, or serves as a replica now
 
     # --- commands ----------------------------------------------------------------------------------------------------
@@ -138,7 +130,7 @@ class ClusterRedis(Redis):
         name = args[0]
         if name in _EVERYWHERE:
             return _together(name, [await _run(node, *args, **options) for node in await self.nodes()])
-        if name in {"XREAD", "MGET"} and len({key_slot(_bytes(key)) for key in _keys(args)}) > 1:
+        if name in {"XREAD", "MGET"} and len({slot_of(key) for key in keys_of(args)}) > 1:
             return await (self._read(args) if name == "XREAD" else self._get(args))
 
         async def flush(node: Redis, _: Sequence[int]) -> list[Any]:
@@ -155,7 +147,7 @@ class ClusterRedis(Redis):
 
     def pubsub(self, **kwargs: Any) -> PubSub:
         """On any node: what is published at one is told by all."""
-        return self._client(random.choice([address for _, address in self._ranges] or self._seeds)).pubsub(**kwargs)
+        return self._client(random.choice(self._map.addresses or self._seeds)).pubsub(**kwargs)
 
     async def spread(self, keys: Sequence[str | bytes | None], flush: Flush) -> list[Any]:
         """The replies to what concerns `keys`, in order; `flush` sends those with the given indexes to one node.
@@ -206,7 +198,7 @@ class ClusterRedis(Redis):
 
     async def _read(self, args: Sequence[Any]) -> dict[Any, Any]:
         """XREAD where no node has all streams: each is asked for by itself, again and again until BLOCK is over."""
-        keys = _keys(args)
+        keys = keys_of(args)
         after = args[-len(keys) :]
         said = args[1 : args.index(b"STREAMS")]
         words = dict(zip(said[::2], said[1::2], strict=True))
@@ -263,28 +255,6 @@ async def _run(node: Any, *args: Any, **options: Any) -> Any:
     return await node.execute_command(*args, **options)
 
 
-def first_key(args: Sequence[Any]) -> str | bytes | None:
-    """The key by which a command, as redis-py spells it, finds its node; None: any node will do."""
-    keys = _keys(args)
-    return keys[0] if keys else None
-
-
-def _keys(args: Sequence[Any]) -> Sequence[Any]:
-    name = args[0]
-    if name in _KEYLESS:
-        return ()
-    if name in {"XREAD", "XREADGROUP"}:
-        rest = args[args.index(b"STREAMS") + 1 :]
-        return rest[: len(rest) // 2]
-    if name in {"EVALSHA", "EVAL"}:
-        return args[3 : 3 + int(args[2])]
-    if name == "MGET":
-        return args[1:]
-    if len(args) < 2:
-        raise rx.RedisError(f"{name} concerns no key: ask one of `nodes`")
-    return args[1:2]
-
-
 def _together(name: str, replies: list[Any]) -> Any:
     if name == "DBSIZE":
         return sum(replies)
@@ -293,18 +263,8 @@ def _together(name: str, replies: list[Any]) -> Any:
     return replies[0]
 
 
-def _address(primary: Sequence[Any], asked: Address) -> Address:
-    host, port = primary[0], int(primary[1])
-    name = host.decode() if isinstance(host, bytes) else host
-    return (name or asked[0]), port  # a node that does not know its own address is where it was asked
-
-
 def _shuffled(addresses: Sequence[Address]) -> list[Address]:
     return random.sample(addresses, len(addresses))
-
-
-def _bytes(key: str | bytes) -> bytes:
-    return key.encode() if isinstance(key, str) else bytes(key)
 
 
 def _of_redis(error: Exception) -> rx.RedisError:
