@@ -476,6 +476,7 @@ async def test_a_switch_keeps_the_shared_places_and_tells_of_the_first_model(des
     entered = await desk.guards.enter(asked, LEASE_MS)
     assert isinstance(entered, Entered)
     report = CallReport(first, "closed", closed_ms=5000, closed_why="OVERLOADED")
+    await desk.guards.release("q/nobody:0", (first.place,))  # from here on the server knows both scripts
     flushes = desk.guards._scripts.flushes
     answer = await desk.guards.switch(replace(asked, candidates=(second,)), LEASE_MS, (first.place,), report)
     assert desk.guards._scripts.flushes == flushes + 1
