@@ -21,7 +21,8 @@ EX_TEMPFAIL: Final = 75
 EX_CONFIG: Final = 78
 COMPLETE_VARIABLE: Final = "_QSTREAMD_COMPLETE"  #: how a shell asks what may follow
 
-#: command -> the module that holds its click command as `command`, and what `--help` says without importing it
+#: command -> the module that holds its click command as `command` (or, of that group, the one of this name), and what
+#: `--help` says without importing it
 _COMMANDS: Final = {
     "run": ("daemon.cli.run", "Consume queues (the daemon itself)."),
     "relay": ("daemon.cli.relay", "Take QStash's calls and append them to the work streams."),
@@ -33,6 +34,8 @@ _COMMANDS: Final = {
     "status": ("daemon.cli.status", "What goes on now, on one screen."),
     "report": ("daemon.cli.report", "Sum up a week: tasks, failures, waits, tokens and cost of each service."),
     "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them."),
+    "pause": ("daemon.cli.queues", "The same as `queues pause`: with --all the kill switch."),
+    "resume": ("daemon.cli.queues", "The same as `queues resume`."),
     "providers": ("daemon.cli.providers", "Models as all daemons see them; close one by hand, or open it."),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
     "dlq": ("daemon.cli.dlq", "Tasks that ended badly: list, show, replay, drop."),
@@ -57,7 +60,10 @@ class _LazyCommands(click.Group):
         """The command of that name, imported now."""
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        module = _COMMANDS[cmd_name][0]
+        command: click.Command = importlib.import_module(module).command
+        if isinstance(command, click.Group) and not module.endswith(f".{cmd_name}"):
+            return command.get_command(ctx, cmd_name)
         return command
 
     def resolve_command(

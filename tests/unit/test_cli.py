@@ -96,3 +96,11 @@ def test_the_version_is_that_of_the_code() -> None:
     """Also where no package is installed: below /opt/qstreamd, in the image, in a checkout."""
     found = CliRunner().invoke(cli, ["--version"])
     assert (found.exit_code, found.output) == (0, f"qstreamd, version {__version__}\n")
+
+
+@pytest.mark.parametrize("order", ["pause", "resume"])
+def test_the_kill_switch_needs_no_noun(order: str) -> None:
+    """Nobody looks for it in a group at 3 a.m.; it is the same command, not a copy."""
+    group = cli.get_command(click.Context(cli), "queues")
+    assert isinstance(group, click.Group)
+    assert cli.get_command(click.Context(cli), order) is group.commands[order]
