@@ -5,7 +5,7 @@
     redis+cluster://user:password@host:7000,host:7001              some nodes of it; rediss+cluster:// too
 
 User and password are those of the servers. Sentinels with a password of their own take it from `?sentinel_password=…`
-(and `sentinel_username`).
+(and `sentinel_username`). What other clients write is read too: `redis-cluster://`, and `redis-sentinel://host/0#service`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 SCHEMES: Final = (
     *("redis", "rediss", "upstash", "unix"),
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+    *("redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"),
 )
 _PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 _OF_SENTINELS: Final = "sentinel_"
@@ -46,7 +47,7 @@ def deployment(raw: str) -> Deployment:
     parts = urlsplit(raw)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"begins with none of {', '.join(SCHEMES)}")
-    plain, _, form = parts.scheme.partition("+")
+    plain, _, form = parts.scheme.replace("-", "+").partition("+")
     if form == "sentinel":
         return _sentinel(parts, plain)
     if form == "cluster":
@@ -59,6 +60,8 @@ def deployment(raw: str) -> Deployment:
 
 def _sentinel(parts: SplitResult, plain: str) -> Deployment:
     service, _, database = parts.path.strip("/").partition("/")
+    if parts.fragment:
+        service, database = parts.fragment, service
     if not service:
         raise ValueError("names no service: redis+sentinel://host:26379/service")
     query = parse_qsl(parts.query)

@@ -40,6 +40,13 @@ def test_a_primary_is_named_by_its_service() -> None:
     assert deployment("redis+sentinel://a/qs").sentinel_login == (None, None)
 
 
+def test_what_other_clients_write_is_read() -> None:
+    """Lettuce and Spring have a hyphen, and the service behind a hash."""
+    assert deployment("redis-cluster://:pw@a:7000,b") == deployment("redis+cluster://:pw@a:7000,b")
+    assert deployment("rediss-sentinel://:pw@a,b/2#qs") == deployment("rediss+sentinel://:pw@a,b/qs/2")
+    assert deployment("redis-sentinel://a#qs") == deployment("redis+sentinel://a/qs")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
