@@ -29,8 +29,10 @@ _TOGETHER: Final = {"repl-diskless-sync-delay": "0"}
 class _Server(EmbeddedRedis):
     """One of several that share a password."""
 
-    def __init__(self, password: str, options: Mapping[str, str], binary: Path | None) -> None:
-        super().__init__(persist=True, options={**_TOGETHER, "masterauth": password, **options}, binary=binary)
+    def __init__(
+        self, password: str, options: Mapping[str, str], binary: Path | None, *, persist: bool = False
+    ) -> None:
+        super().__init__(persist=persist, options={**_TOGETHER, "masterauth": password, **options}, binary=binary)
         self._password = password
 
     def client(self) -> Any:
@@ -46,9 +48,12 @@ class _Sentinel(_Server):
 
 
 class EmbeddedCluster:
-    """Three primaries, and a replica of each where `replicas` is set. A context manager; all calls block."""
+    """Three primaries, and a replica of each where `replicas` is set. A context manager; all calls block.
 
-    def __init__(self, *, replicas: bool = False, binary: Path | None = None) -> None:
+    `persist`: every write is on disk before it is acknowledged.
+    """
+
+    def __init__(self, *, replicas: bool = False, persist: bool = False, binary: Path | None = None) -> None:
         self._password = secrets.token_urlsafe(18)
         self._buses = [free_port() for _ in range(6 if replicas else 3)]
         self.servers = [
@@ -59,9 +64,9 @@ class EmbeddedCluster:
                     "cluster-config-file": "nodes.conf",
                     "cluster-node-timeout": str(NODE_TIMEOUT_MS),
                     "cluster-port": str(bus),
-                    "appendonly": "no",
                 },
                 binary,
+                persist=persist,
             )
             for bus in self._buses
         ]
