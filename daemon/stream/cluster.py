@@ -17,6 +17,7 @@ from redis import exceptions as rx
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline, PubSub
 
+from daemon.errors import RedisAway
 from daemon.stream.slots import Address, SlotMap, first_key, keys_of, slot_of
 
 Flush = Callable[[Redis, Sequence[int]], Awaitable[list[Any]]]
@@ -33,7 +34,7 @@ _EVERYWHERE: Final = frozenset(
     {"SCRIPT LOAD", "SCRIPT FLUSH", "FLUSHALL", "FLUSHDB", "CONFIG SET", "DBSIZE", "KEYS", "MEMORY PURGE"}
 )
 #: what shows that the map may be old
-_OLD_MAP: Final = (rx.ConnectionError, rx.TimeoutError, rx.ClusterDownError, rx.ReadOnlyError, rx.MovedError)
+_OLD_MAP: Final = (RedisAway, rx.ConnectionError, rx.TimeoutError, rx.ClusterDownError, rx.ReadOnlyError, rx.MovedError)
 
 
 class ClusterRedis(Redis):
@@ -182,7 +183,7 @@ class ClusterRedis(Redis):
         async def one(node: Redis, which: list[int]) -> None:
             try:
                 told = await flush(node, which)
-            except (rx.RedisError, OSError) as error:
+            except (rx.RedisError, RedisAway, OSError) as error:
                 told = [_of_redis(error)] * len(which)
             for at, reply in zip(which, told, strict=True):
                 replies[at] = reply
@@ -267,5 +268,9 @@ def _shuffled(addresses: Sequence[Address]) -> list[Address]:
     return random.sample(addresses, len(addresses))
 
 
-def _of_redis(error: Exception) -> rx.RedisError:
-    return error if isinstance(error, rx.RedisError) else rx.ConnectionError(f"{type(error).__name__}: {error}")
+def _of_redis(error: Exception) -> Exception:
+    return (
+        error
+        if isinstance(error, rx.RedisError | RedisAway)
+        else rx.ConnectionError(f"{type(error).__name__}: {error}")
+    )

@@ -213,25 +213,33 @@ class Scripts:
 
     async def run_each(self, calls: Sequence[Call]) -> list[Any]:
         """The same, with the translated error of a call in its place: one task's trouble is not its neighbours'."""
-        replies = await self._send(calls)
+        return translated_each(await self._answered(self.client, calls))
+
+    async def _answered(self, client: Redis, calls: Sequence[Call]) -> list[Any]:
+        replies = await self._send(client, calls)
         missing = [i for i, reply in enumerate(replies) if isinstance(reply, rx.NoScriptError)]
         if missing:
-            await self._load({calls[i].script for i in missing})
-            for i, reply in zip(missing, await self._send([calls[i] for i in missing]), strict=True):
+            await self._load(client, {calls[i].script for i in missing})
+            for i, reply in zip(missing, await self._send(client, [calls[i] for i in missing]), strict=True):
                 replies[i] = reply
-        return [translate(reply) if isinstance(reply, rx.RedisError) else reply for reply in replies]
+        return replies
 
-    async def _send(self, calls: Sequence[Call]) -> list[Any]:
+    async def _send(self, client: Redis, calls: Sequence[Call]) -> list[Any]:
         self.flushes += 1
         with translated():
-            pipe = self.client.pipeline(transaction=False)
+            pipe = client.pipeline(transaction=False)
             for call in calls:
                 # stub says str only
                 pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
             return await pipe.execute(raise_on_error=False)
 
-    async def _load(self, scripts: set[Script]) -> None:
+    async def _load(self, client: Redis, scripts: set[Script]) -> None:
         self.flushes += 1
         with translated():
             for script in scripts:
-                await self.client.script_load(script.source)
+                await client.script_load(script.source)
+
+
+def translated_each(replies: Sequence[Any]) -> list[Any]:
+    """Replies with our errors in place of redis-py's."""
+    return [translate(reply) if isinstance(reply, rx.RedisError) else reply for reply in replies]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import hiredis
@@ -20,7 +21,7 @@ from redis.asyncio import Redis
 
 from daemon.gathering import Gathering
 from daemon.stream.cluster import ClusterRedis
-from daemon.stream.connection import Call, Scripts, translated
+from daemon.stream.connection import Call, Scripts, translated, translated_each
 
 #: flushes at once: a far Redis is kept busy, and one slow reply does not hold everyone
 _LANES: Final = 4
@@ -29,42 +30,48 @@ _RUNS_MAX: Final = 128
 
 
 class GatheredScripts(Scripts):
-    """`Scripts` that flush together. `command_timeout_s` of the settings bounds a whole flush."""
+    """`Scripts` that flush together. `command_timeout_s` of the settings bounds a whole flush.
+
+    In a cluster each node has flushes of its own, so that whoever needs nothing of a silent node does not wait for it.
+    """
 
     def __init__(self, client: Redis) -> None:
         super().__init__(client)
-        self._gathering: Gathering[Sequence[Call], list[Any]] = Gathering(self._run_all, lanes=_LANES, most=_RUNS_MAX)
+        self._gatherings: dict[Redis, Gathering[Sequence[Call], list[Any]]] = {}
 
     async def run_each(self, calls: Sequence[Call]) -> list[Any]:
         """See `Scripts.run_each`."""
-        return await self._gathering.ask(calls)
+        if isinstance(self.client, ClusterRedis):
+            keys = [next(iter(call.keys), None) for call in calls]
+            with translated():
+                return translated_each(
+                    await self.client.spread(keys, lambda node, which: self._ask(node, [calls[at] for at in which]))
+                )
+        return translated_each(await self._ask(self.client, calls))
 
-    async def _run_all(self, runs: list[Sequence[Call]]) -> list[list[Any]]:
-        replies = iter(await super().run_each([call for calls in runs for call in calls]))
+    async def _ask(self, node: Redis, calls: Sequence[Call]) -> list[Any]:
+        if (gathering := self._gatherings.get(node)) is None:
+            gathering = Gathering(partial(self._run_all, node), lanes=_LANES, most=_RUNS_MAX)
+            self._gatherings[node] = gathering
+        return await gathering.ask(calls)
+
+    async def _run_all(self, node: Redis, runs: list[Sequence[Call]]) -> list[list[Any]]:
+        replies = iter(await self._answered(node, [call for calls in runs for call in calls]))
         return [[next(replies) for _ in calls] for calls in runs]
 
-    async def _send(self, calls: Sequence[Call]) -> list[Any]:
+    async def _send(self, client: Redis, calls: Sequence[Call]) -> list[Any]:
         self.flushes += 1
+        packed = b"".join([_packed(call) for call in calls])
+        pool: Any = client.connection_pool
         with translated():
-            if isinstance(self.client, ClusterRedis):
-                return await self.client.spread(
-                    [next(iter(call.keys), None) for call in calls],
-                    lambda node, which: _flush(node, [calls[at] for at in which]),
+            connection = await pool.get_connection()
+            try:
+                replies = await connection.retry.call_with_retry(
+                    lambda: _exchange(connection, packed, len(calls)), lambda _error: connection.disconnect()
                 )
-            return await _flush(self.client, calls)
-
-
-async def _flush(client: Redis, calls: Sequence[Call]) -> list[Any]:
-    packed = b"".join([_packed(call) for call in calls])
-    pool: Any = client.connection_pool
-    connection = await pool.get_connection()
-    try:
-        replies = await connection.retry.call_with_retry(
-            lambda: _exchange(connection, packed, len(calls)), lambda _error: connection.disconnect()
-        )
-    finally:
-        await pool.release(connection)
-    return cast("list[Any]", replies)
+            finally:
+                await pool.release(connection)
+            return cast("list[Any]", replies)
 
 
 def _packed(call: Call) -> bytes:

@@ -142,6 +142,30 @@ async def test_one_dead_node_is_away_and_the_others_serve(replicated: EmbeddedCl
         assert replies == [2] * len(replies)
 
 
+async def test_whoever_needs_nothing_of_a_silent_node_does_not_wait_for_it(
+    redis_url: str, three_nodes: EmbeddedCluster
+) -> None:
+    """Tasks share flushes, but not those of different nodes."""
+    async with connect(settings(redis_url, command_timeout_s=1.0)) as client:
+        scripts = GatheredScripts(client)
+        await scripts.run([Call(INCR, [letter], []) for letter in LETTERS])
+        silent = three_nodes.holder_of("a")
+        well = next(letter for letter in LETTERS if three_nodes.holder_of(letter) != silent)
+        await asyncio.to_thread(three_nodes.servers[silent].pause)
+        try:
+            async with asyncio.TaskGroup() as group:
+                stuck = group.create_task(scripts.run_each([Call(INCR, ["a"], []), Call(INCR, [well], [])]))
+                await asyncio.sleep(0)
+                for _ in range(10):
+                    await scripts.run([Call(INCR, [well], [])])
+                assert not stuck.done()
+        finally:
+            await asyncio.to_thread(three_nodes.servers[silent].resume)
+        late, done = stuck.result()
+        assert isinstance(late, RedisAway) and isinstance(done, int)
+        assert await client.get(well) == b"12"
+
+
 async def test_a_blocked_read_waits_at_the_node_of_its_queue(
     side: Side, redis_settings: RedisSettings, wait_until: WaitUntil
 ) -> None:
