@@ -205,7 +205,7 @@ class Daemon:
         guards = RedisGuards(self._scripts, s.guards)
         self._waiters = Waiters(guards, s.guards.sweep_s, metrics)
         guards.waiting = self._waiters.some
-        ledger = BatchingLedger(self._pool, self._book.tiers)
+        ledger = BatchingLedger(self._pool, lambda: self._book.queues)
         self._deltas = Deltas(self._scripts, events, s.events, metrics)
         names = [spec.name for spec in self._specs]
         self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)

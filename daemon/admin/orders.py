@@ -82,7 +82,7 @@ def _cancellation(at: Connections) -> Cancellation:
     s = at.settings
     return Cancellation(
         cancels=Cancels(at.scripts, s.events, s.queues), records=at.records,
-        ledger=PostgresLedger(at.pool, at.book.tiers), events=Events(at.scripts, s.events, at.clock),
+        ledger=PostgresLedger(at.pool, lambda: at.book.queues), events=Events(at.scripts, s.events, at.clock),
         blobs=blobs_here(at), clock=at.clock,
     )  # fmt: skip
 

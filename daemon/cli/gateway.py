@@ -33,7 +33,7 @@ from daemon.gateway.server import Gateway, Part
 from daemon.gateway.submit import Services, Submit
 from daemon.gateway.tokens import Tokens
 from daemon.gateway.uploads import Uploads
-from daemon.lifecycle import Notifier, Signals, sample_loop_lag
+from daemon.lifecycle import Notifier, Signals, end, sample_loop_lag
 from daemon.logs import configure, logger
 from daemon.metrics import Metrics
 from daemon.ports import Blobs
@@ -100,16 +100,18 @@ class GatewayProcess:
                     group.create_task(self._expire(), name="expire"),
                     group.create_task(self._endings.run(self.hub), name="endings"),
                 ]
-                runner = await self._listen(gateway.app())
-                self.ready.set()
-                await self._stopping.wait()
-                gateway.closed = "stopping"
-                self.hub.close()  # every viewer is told to come back, and its answer ends
-                await runner.cleanup()
-                await self._finishing.wait(FINISH_S)
-                await self._audit.flush()
-                for task in beside:
-                    task.cancel()
+                try:
+                    runner = await self._listen(gateway.app())
+                    stack.push_async_callback(runner.cleanup)  # also when a loop of ours died
+                    self.ready.set()
+                    await self._stopping.wait()
+                    gateway.closed = "stopping"
+                    self.hub.close()  # every viewer is told to come back, and its answer ends
+                    await runner.cleanup()
+                    await self._finishing.wait(FINISH_S)
+                    await self._audit.flush()
+                finally:
+                    await end(beside)
         _log.info("gateway.stopped")
 
     async def _connect(self, stack: AsyncExitStack) -> None:
@@ -156,7 +158,8 @@ class GatewayProcess:
             Follow(self.hub, access, s.gateway, self.metrics, clock),
             Cancel(
                 cancellation=Cancellation(
-                    cancels=Cancels(scripts, s.events, s.queues), records=records, ledger=PostgresLedger(self._pool),
+                    cancels=Cancels(scripts, s.events, s.queues), records=records,
+                    ledger=PostgresLedger(self._pool, lambda: self._services.queues),
                     events=events, blobs=BlobsByScheme(stores), clock=clock,
                 ),
                 records=records, hub=self.hub, access=access, audit=self._audit, finishing=self._finishing,

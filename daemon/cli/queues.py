@@ -172,7 +172,7 @@ async def _open(names: Sequence[str] | None) -> AsyncIterator[tuple[Connections,
                 t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.book.queues)}", 2)
         events = Events(at.scripts, settings.events, at.clock)
         pool = None if at.no_store else at.pool
-        ledger = PostgresLedger(pool, at.book.tiers) if pool else None
+        ledger = PostgresLedger(pool, lambda: at.book.queues) if pool else None
         yield at, QueueOrders(at.scripts, events, pool, at.clock, ledger, blobs_here(at)), queues
 
 

@@ -94,11 +94,6 @@ class ServiceBook:
         return tuple(self.models[name] for name in service.models.get(tier, ()))
 
     @property
-    def tiers(self) -> dict[str, Tier]:
-        """The tier of each queue."""
-        return {name: queue.tier for name, queue in self.queues.items()}
-
-    @property
     def templates(self) -> frozenset[str]:
         """The templates in Postgres that services name."""
         return frozenset(s.template for s in self.services.values() if s.template is not None)

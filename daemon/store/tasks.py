@@ -7,7 +7,7 @@ after a commit looks just like being fenced out. The `…_many` need no more sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,9 +16,9 @@ import msgspec
 from daemon.contracts import (
     DEFAULT_QUEUES,
     TERMINAL,
+    QueueSpec,
     State,
     TaskMessage,
-    Tier,
     Usage,
     WorkEntry,
     content_sha256,
@@ -60,13 +60,17 @@ class ClaimRequest:
         return self.delivery.entry
 
 
-class PostgresLedger:
-    """`daemon.ports.Ledger` on Postgres. `tiers` says which tier a queue has, for messages that name none."""
+def _default_queues() -> Mapping[str, QueueSpec]:
+    return DEFAULT_QUEUES
 
-    def __init__(self, pool: Pool, tiers: Mapping[str, Tier] | None = None) -> None:
+
+class PostgresLedger:
+    """`daemon.ports.Ledger` on Postgres. `queues` as they are now: their tier is for messages that name none."""
+
+    def __init__(self, pool: Pool, queues: Callable[[], Mapping[str, QueueSpec]] = _default_queues) -> None:
         self._pool = pool
         self._sql = load_queries()
-        self._tiers = {name: queue.tier for name, queue in DEFAULT_QUEUES.items()} if tiers is None else tiers
+        self._queues = queues
 
     async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimAnswer:
         """See `Ledger.claim`. A repeat after a lost reply raises `attempt` once more and counts no crash."""
@@ -194,10 +198,11 @@ class PostgresLedger:
 
     def _input(self, queue: str, entry_id: str, entry: WorkEntry, model_id: str | None) -> dict[str, Any]:
         m = entry.message
-        identity = identity_of(m)
+        identity, spec = identity_of(m), self._queues().get(queue)
+        tier = m.tier or (spec.tier if spec else None)
         return {
             "task_id": m.task_id, "queue_id": queue, "entry_id": entry_id, "service_id": m.service_id,
-            "user_id": m.user_id, "tier": m.tier or self._tiers.get(queue), "model_id": model_id, "job_id": m.job_id,
+            "user_id": m.user_id, "tier": tier, "model_id": model_id, "job_id": m.job_id,
             "refs": m.refs, "request_id": identity.request_id, "trace_id": identity.trace_id,
             "message": _without_images(m), "body_sha256": entry.sha256, "accepted_at": entry.accepted_at / 1000,
             "wants_context": m.id_first,

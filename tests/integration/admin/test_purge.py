@@ -36,7 +36,7 @@ BY = Operator("cli:ann")
 def orders(at: Connections) -> QueueOrders:
     """As the command line makes them."""
     events = Events(at.scripts, at.settings.events, at.clock)
-    return QueueOrders(at.scripts, events, at.pool, at.clock, PostgresLedger(at.pool, at.book.tiers), blobs_here(at))
+    return QueueOrders(at.scripts, events, at.pool, at.clock, PostgresLedger(at.pool), blobs_here(at))
 
 
 async def parked(system: System, names: Sequence[str]) -> None:

@@ -77,8 +77,7 @@ def settings(redis_settings: RedisSettings, postgres_settings: PostgresSettings)
 async def running(settings: Settings) -> AsyncIterator[Rig]:
     """A gateway from start to a clean stop."""
     process = GatewayProcess(settings)
-    redis = connect(settings.redis, name="test")
-    async with asyncio.TaskGroup() as group:
+    async with connect(settings.redis, name="test") as redis, asyncio.TaskGroup() as group:
         life = group.create_task(process.run())
         waiting = group.create_task(process.ready.wait())
         await asyncio.wait([life, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=10)
@@ -88,10 +87,10 @@ async def running(settings: Settings) -> AsyncIterator[Rig]:
             async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(20)) as http:
                 try:
                     yield Rig(process, http, redis)
-                finally:
+                finally:  # a test that fails waits for the stop as well, or its loop can't be closed
                     process.stop()
+                    await life
         await life
-    await redis.aclose()
 
 
 @pytest.fixture

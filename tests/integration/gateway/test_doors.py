@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 
 from daemon import contracts as c
+from daemon.cli.gateway import GatewayProcess
+from daemon.clock import SystemClock
+from daemon.config import Settings
 from daemon.contracts import Channel
-from tests.integration.gateway.conftest import KEY, Open, Rig
+from daemon.gateway.endings import Endings
+from daemon.gateway.tokens import Tokens
+from daemon.kinds import SecretStr
+from tests.integration.gateway.conftest import KEY, SECRET, Open, Rig
 from tests.integration.gateway.frames import all_events
 from tests.integration.gateway.test_follow import DONE, text
 from tests.waiting import WaitUntil
@@ -251,3 +257,38 @@ async def test_queues_are_told_to_servers(rig: Rig) -> None:
     assert found["q_paid_stream"] == {"queueId": "q_paid_stream", "waiting": 7, "limit": 200, "paused": False}
     assert found["q_free_stream"] == {"queueId": "q_free_stream", "waiting": 0, "limit": 3, "paused": True}
     assert found["q_free_batch"]["limit"] == 0  # nothing is accepted
+
+
+async def test_a_gateway_whose_loop_died_ends_and_lets_its_viewers_go(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loudly, within seconds: whoever watches sees the connection close and comes back to another one."""
+    died = asyncio.Event()
+
+    async def run(*_: object) -> None:
+        await died.wait()
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Endings, "run", run)
+    process = GatewayProcess(settings)
+    lines: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def watch() -> None:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(process.run())
+            await process.ready.wait()
+            host, port = process.address.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            token = Tokens(SecretStr(SECRET), SystemClock(), 60).task_token("t1")
+            asked = f"GET /api/tasks/t1/events?token={token} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n"
+            writer.write(asked.encode())
+            assert (await reader.readuntil(b": ok\n\n")).startswith(b"HTTP/1.0 200")
+            lines.append((reader, writer))
+            died.set()
+
+    with pytest.raises(ExceptionGroup, match="unhandled errors"):
+        await watch()
+    [(reader, writer)] = lines
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    await writer.wait_closed()

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daemon import contracts as c
 from daemon import keys
-from daemon.config import PostgresSettings
-from daemon.contracts import Stage, State, TaskMessage, Usage, WorkEntry
+from daemon.clock import SystemClock
+from daemon.config import PostgresSettings, QueueSettings, Settings
+from daemon.contracts import Stage, State, TaskMessage, Usage, WorkEntry, identity_of
 from daemon.errors import Code
 from daemon.gateway import endings
 from daemon.ports import Claimed, Delivery, Ending, ResultDraft
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
-from tests.integration.gateway.conftest import KEY, Rig
+from daemon.stream.admission import Accepted, Admission
+from daemon.stream.connection import Scripts
+from tests.integration.gateway.conftest import KEY, Rig, running
 from tests.integration.gateway.frames import all_events, frames
 from tests.integration.gateway.test_follow import text
 from tests.waiting import WaitUntil
@@ -173,6 +179,28 @@ async def test_a_queued_task_is_cancelled_where_it_lies(rig: Rig) -> None:
     assert (await task(rig))[1]["state"] == "cancelled"
     assert await cancel(rig) == (200, {"taskId": "t1", "state": "cancelled"})
     assert await codes(rig) == [None, "CANCELLED"]
+
+
+async def test_a_row_that_a_cancel_makes_has_the_tier_of_its_queue(
+    settings: Settings, ledger: PostgresLedger, tmp_path: Path
+) -> None:
+    """Of a queue of the services file too, also of one that came with a reload, when the message names no tier."""
+    services = tmp_path / "services.toml"
+    shipped = (files("daemon") / "services_default/services.toml").read_text("utf-8")
+    table = '\n[queues.{}]\ntier = "{}"\nmode = "batch"\n'
+    services.write_text(shipped + table.format("q_long", "free"), "utf-8")
+    runtime = replace(settings.runtime, services_file=str(services))
+    async with running(replace(settings, runtime=runtime)) as rig:
+        services.write_text(shipped + table.format("q_long", "free") + table.format("q_new", "paid"), "utf-8")
+        rig.process.reload()
+        door = Admission(Scripts(rig.redis), QueueSettings(), SystemClock())
+        for queue in ("q_long", "q_new", "q_free_batch"):
+            task = TaskMessage(task_id=f"of-{queue}", queue_id=queue, service_id="s", user_id="u1")
+            assert isinstance(await door.accept(task, "a" * 64, 10, {}), Accepted)
+            await rig.events.queued(identity_of(task))
+            assert (await cancel(rig, task.task_id, key=False))[1]["state"] == "cancelled"
+    rows = await ledger._pool.fetch("SELECT queue_id, tier FROM qstreamd.tasks")
+    assert {row["queue_id"]: row["tier"] for row in rows} == {"q_long": "free", "q_new": "paid", "q_free_batch": "free"}
 
 
 async def test_a_parked_task_is_cancelled_where_it_lies(rig: Rig, ledger: PostgresLedger) -> None:
