@@ -49,7 +49,7 @@ class ClusterRedis(Redis):
         self._clients: dict[Address, Redis] = {}
         self._map = SlotMap()
         self._old = True
-        self._looked_at = 0.0
+        self._looked_at = -_LOOK_AGAIN_S
         self._lock = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -102,8 +102,12 @@ class ClusterRedis(Redis):
     async def _look(self) -> None:
         async with self._lock:
             now = time.monotonic()
-            if not self._old or (self._map.addresses and now - self._looked_at < _LOOK_AGAIN_S):
+            if not self._old:
                 return
+            if now - self._looked_at < _LOOK_AGAIN_S:
+                if self._map.addresses:
+                    return
+                raise rx.ConnectionError("no node of the cluster has answered just now")
             self._looked_at = now
             error: Exception = rx.ConnectionError("no node of the cluster answers")
             # in any order, so that a dead one does not come first for everybody
@@ -269,8 +273,5 @@ def _shuffled(addresses: Sequence[Address]) -> list[Address]:
 
 
 def _of_redis(error: Exception) -> Exception:
-    return (
-        error
-        if isinstance(error, rx.RedisError | RedisAway)
-        else rx.ConnectionError(f"{type(error).__name__}: {error}")
-    )
+    known = isinstance(error, rx.RedisError | RedisAway)
+    return error if known else rx.ConnectionError(f"{type(error).__name__}: {error}")
