@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 from functools import cache
 from typing import Final
@@ -18,3 +19,6 @@ def nonce() -> str:
 @cache
 def _process() -> str:
     return secrets.token_hex(12)
+
+
+os.register_at_fork(after_in_child=_process.cache_clear)  # a forked process is another one

@@ -7,6 +7,7 @@ Postgres add only how to lay out data and how to start. Production code never im
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -37,6 +38,11 @@ if [ "$pid" != 0 ]; then
 fi
 rm -rf -- "$1"
 """
+
+#: above most of what has a name, and below what kernels hand to clients (from 32768 on Linux, 49152 elsewhere): between
+#: our look and the server's start nobody takes it by chance
+_PORTS: Final = range(20_000, 32_000)
+_turns: Final = itertools.count(os.getpid() * 997)  # processes that start servers at once begin far from each other
 
 
 class EmbeddedError(Exception):
@@ -244,7 +250,10 @@ def private_directory(prefix: str) -> Path:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback TCP port that nobody listens on at this moment; another one each time, and none that a client gets."""
+    for at in itertools.islice(_turns, len(_PORTS)):
+        port = _PORTS[at % len(_PORTS)]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise EmbeddedError(f"no free port from {_PORTS.start} to {_PORTS.stop}")
