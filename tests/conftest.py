@@ -2,6 +2,7 @@
 
     redis_url, redis_settings         an empty database of a real server
     postgres_url, postgres_settings   a database of its own, cloned from a migrated template
+    new_database                      makes more of them
     redis_server, postgres_server     a server of its own that the test may kill, pause and restart
     no_key_left                       after the test: nothing pending, no key without an end of life
     wait_until                        waits for a fact
@@ -20,7 +21,7 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -70,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`make chaos` runs the long suites whole; `make test` runs samples of them."""
     parser.addoption("--whole", action="store_true", help="run long suites in full length")
     parser.addoption("--minutes", type=float, default=2.0, help="how long the steady load of tests/chaos goes on")
+    parser.addoption("--point", default="", help="of the crash points of tests/chaos those whose name holds this")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -214,13 +216,27 @@ def _postgres_server_of() -> Iterator[Callable[[str], tuple[str, str]]]:
 
 
 @pytest.fixture
-def postgres_url(postgres_version: str, _postgres_server_of: Callable[[str], tuple[str, str]]) -> Iterator[str]:
-    """A migrated database of the test's own."""
+def new_database(
+    postgres_version: str, _postgres_server_of: Callable[[str], tuple[str, str]]
+) -> Callable[[], AbstractContextManager[str]]:
+    """Makes a migrated database that lives as long as the block; for tests that need many."""
     url, template = _postgres_server_of(postgres_version)
-    name = f"qstreamd_test_{secrets.token_hex(4)}"
-    in_thread(_execute(url, f"CREATE DATABASE {name} TEMPLATE {template}"))
-    yield url_of(url, name)
-    in_thread(_execute(url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+    @contextmanager
+    def database() -> Iterator[str]:
+        name = f"qstreamd_test_{secrets.token_hex(4)}"
+        in_thread(_execute(url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+        yield url_of(url, name)
+        in_thread(_execute(url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+    return database
+
+
+@pytest.fixture
+def postgres_url(new_database: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with new_database() as url:
+        yield url
 
 
 @pytest.fixture

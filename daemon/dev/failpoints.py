@@ -97,6 +97,7 @@ class _Points:
                 raise lost
             case "stall":
                 time.sleep(STALL_S)
+                print('{"event": "failpoint.over"}', file=sys.stderr, flush=True)
 
 
 def install(text: str) -> None:

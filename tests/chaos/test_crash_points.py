@@ -1,22 +1,28 @@
 """kill -9, an unforeseen error, a lost reply and a standstill right before and after each effect of a daemon.
 
-After each of them a second daemon takes over, and the whole history is held to the invariants. `make test` runs a
-sample, `make chaos` all.
+After each of them a second daemon takes over, and the whole history is held to the invariants. All cases run in
+`make test`, some at once; `--point done-finish-after-kill` runs those whose name holds that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from signal import SIGTERM
 from typing import Final
 
 import pytest
-from _pytest.mark import ParameterSet
 
-from tests.e2e.world import LEASE_S, World
+from daemon import keys
+from daemon.dev.failpoints import STALL_S
+from tests.chaos.side_by_side import Case, SideBySide
+from tests.e2e.processes import DaemonProcess
+from tests.e2e.world import LEASE_S, QUEUES, World
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
+
+QUEUE: Final = "q_paid_stream"
 
 
 @dataclass(frozen=True)
@@ -26,20 +32,66 @@ class Course:
     name: str
     service: str
     effects: tuple[str, ...]
+    begins: str = "reads"  #: or with what is left to it: a `backlog`, or the task of one who `died`
     stops: bool = False  #: SIGTERM twice while the model writes
 
 
 BEGINS: Final = ("read", "guard_enter", "claim", "begin+append")
 COURSES: Final = (
     Course("done", "plain", (*BEGINS, "append", "beat", "heartbeat", "finish", "append+guard_release", "ack")),
-    Course("retry", "f-cut-once", ("leave", "append+guard_release", "park", "promote", "fetch")),
+    Course("backlog", "plain", ("fetch",), begins="backlog"),
+    Course("reclaim", "f-stall-mid-once", ("sweep", "claim", "finish"), begins="died"),
+    Course("retry", "f-cut-once", ("leave", "append+guard_release", "park", "promote")),
     Course("dead", "f-blocked", ("leave", "append+guard_release", "dead_letter")),
     Course("deferred", "f-429-after-1-once", ("leave", "append+guard_release", "park", "promote")),
-    Course("stop", "plain", ("leave", "append+guard_release", "hand_back", "bury", "forget"), stops=True),
+    Course("stop", "f-stall-mid-once", ("leave", "append+guard_release", "hand_back", "bury", "forget"), stops=True),
 )
 ACTIONS: Final = ("kill", "raise", "lose", "stall")
-CASES: Final = [
-    (course, effect, when, action)
+#: which pass is meant where it is not the first: the first `append` is that of `started`
+PASS: Final = {"append": 2}
+#: what every queue of a daemon does at its start: only that of the task is meant
+SHARED: Final = ("fetch", "sweep")
+#: long enough for a few beats
+TOKENS: Final = {"beat": 300, "heartbeat": 300}
+#: a lease that a machine which stands still for a second does not cut short; a stall lasts three of the short ones
+PATIENT: Final = {"QSTREAMD_LEASE_S": "2", "QSTREAMD_SELF_FENCE_S": "1.5"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One case: where, and what happens there."""
+
+    course: Course
+    effect: str
+    when: str
+    action: str
+
+    @property
+    def name(self) -> str:
+        """As it is told and asked for."""
+        return f"{self.course.name}-{self.effect}-{self.when}-{self.action}"
+
+    @property
+    def setting(self) -> str:
+        """For `QSTREAMD_FAILPOINTS`."""
+        return f"{self.effect}:{self.when}={self.action}@{PASS.get(self.effect, 1)}"
+
+    @property
+    def end(self) -> str:
+        """The type of the terminal event."""
+        # what breaks again before its attempt has begun, after somebody died of it, does not go round for ever
+        broke_again = (self.course.name, self.effect, self.action) == ("reclaim", "claim", "raise")
+        return "error" if broke_again or self.course.name == "dead" else "done"
+
+    @property
+    def after_the_commit(self) -> bool:
+        """Whether the result is durable there: no other model call may be made."""
+        row = ("finish", "append+guard_release", "ack")
+        return self.course.name == "done" and self.effect in row and (self.effect, self.when) != ("finish", "before")
+
+
+POINTS: Final = [
+    Point(course, effect, when, action)
     for course in COURSES
     for effect in course.effects
     for when in ("before", "after")
@@ -49,54 +101,73 @@ CASES: Final = [
     # a blocked read that has an entry has happened
     if not (effect == "read" and when == "before")
 ]
-"""Each case: course, effect, before or after, what happens there."""
-
-#: what `make test` holds: one of each kind, and each that was a bug once
-SAMPLE: Final = set(
-    """
-    done-begin+append-after-lose done-claim-after-raise done-append-after-stall done-finish-after-kill
-    done-finish-after-raise done-append+guard_release-after-lose done-ack-before-kill retry-leave-after-lose
-    retry-park-after-kill retry-promote-before-raise dead-dead_letter-after-stall stop-hand_back-before-kill
-    """.split()
-)
 
 
-def _case(course: Course, effect: str, when: str, action: str) -> ParameterSet:
-    name = f"{course.name}-{effect}-{when}-{action}"
-    return pytest.param(course, effect, when, action, id=name, marks=() if name in SAMPLE else pytest.mark.long)
-
-
-@pytest.mark.parametrize(("course", "effect", "when", "action"), [_case(*case) for case in CASES])
-async def test_a_daemon_may_fail_there(world: World, course: Course, effect: str, when: str, action: str) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("course", [course.name for course in COURSES])
+async def test_a_daemon_may_fail_there(side_by_side: SideBySide, course: str, when: str) -> None:
     """Exactly one end, one result, nothing left behind, and no model call once the result was committed."""
-    first = world.new_daemon(NODE_ENV="development", QSTREAMD_FAILPOINTS=f"{effect}:{when}={action}")
-    world.variables["NODE_ENV"] = "development"
-    first.start()
+    points = [point for point in POINTS if (point.course.name, point.when) == (course, when)]
+    cases: dict[str, Case] = {point.name: partial(fails_there, point) for point in points}
+    await side_by_side.run(cases)
+
+
+async def fails_there(point: Point, world: World) -> None:
+    """One case."""
+    stalls = point.action == "stall"
+    world.variables |= {"NODE_ENV": "development", "QSTREAMD_CRASHES_MAX": "50"} | ({} if stalls else PATIENT)
     await world.start_relay(NODE_ENV="development")
-    await first.ready()
-    if effect == "read":  # what comes before the reader blocks is fetched by a script
-        await wait_until(lambda: _blocked(world), description="both queues have a blocked reader")
-    tokens = 120 if course.stops or effect in ("append", "beat", "heartbeat") else 20
-    await world.publish("t1", course.service, tokens=tokens)
-    if course.stops:
+    first = await begun(point, world)
+    if point.course.stops:
         await world.seen("t1", "token_batch")
         first.signal(SIGTERM)
         await first.logged("daemon.draining")
         first.signal(SIGTERM)
     await first.logged("failpoint")
-    if action == "kill":
+    if point.action == "kill":
         assert await first.ended() == -9
     await world.start_daemon()
     end = await world.ended("t1")
-    history = await world.check(overlap_s=2 * LEASE_S if action == "stall" else 0.0)
-    assert end["type"] == ("error" if course.name == "dead" else "done"), end
-    committed_once = course.name == "done" and (effect, when) in {
-        ("finish", "after"), ("append+guard_release", "before"), ("append+guard_release", "after"), ("ack", "before"),
-        ("ack", "after"),
-    }  # fmt: skip
-    if committed_once:
+    if stalls:  # what it still had to say when it woke is part of the history
+        await first.logged("failpoint.over")
+        await first.stop()
+    # the call of one who stands still is open until he wakes and notices
+    history = await world.check(overlap_s=STALL_S + LEASE_S if stalls else 0.0)
+    assert end["type"] == point.end, end
+    if point.after_the_commit:
         assert history.calls() == 1
 
 
+async def begun(point: Point, world: World) -> DaemonProcess:
+    """The daemon that will fail, on its way there, and `t1` accepted."""
+    publish = partial(world.publish, "t1", point.course.service, tokens=TOKENS.get(point.effect, 20))
+    first = world.new_daemon(QUEUE if point.effect in SHARED else QUEUES, QSTREAMD_FAILPOINTS=point.setting)
+    match point.course.begins:
+        case "died":
+            victim = await world.start_daemon()
+            await publish()
+            await world.seen("t1", "token_batch")
+            victim.kill()
+            await wait_until(lambda: _lapsed(world), description="the lease of the dead has run out")
+        case "backlog":
+            await publish()
+    first.start()
+    await first.ready()
+    if point.course.begins == "reads":
+        if point.effect == "read":  # what comes before the reader blocks is fetched by a script
+            await wait_until(lambda: _blocked(world), description="both queues have a blocked reader")
+        await publish()
+    return first
+
+
 async def _blocked(world: World) -> bool:
-    return bool((await world.redis.info("clients"))["blocked_clients"] >= 2)
+    ours = str(world.redis.get_connection_kwargs()["db"])
+    clients = await world.redis.client_list(_type="normal")
+    reading = [c for c in clients if c["name"].startswith("qstreamd-read-") and c["db"] == ours and "b" in c["flags"]]
+    return len(reading) == 2
+
+
+async def _lapsed(world: World) -> bool:
+    [entry] = await world.redis.xpending_range(keys.queue_keys(QUEUE).tasks, keys.GROUP, "-", "+", 10)
+    lease_s = float(world.variables.get("QSTREAMD_LEASE_S", LEASE_S))
+    return bool(entry["time_since_delivered"] > lease_s * 1000)

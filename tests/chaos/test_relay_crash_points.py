@@ -1,22 +1,24 @@
 """kill -9, an unforeseen error, a lost reply and a standstill right before and after each effect of a relay.
 
 QStash comes again, perhaps to another relay, and gets the answer that the first one owed it: one task, one run, one
-`queued`. `make test` runs a sample, `make chaos` all.
+`queued`. All cases run in `make test`, some at once; `--point accept-after` runs those whose name holds that.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import aiohttp
 import pytest
-from _pytest.mark import ParameterSet
 
+from tests.chaos.side_by_side import Case, SideBySide
 from tests.e2e.relay_process import Relay
 from tests.e2e.world import Published, World, tag
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 CASES: Final = [
     (effect, when, action)
@@ -25,16 +27,10 @@ CASES: Final = [
     for action in ("kill", "raise", "lose", "stall")
     if not (action == "lose" and when == "before")  # what was not sent has no reply to lose
 ]
-SAMPLE: Final = {"accept-before-raise", "accept-after-kill", "accept-after-lose", "append-before-kill"}
 BODY: Final = {
     "taskId": "t1", "queueId": "q_paid_stream", "serviceId": "plain", "userId": "user-t1",
     "variables": {"id": "t1", "tokens": 20},
 }  # fmt: skip
-
-
-def _case(effect: str, when: str, action: str) -> ParameterSet:
-    name = f"{effect}-{when}-{action}"
-    return pytest.param(effect, when, action, id=name, marks=() if name in SAMPLE else pytest.mark.long)
 
 
 async def call(relay: Relay) -> tuple[int, dict[str, str]]:
@@ -46,13 +42,19 @@ async def call(relay: Relay) -> tuple[int, dict[str, str]]:
     return reply.status, reply.body
 
 
-@pytest.mark.parametrize(("effect", "when", "action"), [_case(*case) for case in CASES])
-async def test_a_relay_may_fail_there(world: World, effect: str, when: str, action: str) -> None:
+async def test_a_relay_may_fail_there(side_by_side: SideBySide) -> None:
     """The second call is answered 200 with the entry that is in the stream, and the task runs once."""
+    cases: dict[str, Case] = {"-".join(case): partial(fails_there, *case) for case in CASES}
+    await side_by_side.run(cases)
+
+
+async def fails_there(effect: str, when: str, action: str, world: World) -> None:
+    """One case."""
     world.variables["NODE_ENV"] = "development"
     points = f"{effect}:{when}={action}"
     relay = await world.start_relay(NODE_ENV="development", QSTREAMD_FAILPOINTS=points)
     status, first = await call(relay)
+    await wait_until(lambda relay=relay: relay.log("failpoint"), description="the relay was struck")
     # an accepted call is a 200 whatever becomes of `queued`; what is not known to be accepted never is
     assert status in ((200, 0) if effect == "append" else (0, 500, 503) if action != "stall" else (200, 503)), first
     if action == "kill":

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from daemon.dev.embedded import free_port
 from tests import last_words
@@ -24,16 +24,46 @@ KEPT: Final = ("PATH", "HOME", "TMPDIR", "COV")
 START_S: Final = 20.0  #: a start takes half a second; a busy machine several
 
 
+class Process(Protocol):
+    """As much of `subprocess.Popen` as the suites use."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+#: starts a Python with these arguments and nothing but these variables; what it says is appended to the file
+Spawn = Callable[[Sequence[str], Mapping[str, str], Path], Process]
+
+
+def spawn(arguments: Sequence[str], variables: Mapping[str, str], log: Path) -> Process:
+    """A Python as users start it."""
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        )
+
+
 class DaemonProcess:
     """`python -m daemon --queues …`; killed at the end if it still runs."""
 
-    def __init__(self, name: str, queues: str, variables: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, name: str, queues: str, variables: Mapping[str, str], directory: Path, spawned_by: Spawn = spawn
+    ) -> None:
         self.name = name
         self.port = free_port()
         self._queues = queues
         self._variables = variables
         self._log = directory / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._spawn = spawned_by
+        self._process: Process | None = None
         self.began = 0.0
 
     def start(self, command: Sequence[str] = ("-m", "daemon")) -> None:
@@ -42,15 +72,8 @@ class DaemonProcess:
         env = {**kept, "OPS_PORT": str(self.port), **self._variables}
         self.began = time.monotonic()
         last_words.of(self.name, self.words)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *command, "--queues", self._queues],
-                cwd=ROOT,
-                env={name: value for name, value in env.items() if value},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        given = {name: value for name, value in env.items() if value}
+        self._process = self._spawn([*command, "--queues", self._queues], given, self._log)
 
     async def ready(self) -> float:
         """Seconds from start until it reads its queues."""

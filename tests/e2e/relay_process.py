@@ -7,8 +7,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +20,9 @@ import aiohttp
 from daemon.dev.embedded import free_port
 from daemon.dev.fake_qstash.signing import sign
 from tests import last_words
+from tests.e2e.processes import ROOT as ROOT
+from tests.e2e.processes import Process, Spawn, spawn
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 PUBLIC: Final = "https://relay.example.com"  #: never reached: what QStash signed, not where we call
 CURRENT: Final = "sig_current_of_the_tests"
 NEXT: Final = "sig_next_of_the_tests"
@@ -57,7 +56,7 @@ class Reply:
 class Relay:
     """One running relay."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(self, process: Process, port: int, log: Path) -> None:
         self.process = process
         self.port = port
         self._log = log
@@ -117,19 +116,19 @@ def environment(redis_url: str, port: int, **more: str) -> dict[str, str]:
 
 @contextmanager
 def running_relay(
-    redis_url: str, *, wait: str = "/healthz/ready", command: Sequence[str] = ("-m", "daemon", "relay"), **more: str
+    redis_url: str,
+    spawned_by: Spawn = spawn,
+    /,
+    *,
+    wait: str = "/healthz/ready",
+    command: Sequence[str] = ("-m", "daemon", "relay"),
+    **more: str,
 ) -> Iterator[Relay]:
     """A relay that answers `wait` with 200; killed at the end if it still runs."""
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=ROOT,
-                env=environment(redis_url, port, **more),
-                stderr=file,
-            )
+        process = spawned_by(command, environment(redis_url, port, **more), log)
         relay = Relay(process, port, log)
         last_words.of(f"relay on {port}", relay.words)
         try:
@@ -155,6 +154,6 @@ def _wait(relay: Relay, path: str) -> None:
         finally:
             connection.close()
         words = relay.words()
-        assert relay.process.poll() is None, f"the relay ended with {relay.process.returncode}:\n{words}"
+        assert relay.process.poll() is None, f"the relay ended with {relay.process.poll()}:\n{words}"
         assert time.monotonic() < deadline, f"the relay is not ready:\n{words}"
         time.sleep(0.005)

@@ -30,7 +30,7 @@ from daemon.dev.fake_llm import FakeLLM
 from daemon.dev.fake_llm.faults import KINDS
 from daemon.dev.fake_llm.shapes import Asked
 from tests.e2e.history import History, places_taken
-from tests.e2e.processes import DaemonProcess
+from tests.e2e.processes import DaemonProcess, Spawn, spawn
 from tests.e2e.relay_process import Relay, running_relay
 from tests.redis_clusters import observer
 from tests.waiting import wait_until
@@ -111,6 +111,7 @@ class World:
     variables: dict[str, str] = field(default_factory=dict)
     published: dict[str, Published] = field(default_factory=dict)
     daemons: list[DaemonProcess] = field(default_factory=list)
+    spawned_by: Spawn = spawn  #: how its processes begin
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -135,7 +136,8 @@ class World:
         """A relay; the world calls it from now on. `command` replaces the program."""
         given = {"SERVICES_FILE": str(self.directory / "services.toml"), "QUEUE_MAX_SIZE": "100000", **variables}
         # starts a process and waits for it
-        context = running_relay(self.redis_url, command=command or ("-m", "daemon", "relay"), **given)
+        program = command or ("-m", "daemon", "relay")
+        context = running_relay(self.redis_url, self.spawned_by, command=program, **given)
         self.relay = await asyncio.to_thread(context.__enter__)
         self._stack.push_async_callback(asyncio.to_thread, context.__exit__, None, None, None)
         return self.relay
@@ -154,7 +156,7 @@ class World:
             **self.variables,
             **variables,
         }
-        daemon = DaemonProcess(f"daemon-{len(self.daemons) + 1}", queues, own, self.directory)
+        daemon = DaemonProcess(f"daemon-{len(self.daemons) + 1}", queues, own, self.directory, self.spawned_by)
         self.daemons.append(daemon)
         return daemon
 
