@@ -33,8 +33,8 @@ class Drift:
     async def counted(self, queues: Sequence[str]) -> list[str]:
         """Those of `queues` whose counter stands at anything but nothing; one command for all.
 
-        Where nothing is counted and nothing runs, nothing is to be repaired: a counter that was lost with places behind
-        it refuses as before (the door counts the places too), and is raised with the next task.
+        Where nothing is counted and nothing runs, nothing is to be repaired, unless something was counted before: a
+        counter lost with places behind it still refuses (the door counts the places too), and shows too little.
         """
         with translated():
             counters = await self._scripts.client.mget([keys.queue_keys(queue).counter for queue in queues])

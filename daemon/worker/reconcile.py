@@ -1,7 +1,8 @@
 """Keeps the counters of queues true: drift is repaired, counted and said; promises that were not kept are given back.
 
 A queue that this process works on is looked at in every round. Those that idle share one command in every fifth round,
-which finds a count that nobody stands behind any more: a bare INCR without its message, a promise not kept.
+which finds a count that nobody stands behind any more: a bare INCR without its message, a promise not kept. One that
+was counted when we last looked and is not any more is looked at once: its counter may have been lost.
 
 One process at a time looks at a queue.
 """
@@ -40,6 +41,7 @@ class Reconciler:
         self._every_s = every_s
         self._metrics = metrics
         self._round = 0
+        self._counted: set[str] = set()  # queues that were counted, or worked on, at the last look
         self._unused = {queue: consumer.idle_since for queue, consumer in consumers.items()}
 
     async def run(self) -> None:
@@ -61,9 +63,13 @@ class Reconciler:
             (busy if consumer.slots.used or recent or self._paused(consumer) else idle).append(queue)
         if idle and self._round % IDLE_ROUNDS == 0:
             try:
-                busy += await self._drift.counted(idle)
+                counted = set(await self._drift.counted(idle))
             except (RedisAway, RedisFull) as error:
                 self._failed(", ".join(idle), error)
+            else:
+                busy += [queue for queue in idle if queue in counted | self._counted]
+                self._counted = counted
+        self._counted.update(queue for queue in busy if queue not in idle)
         return busy
 
     def _paused(self, consumer: QueueConsumer) -> bool:

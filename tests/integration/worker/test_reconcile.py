@@ -81,8 +81,9 @@ async def test_a_bare_count_without_a_message_goes_although_the_queue_idles(
             return await counter(crew) == 0
 
         await wait_until(gone, description="the counter to be true")
-        looks = drift.looks
         glances = drift.glances
+        await wait_until(lambda: drift.glances >= glances + 2, description="the last look at it")
+        looks, glances = drift.looks, drift.glances
         await wait_until(lambda: drift.glances >= glances + 2, description="two more glances")
     assert drift.looks == looks
     assert crew.metrics.counter_repairs.labels(QUEUE, "lowered")._value.get() == 1
@@ -115,3 +116,20 @@ async def test_a_paused_queue_is_never_taken_for_an_empty_one(
             return await counter(crew) == 1
 
         await wait_until(raised, description="the counter to be raised")
+
+
+async def test_a_counter_that_is_lost_on_an_idle_queue_is_raised(
+    crew: Crew, drift: Counted, wait_until: WaitUntil
+) -> None:
+    """It was counted at the last look and is not any more: one look says why, and no more command is sent when idle."""
+    await Admission(crew.scripts, QueueSettings(), SystemClock()).promise(QUEUE, "t1", "0" * 64, 10)
+    await crew.client.set(keys.seen(QUEUE, "t1"), "1-0:0", ex=60)
+    async with at_work(crew, drift):
+        await wait_until(lambda: drift.looks >= 1, description="the count to be seen")
+        await crew.client.delete(NAMES.counter)
+
+        async def raised() -> bool:
+            return await counter(crew) == 1
+
+        await wait_until(raised, description="the counter to be raised")
+    assert crew.metrics.counter_repairs.labels(QUEUE, "raised")._value.get() == 1
