@@ -106,12 +106,13 @@ async def test_a_limit_holds_at_the_provider_whatever_dies(limited: World, *, wh
     await publishing
     await limited.quiescent(within_s=240 if whole else 90)
     assert limited.llm.max_at_once("five") <= 5
-    assert await place_count(limited) == 0
+    assert await place_count(limited) == 0 == await limited.redis.zcard(keys.queue_keys(QUEUE).waiting)
     states = await limited.sql("SELECT state, count(*) AS n FROM qstreamd.tasks GROUP BY state")
     assert sum(row["n"] for row in states) == tasks
 
     async def guards() -> bool:
-        return not [k async for k in limited.redis.scan_iter("{guard}:model:*")]
+        kinds = ("model", "user", "probe", "wait")  # places and lines
+        return not [key for kind in kinds async for key in limited.redis.scan_iter(f"{{guard}}:{kind}:*")]
 
     await wait_until(guards, description="no guard to be left", within_s=2 * LEASE_S + 2)
 

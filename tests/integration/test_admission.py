@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -18,7 +19,17 @@ from daemon.contracts import ImageRef, TaskMessage, WorkEntry
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.errors import ConfigError, RedisFull
 from daemon.kinds import SecretStr
-from daemon.stream.admission import Accepted, Admission, Conflict, Duplicate, Full, Verdict, blob_reference
+from daemon.stream.admission import (
+    Accepted,
+    Admission,
+    Conflict,
+    Duplicate,
+    Full,
+    Promise,
+    Promised,
+    Verdict,
+    blob_reference,
+)
 from daemon.stream.connection import Scripts, connect
 from daemon.stream.environment import claim_environment
 
@@ -103,6 +114,31 @@ async def test_fifty_at_once_make_one_entry(admission: Admission, client: Client
     assert len({v.entry_id for v in verdicts if isinstance(v, Accepted | Duplicate)}) == 1
     assert await client.xlen(NAMES.tasks) == 1
     assert await client.get(NAMES.counter) == b"1"
+
+
+async def test_a_thousand_producers_race_for_the_last_ten_places(redis_settings: RedisSettings, client: Client) -> None:
+    """Ten get one, whether they promise or deliver, over eight connections, though each asks twice."""
+    size = 200
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(redis_settings, size=1)) for _ in range(8)]
+        doors = [Admission(Scripts(one), QueueSettings(), SystemClock()) for one in clients]
+        for n in range(size - 10):
+            assert isinstance(await doors[0].promise(QUEUE, f"before{n}", SHA, size), Promised)
+
+        async def producer(n: int) -> tuple[Promise | Verdict, ...]:
+            door, task_id = doors[n % len(doors)], f"t{n}"
+            if n % 2:
+                return tuple([await door.promise(QUEUE, task_id, SHA, size) for _ in range(2)])
+            return tuple([await accept(door, task_id, limit=size) for _ in range(2)])
+
+        answers = await asyncio.gather(*(producer(n) for n in range(1000)))
+    let_in = [found for found in answers if not isinstance(found[0], Full)]
+    assert len(let_in) == 10
+    assert all(isinstance(first, Promised | Accepted) for first, _ in let_in)
+    assert all(isinstance(second, Promised | Duplicate) for _, second in let_in)
+    assert all(isinstance(again, Full) for found in answers if found not in let_in for again in found)
+    assert int(await client.get(NAMES.counter)) == await client.zcard(NAMES.waiting) == size
+    assert await client.xlen(NAMES.tasks) == sum(isinstance(first, Accepted) for first, _ in let_in)
 
 
 async def test_a_full_queue_refuses_and_keeps_nothing(admission: Admission, client: Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 from hypothesis import HealthCheck, Phase, settings
@@ -17,13 +17,13 @@ from daemon.stream.connection import connect
 STEPS: Final = 50
 
 
-def run(machine: type[RuleBasedStateMachine], redis: RedisSettings, runs: int, *, explore: bool = False) -> None:
-    """`runs` times up to fifty steps from an empty server.
+def run(machine: type[RuleBasedStateMachine], redis: RedisSettings, runs: int, *, explore: bool = False) -> int:
+    """`runs` times up to fifty steps from an empty server; how many steps that were.
 
     Always the same ones, so that a build is never red by chance; `explore` draws new ones and shrinks what it finds.
     """
     phases = [Phase.generate, Phase.shrink] if explore else [Phase.generate]
-    with _connected(machine, redis):
+    with _connected(machine, redis), _counted(machine) as steps:
         run_state_machine_as_test(
             machine,
             settings=settings(
@@ -38,6 +38,26 @@ def run(machine: type[RuleBasedStateMachine], redis: RedisSettings, runs: int, *
                 suppress_health_check=list(HealthCheck),
             ),
         )
+    return sum(steps)
+
+
+@contextmanager
+def _counted(machine: type[RuleBasedStateMachine]) -> Iterator[list[int]]:
+    """A 1 for each step: from outside, since what is drawn depends on the machine's text."""
+    steps: list[int] = []
+    look = machine.check_invariants
+    begun: set[RuleBasedStateMachine] = set()
+
+    def counted(self: RuleBasedStateMachine, *args: Any) -> None:
+        steps.append(int(self in begun))  # the first look comes before the first step
+        begun.add(self)
+        look(self, *args)
+
+    machine.check_invariants = counted  # type: ignore[assignment, method-assign]
+    try:
+        yield steps
+    finally:
+        del machine.check_invariants
 
 
 @contextmanager
