@@ -1,6 +1,6 @@
 """Real servers for every test that asks for one, started by the suite itself, gone with it.
 
-    redis_url, redis_settings         an empty database of a real server
+    redis_url, redis_settings         an empty database of a real server; `--redis=cluster`: of three nodes
     postgres_url, postgres_settings   a database of its own, cloned from a migrated template
     new_database                      makes more of them
     redis_server, postgres_server     a server of its own that the test may kill, pause and restart
@@ -37,6 +37,7 @@ from daemon.kinds import SecretStr
 from daemon.store.migrate import migrate
 from tests import last_words, waiting
 from tests.leaks import Leaks
+from tests.redis_clusters import EmbeddedCluster
 
 REDIS = redis_installations()
 POSTGRES = postgres_installations()
@@ -70,6 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make chaos` runs the long suites whole; `make test` runs samples of them."""
     parser.addoption("--whole", action="store_true", help="run long suites in full length")
+    parser.addoption("--redis", choices=("server", "cluster"), default="server", help="what REDIS_URL names in tests")
     parser.addoption("--minutes", type=float, default=2.0, help="how long the steady load of tests/chaos goes on")
     parser.addoption("--point", default="", help="of the crash points of tests/chaos those whose name holds this")
 
@@ -153,9 +155,35 @@ def _empty_redis(url: str) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def cluster_of() -> Iterator[Callable[[str], EmbeddedCluster]]:
+    """Three nodes by version; they start when first asked for and live as long as the session."""
+    made: dict[str, EmbeddedCluster] = {}
+    with ExitStack() as clusters:
+
+        def of(version: str) -> EmbeddedCluster:
+            if version not in made:
+                made[version] = clusters.enter_context(EmbeddedCluster(binary=REDIS[version]))
+            return made[version]
+
+        yield of
+
+
 @pytest.fixture
-def redis_url(redis_version: str, _redis_server_of: Callable[[str], str]) -> str:
-    """An empty database of a real server, shared by all tests, one after another."""
+def redis_form(request: pytest.FixtureRequest) -> str:
+    """`server` or `cluster`: what `redis_url` names."""
+    return str(getattr(request, "param", request.config.getoption("--redis")))
+
+
+@pytest.fixture
+def redis_url(
+    request: pytest.FixtureRequest, redis_version: str, redis_form: str, _redis_server_of: Callable[[str], str]
+) -> str:
+    """An empty database of a real server, or an empty cluster, shared by all tests, one after another."""
+    if redis_form == "cluster":
+        cluster: EmbeddedCluster = request.getfixturevalue("cluster_of")(redis_version)
+        cluster.flush()
+        return cluster.url
     url = _redis_server_of(redis_version)
     with redis.Redis.from_url(url) as client:
         client.flushdb()

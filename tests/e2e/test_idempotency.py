@@ -110,7 +110,8 @@ async def bring(front: World, state: str, wait_until: WaitUntil) -> dict[tuple[s
             # what is not, is taken away.
             assert await front.redis.ttl(keys.seen(QUEUE, task_id)) > 25 * 3600
             assert 0 < await front.redis.ttl(keys.events(task_id)) < 25 * 3600
-            await front.redis.delete(keys.promise(QUEUE, task_id), keys.events(task_id), keys.events_state(task_id))
+            for key in (keys.promise(QUEUE, task_id), keys.events(task_id), keys.events_state(task_id)):
+                await front.redis.delete(key)
     return names
 
 

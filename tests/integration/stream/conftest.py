@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pytest
-import redis
 from redis.asyncio import Redis
 
 from daemon import keys
@@ -23,7 +22,6 @@ from daemon.stream.gathered import GatheredScripts
 from daemon.stream.guards import RedisGuards
 from daemon.stream.tail import RedisTail
 from daemon.stream.work import Work
-from tests.conftest import REDIS
 from tests.redis_clusters import EmbeddedCluster
 
 QUEUE = "q_paid_stream"
@@ -68,37 +66,17 @@ class Side:
         return str(added.decode())
 
 
-@pytest.fixture(scope="session")
-def three_nodes() -> Iterator[EmbeddedCluster]:
-    """One cluster for all tests that ask for it, one after another."""
-    with EmbeddedCluster() as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def redis_url(request: pytest.FixtureRequest, form: str, _redis_server_of: Callable[[str], str]) -> str:
-    """An empty server, or an empty cluster of three."""
-    if form == "cluster":
-        cluster: EmbeddedCluster = request.getfixturevalue("three_nodes")
-        cluster.flush()
-        return cluster.url
-    url = _redis_server_of(next(iter(REDIS)))
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    return url
+def three_nodes(cluster_of: Callable[[str], EmbeddedCluster], redis_version: str) -> EmbeddedCluster:
+    """The cluster of tests that run on one."""
+    return cluster_of(redis_version)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test runs on a server and on a cluster, unless it names one: to look at the wire of a single server, say."""
-    if "form" in metafunc.fixturenames:
+    if "redis_form" in metafunc.fixturenames:
         mark = metafunc.definition.get_closest_marker("redis_forms")
-        metafunc.parametrize("form", mark.args if mark else ("server", "cluster"), indirect=True)
-
-
-@pytest.fixture
-def form(request: pytest.FixtureRequest) -> str:
-    """What REDIS_URL names."""
-    return str(request.param)
+        metafunc.parametrize("redis_form", mark.args if mark else ("server", "cluster"), indirect=True)
 
 
 @pytest.fixture
