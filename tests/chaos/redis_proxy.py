@@ -1,8 +1,9 @@
-"""A proxy in front of Redis that loses replies, swallows everything one way, or cuts all connections."""
+"""A proxy in front of Redis that loses replies, delays or crumbles them, swallows everything one way, or cuts."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,8 @@ class RedisProxy:
         self._password = parts.password
         self.deaf = False  #: take what clients send, hand no reply back
         self.lost = 0  #: replies that were lost so far
+        self.latency_s = (0.0, 0.0)  #: least and most, each way, drawn for each packet
+        self.crumbs = False  #: every byte travels alone, both ways
         self._needle = b""
         self._count = 0
         self._open: set[asyncio.StreamWriter] = set()
@@ -37,6 +40,12 @@ class RedisProxy:
     def lose_reply(self, word: str, count: int = 1) -> None:
         """The next `count` requests that hold `word` are carried out; their connections are cut before the reply."""
         self._needle, self._count = word.encode(), count
+
+    def lead_to(self, url: str) -> None:
+        """New connections reach another server from now on; those that are open are cut."""
+        parts = urlsplit(url)
+        self._behind = parts.hostname or "127.0.0.1", parts.port or 6379
+        self.cut()
 
     def cut(self) -> None:
         """Cut every connection now."""
@@ -61,7 +70,7 @@ class RedisProxy:
             if self._count and self._needle in data:
                 self._count -= 1
                 doomed.set()
-            writer.write(data)
+            await self._pass(data, writer)
         raise ConnectionResetError
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
@@ -70,5 +79,15 @@ class RedisProxy:
                 self.lost += 1
                 raise ConnectionResetError
             if not self.deaf:
-                writer.write(data)
+                await self._pass(data, writer)
         raise ConnectionResetError
+
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if self.latency_s[1]:
+            await asyncio.sleep(random.uniform(*self.latency_s))
+        if not self.crumbs:
+            writer.write(data)
+            return
+        for at in range(len(data)):
+            writer.write(data[at : at + 1])
+            await asyncio.sleep(0)  # sent before the next one is there
