@@ -53,7 +53,11 @@ class RedisProxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind_reader, behind_writer = await asyncio.open_connection(*self._behind)
+        try:
+            behind_reader, behind_writer = await asyncio.open_connection(*self._behind)
+        except OSError:  # the server is down
+            writer.transport.abort()
+            return
         ends = {writer, behind_writer}
         self._open |= ends
         doomed = asyncio.Event()
