@@ -18,6 +18,7 @@ from tests.waiting import WaitUntil
 CAN_HANG = """
 import signal, time
 signal.signal(signal.SIGUSR2, lambda *_: time.sleep(3))
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(600))
 from daemon.__main__ import main
 main()
 """
@@ -100,6 +101,38 @@ async def test_a_loop_that_stands_still_gives_no_sign(world: World, systemd: Sys
     before = systemd.heard("WATCHDOG=1")
     await wait_until(lambda: systemd.heard("WATCHDOG=1") > before, description="signs again")
     assert await daemon.stop() == 0
+
+
+@pytest.mark.long
+async def test_a_loop_that_hangs_for_ever_is_ended_and_its_task_runs_again(world: World, systemd: Systemd) -> None:
+    """F17, the test playing systemd: no sign of life for WatchdogSec, SIGABRT, a new start. One crash is counted."""
+    watched = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "2000000"}
+    daemon = world.new_daemon(**watched)
+    daemon.start(("-c", CAN_HANG))
+    await daemon.ready()
+    await world.publish("t1", tokens=600)
+    await world.seen("t1", "token_batch")
+    daemon.signal(signal.SIGUSR1)
+    await silence(systemd, 2.0)
+    assert daemon.running
+    daemon.signal(signal.SIGABRT)
+    assert await daemon.ended() == -signal.SIGABRT
+    await world.start_daemon(**watched)
+    done = await world.ended("t1")
+    assert (done["type"], done["attempt"]) == ("done", 2)
+    await world.check()
+    assert (await world.row("t1"))["crashes"] == 1
+
+
+async def silence(systemd: Systemd, seconds: float) -> None:
+    """Returns when nothing was said for so long."""
+    systemd.socket.settimeout(seconds)
+    for _ in range(1000):
+        try:
+            await next_word(systemd)
+        except TimeoutError:
+            return
+    raise AssertionError(systemd.lines[-10:])
 
 
 async def next_word(systemd: Systemd) -> float:
