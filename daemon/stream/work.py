@@ -261,9 +261,14 @@ class Work:
 
     async def bury(self, queue: str, consumer: str) -> bool:
         """Remove a consumer that has nothing pending; False while it has."""
+        return bool(await self.bury_some(queue, [consumer]))
+
+    async def bury_some(self, queue: str, consumers: Sequence[str]) -> list[str]:
+        """Remove those of them that have nothing pending, in one flush; which they were."""
         names = keys.queue_keys(queue)
-        done = await self._scripts.one(self._script["bury"], (names.ready, names.tasks), (keys.GROUP, consumer))
-        return bool(done)
+        script, where = self._script["bury"], (names.ready, names.tasks)
+        done = await self._scripts.run([Call(script, where, (keys.GROUP, consumer)) for consumer in consumers])
+        return [consumer for consumer, gone in zip(consumers, done, strict=True) if gone]
 
     async def forget(self, members: Sequence[str], *, only_lapsed: bool = True) -> None:
         """Drop liveness records; one that was renewed meanwhile stays."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final
 
 from daemon.config import LeaseSettings
 from daemon.errors import RedisAway, RedisFull
@@ -20,6 +22,9 @@ from daemon.stream.work import Liveness, Work
 from daemon.worker.consumer import QueueConsumer
 
 _log = logger(__name__)
+
+#: in one flush: ten thousand dead, each asked after alone, kept the living from their work for minutes
+BURIED_AT_ONCE: Final = 100
 
 
 class Reclaimer:
@@ -129,13 +134,17 @@ class Reclaimer:
         """
         now = asyncio.get_running_loop().time()
         self._lapsed_since = {member: self._lapsed_since.get(member, now) for member in self._lapsed}
-        for member, since in sorted(self._lapsed_since.items()):
-            if now - since < self._bury_after_s:
-                continue
+        dead = [member for member, since in self._lapsed_since.items() if now - since >= self._bury_after_s]
+        by_queue: defaultdict[str, list[str]] = defaultdict(list)
+        # Any of them, not the first: those may still have something pending, and would keep the others from their turn.
+        for member in random.sample(dead, min(len(dead), BURIED_AT_ONCE)):
             queue, _, name = member.partition("/")
-            if name != self._work.consumer and await self._work.bury(queue, name):
-                await self._work.forget([member])
-                _log.info("consumer.buried", queue=queue, consumer=name)
+            if name != self._work.consumer:
+                by_queue[queue].append(name)
+        for queue, names in sorted(by_queue.items()):
+            if buried := await self._work.bury_some(queue, names):
+                await self._work.forget([f"{queue}/{name}" for name in buried])
+                _log.info("consumers.buried", queue=queue, count=len(buried), consumers=sorted(buried)[:20])
 
     def _pause(self) -> float:
         """Short while there is something to find, else the idle beat.

@@ -51,6 +51,23 @@ async def buried(crew: Crew) -> bool:
     return "dead" not in await consumers(crew) and f"{QUEUE}/dead" not in await members(crew)
 
 
+async def test_a_great_many_dead_do_not_keep_the_living_busy(crew: Crew, wait_until: WaitUntil) -> None:
+    """They are buried a hundred in a flush, so that between two looks nobody waits for the rest of them."""
+    pipe = crew.client.pipeline(transaction=False)
+    for number in range(500):
+        pipe.xgroup_createconsumer(NAMES.tasks, keys.GROUP, f"dead{number}")
+        pipe.zadd(keys.CONSUMERS, {f"{QUEUE}/dead{number}": 1})
+    await pipe.execute()
+    before = crew.scripts.flushes
+    async with crew.at_work("reclaimer"):
+        await wait_until(lambda: alone(crew), description="nothing is left of them")
+    assert crew.scripts.flushes - before < 50
+
+
+async def alone(crew: Crew) -> bool:
+    return await consumers(crew) == set() and await members(crew) == {f"{QUEUE}/a"}
+
+
 async def test_take_over_waits_for_the_lease_and_not_much_longer(crew: Crew, wait_until: WaitUntil) -> None:
     """Whoever only stumbled has until then to beat again."""
     loop = asyncio.get_running_loop()
