@@ -64,7 +64,10 @@ async def test_a_hundred_thousand_that_are_due_at_once_are_moved_in_batches(crew
     assert await crew.client.xlen(NAMES.ready) == count
     found: Counter[str] = Counter()
     after = "-"
-    while page := await crew.client.xrange(NAMES.ready, min=after, count=10_000):
+    while True:
+        page: Any = await crew.client.xrange(NAMES.ready, min=after, count=10_000)
+        if not page:
+            break
         found.update(msgspec.json.decode(fields[b"task"], type=WorkEntry).message.task_id for _, fields in page)
         after = f"({page[-1][0].decode()}"
     assert found == Counter(f"t{n}" for n in range(count))

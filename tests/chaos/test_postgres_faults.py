@@ -10,6 +10,7 @@ import pytest
 
 from daemon.dev.embedded_postgres import EmbeddedPostgres
 from tests.e2e.world import CALM, LEASE_S, World
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -76,3 +77,30 @@ async def test_postgres_becomes_read_only_for_a_while(own: World) -> None:
     await own.publish("after")
     history = await own.check(within_s=40)
     assert history.calls() == 3 and daemon.running
+
+
+@pytest.mark.long
+async def test_the_disk_of_postgres_is_full(own: World, postgres_server: EmbeddedPostgres) -> None:
+    """F52: results find no room (ENOSPC, SQLSTATE 53100). They are held, and written once there is some."""
+    own.variables |= CALM
+    [found] = await own.sql("SELECT pg_relation_filepath('qstreamd.results') AS path")
+    table = postgres_server.directory / "data" / found["path"]
+    assert table.stat().st_size == 0
+    table.rename(table.with_suffix(".kept"))
+    table.symlink_to("/dev/full")  # takes no byte, as a full disk does, and all else of the server lives on
+    daemon = await own.start_daemon()
+    await own.publish_many(["t0", "t1", "t2"], tokens=100)
+    for n in range(3):
+        await own.seen(f"t{n}", "token_batch")
+    await wait_until(
+        lambda: "No space left on device" in postgres_server.last_words(lines=100), description="no room for a result"
+    )
+    await asyncio.sleep(LEASE_S)
+    assert daemon.running
+    await asyncio.to_thread(postgres_server.stop)
+    table.unlink()
+    table.with_suffix(".kept").rename(table)
+    await asyncio.to_thread(postgres_server.start)
+    await own.publish("after")
+    history = await own.check(within_s=40)
+    assert history.calls() == 4 and daemon.running

@@ -86,11 +86,15 @@ async def test_a_host_with_everything_on_it_is_suspended(
         daemons = [await world.start_daemon() for _ in range(2)]
         await world.publish_many([f"t{n}" for n in range(6)], tokens=600)
         await world.seen("t0", "token_batch")
-        for process in (*daemons, redis_server, postgres_server):
-            process.pause()
+        for daemon in daemons:
+            daemon.pause()
+        redis_server.pause()
+        postgres_server.pause()
         await asyncio.sleep(3 * LEASE_S)
-        for process in (postgres_server, redis_server, *daemons):
-            process.resume()
+        postgres_server.resume()
+        redis_server.resume()
+        for daemon in daemons:
+            daemon.resume()
         await world.publish("after")
         history = await world.check(overlap_s=LEASE_S)
         assert history.states() == {"done": 7} and all(daemon.running for daemon in daemons)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import pytest
 
@@ -92,23 +93,86 @@ async def test_keep_alives_are_not_pieces(fake_stand_in: StandIn, fake_provider:
 async def test_more_than_a_hundred_streams_run_at_once(fake: FakeLLM, fake_stand_in: StandIn) -> None:
     """Vendor clients stop at 100 connections; ours at the number it is given."""
     provider = fake_stand_in.provider(connections_max=150)
-    request = await fake_stand_in.request(model_name="many-fault-slow-drip")
+    try:
+        await opened_at_once(fake, provider, await fake_stand_in.request(model_name="many-fault-slow-drip"), 130)
+    finally:
+        await provider.aclose()
+
+
+async def test_a_storm_of_cancels_leaves_every_connection_usable(
+    fake: FakeLLM, fake_stand_in: StandIn, wait_until: WaitUntil
+) -> None:
+    """F60: a thousand calls share eight connections and are cancelled while waiting, connecting, reading."""
+    provider = fake_stand_in.provider(connections_max=8)
+    await provider.prepare()
+    slow = await fake_stand_in.request(model_name="storm-fault-slow-drip")
+    chance = random.Random(60)
+
+    async def call() -> None:
+        async for _ in provider.generate(slow):
+            pass
+
+    async def cancelled() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(chance.uniform(0.0, 0.2)):
+                await call()
+
+    try:
+        for _ in range(5):
+            async with asyncio.TaskGroup() as storm:
+                for _ in range(200):
+                    storm.create_task(cancelled())
+        await wait_until(lambda: all(call.ended for call in fake.calls), description="the server sees them end")
+        assert len(fake.calls) > 20 and 1 < fake.max_at_once(slow.model_name) <= 8
+        await opened_at_once(fake, provider, await fake_stand_in.request(model_name="after-fault-slow-drip"), 8)
+        [*_, last] = await _drain(provider.generate(await fake_stand_in.request()))
+    finally:
+        await provider.aclose()
+    assert isinstance(last, Finished)
+
+
+async def opened_at_once(fake: FakeLLM, provider: Provider, request: ModelRequest, count: int) -> None:
+    """Returns when so many streams were open at the same moment."""
     arrived = asyncio.Event()
 
     async def first() -> None:
         async with aclosing(opened(provider, request)) as stream:
             async for _ in stream:
-                if fake.max_at_once(request.model_name) >= 130:
+                if fake.max_at_once(request.model_name) >= count:
                     arrived.set()
                 await arrived.wait()
                 return
 
-    try:
-        async with asyncio.timeout(20):
-            await asyncio.gather(*(first() for _ in range(130)))
-    finally:
-        await provider.aclose()
-    assert fake.max_at_once(request.model_name) == 130
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(first() for _ in range(count)))
+    assert fake.max_at_once(request.model_name) == count
+
+
+@pytest.mark.parametrize("status", [302, 307])
+async def test_a_redirect_of_a_vendor_is_not_followed(fake_stand_in: StandIn, status: int) -> None:
+    """F70: whoever answers in a vendor's place can't send us, and the key with us, to an address inside."""
+    reached: list[bytes] = []
+
+    async def inside(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        where = f"http://127.0.0.1:{port}/latest/meta-data/"
+        writer.write(f"HTTP/1.1 {status} Found\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(inside, "127.0.0.1", 0) as target:
+        port = target.sockets[0].getsockname()[1]
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            provider = StandIn("fake", fake_stand_in.shape, url, 0).provider()
+            with pytest.raises(ProviderError):
+                await _drain(provider.generate(await fake_stand_in.request()))
+            await provider.aclose()
+    assert reached == []
 
 
 async def test_a_server_that_is_not_there_is_an_error(fake_stand_in: StandIn) -> None:
