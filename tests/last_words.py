@@ -26,10 +26,11 @@ def forget() -> None:
 
 def told() -> list[tuple[str, str]]:
     """The name of each process of this test and its last lines, in the order of their starts."""
-    return [(name, _end(words)) for name, words in _processes.items()]
+    return [(name, end(words)) for name, words in _processes.items()]
 
 
-def _end(words: Callable[[], str]) -> str:
+def end(words: Callable[[], str]) -> str:
+    """The last lines of it."""
     try:
         lines = words().splitlines()[-LINES:]
     except OSError as error:  # its log went with its directory

@@ -64,6 +64,13 @@ class SideBySide:
         try:
             async with World(redis_url, database_url, directory, spawned_by=fork) as world:
                 await world.redis.flushdb()
-                await case(world)
+                try:
+                    await case(world)
+                except Exception as error:
+                    for daemon in world.daemons:
+                        error.add_note(
+                            f"--- last words of {daemon.name} ({daemon.exit_code})\n{last_words.end(daemon.words)}"
+                        )
+                    raise
         finally:
             await asyncio.to_thread(made.__exit__, None, None, None)
