@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from daemon import keys
-from daemon.stream.connection import Scripts, load_script, translated
+from daemon.stream.connection import Scripts, load_script, server_ms, translated
 
 _PAGE: Final = 500  #: letters of one read: a few hundred microseconds of the server's time
 
@@ -59,9 +59,8 @@ class DeadLetters:
 
     async def read(self, queue: str, wanted: Wanted, limit: int) -> list[Letter]:
         """At most `limit` letters of `queue`, newest first."""
+        now_ms = await server_ms(self._client, keys.queue_keys(queue).dead)
         with translated():
-            now: Any = await self._client.time()
-            now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
             newest = "+" if wanted.older_s is None else str(now_ms - int(wanted.older_s * 1000))
             oldest = "-" if wanted.newer_s is None else str(now_ms - int(wanted.newer_s * 1000))
             found: list[Letter] = []

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 def test_a_queue_loses_and_doubles_nothing(redis_settings: RedisSettings, *, whole: bool) -> None:
     """Every entry in exactly one place; every place taken once and given back once; the counter is the set."""
-    steps = machines.run(QueueMachine, redis_settings, 250 if whole else 8, explore=whole)
+    steps = machines.run(QueueMachine, redis_settings, 280 if whole else 8, explore=whole)
     sys.stdout.write(f"{steps} steps of admission and queue\n")
     assert steps >= (10_000 if whole else 100)
 
@@ -33,6 +33,6 @@ def test_a_task_tells_one_story(redis_settings: RedisSettings, *, whole: bool) -
 
 def test_no_guard_ever_holds_more_or_less_than_is_inside(redis_settings: RedisSettings, *, whole: bool) -> None:
     """Never above a limit, never a place for the dead; and when all have left everybody gets in."""
-    steps = machines.run(GuardsMachine, redis_settings, 250 if whole else 5, explore=whole)
+    steps = machines.run(GuardsMachine, redis_settings, 240 if whole else 5, explore=whole)
     sys.stdout.write(f"{steps} steps of guards\n")
     assert steps >= (10_000 if whole else 100)
