@@ -33,7 +33,7 @@ from daemon.stream.work import Work
 
 When = Literal["before", "after"]
 ACTIONS: Final = ("kill", "raise", "lose", "stall", "print")
-STALL_S: Final = 3.0  #: three leases of the chaos suites: the process stands still, as under SIGSTOP
+STALL_S: Final = 6.0  #: three leases of the crash points: the process stands still, as under SIGSTOP
 
 
 class Failpoint(Exception):

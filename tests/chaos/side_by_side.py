@@ -23,7 +23,7 @@ Case = Callable[[World], Awaitable[None]]
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
 #: two suites on two cores are kept busy by this, and no process waits long for its turn. A Redis has 16 databases
-AT_ONCE: Final = 8
+AT_ONCE: Final = 12
 
 
 class SideBySide:
@@ -71,6 +71,8 @@ class SideBySide:
                         error.add_note(
                             f"--- last words of {daemon.name} ({daemon.exit_code})\n{last_words.end(daemon.words)}"
                         )
+                    if world.relay is not None:
+                        error.add_note(f"--- last words of the relay\n{last_words.end(world.relay.words)}")
                     raise
         finally:
             await asyncio.to_thread(made.__exit__, None, None, None)

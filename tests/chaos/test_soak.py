@@ -59,13 +59,13 @@ class Nemesis:
     async def run(self, stop: asyncio.Event) -> None:
         """One fault after another."""
         while not stop.is_set():
+            while sum(daemon.running for daemon in self._world.daemons) < 4:
+                self._start()
             kind = self._deal()
             with suppress(OSError):  # our own look at a server that is away
                 await getattr(self, kind)()
             self.done[kind] += 1
             self.packs = self.done.total() // sum(FAULTS.values())
-            while sum(daemon.running for daemon in self._world.daemons) < 4:
-                self._start()
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.25)
 

@@ -81,8 +81,9 @@ _ASKED: Final = re.compile(r"(\d+) tokens of (\S+)")
 
 
 def services_toml() -> str:
-    """A service for each fault of the stand-in (`cut`, `cut-once`, …), `plain`, `brief` and `json`."""
+    """A service for each fault of the stand-in (`cut`, `cut-once`, …), `plain`, `hang-once`, `brief` and `json`."""
     parts = [_MODEL.format(id=i, name=i, total_s=60, wait_s=20, more="") for i in ("plain", "solo")]
+    parts.append(_MODEL.format(id="hang-once", name="fault-stall-mid-once", total_s=60, wait_s=20, more=""))
     parts.append(_MODEL.format(id="brief", name="brief", total_s=1.5, wait_s=1.5, more=""))
     parts.append(_MODEL.format(id="json", name="json", total_s=60, wait_s=20, more='output = "json"'))
     kinds = [kind + once for kind in (*KINDS, "500", "429-after-1") for once in ("", "-once") if kind != "ok"]
