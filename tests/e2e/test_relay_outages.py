@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -394,3 +395,36 @@ async def test_it_is_ready_within_a_second_and_stays_small(redis_url: str) -> No
         assert resident_mb(relay) <= 60
         await asyncio.gather(*(relay.call(body=GOOD | {"taskId": f"t{n}"}) for n in range(200)))
         assert resident_mb(relay) <= 70
+
+
+def idle_sockets(port: int, count: int) -> list[socket.socket]:
+    """Connections that say nothing."""
+    return [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(count)]
+
+
+def descriptors(relay: Relay) -> int:
+    """How many the process has open."""
+    return len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc")
+async def test_ten_thousand_idle_connections_keep_nobody_out(redis_url: str, wait_until: WaitUntil) -> None:
+    """F69: calls are answered beside them; who says nothing is hung up on, and nothing of him is left."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the relay inherits it
+    with running_relay(redis_url, QSTREAMD_RELAY_KEEPALIVE_S="20") as relay:
+        assert (await relay.call()).status == 200
+        before = descriptors(relay)
+        count = min(10_000, hard - 500)
+        idle = await asyncio.to_thread(idle_sockets, relay.port, count)
+        try:
+            await wait_until(lambda: descriptors(relay) >= count, description="all are connected", within_s=10)
+            replies = await asyncio.gather(*(relay.call(body=GOOD | {"taskId": f"t{n}"}) for n in range(20)))
+            assert {reply.status for reply in replies} == {200}
+            await wait_until(lambda: descriptors(relay) <= before + 30, description="they were hung up on", within_s=30)
+        finally:
+            for one in idle:
+                one.close()
+        assert (await relay.call()).status == 200
