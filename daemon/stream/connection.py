@@ -35,6 +35,7 @@ _AWAY_WORDS: Final = (
     "CLUSTERDOWN",
     "MISCONF",
     "UNBLOCKED",
+    "is busy running a script",  # BUSY, after busy-reply-threshold
     "max number of clients",
 )
 #: the same, where redis-py knows the word: it takes it off the text and makes a class of it

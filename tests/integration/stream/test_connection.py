@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from daemon.config import RedisSettings
 from daemon.dev.embedded_redis import EmbeddedRedis
@@ -116,3 +118,30 @@ async def test_a_restarted_server_serves_its_scripts_again(redis_server: Embedde
             await scripts.one(script(INCR), ["a"], [])
         await asyncio.to_thread(redis_server.start)
         assert await scripts.one(script(INCR), ["a"], []) == 2
+
+
+async def test_a_server_that_is_busy_with_a_script_is_away(redis_server: EmbeddedRedis) -> None:
+    """Somebody's endless loop: every call is refused with BUSY until it is killed."""
+    async with connect(settings(redis_server.url)) as client, connect(settings(redis_server.url)) as other:
+        await client.config_set("busy-reply-threshold", 20)
+        async with asyncio.TaskGroup() as group:
+            loop = group.create_task(_looped(other))
+            with pytest.raises(RedisAway, match="busy"):
+                await _until_refused(Scripts(client))
+            await client.script_kill()
+            assert await loop
+        assert await Scripts(client).one(script(INCR), ["a"], []) > 0
+
+
+async def _until_refused(scripts: Scripts) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            await scripts.one(script(INCR), ["a"], [])
+
+
+async def _looped(client: Redis) -> bool:
+    try:
+        await client.eval("while true do end", 0)
+    except ResponseError as error:
+        return "killed" in str(error)
+    return False

@@ -27,6 +27,7 @@ from daemon.stream.connection import NoGroup, load_script, translate, translated
         (rx.ResponseError("user_script: READONLY You can't write against a read only replica."), RedisAway),
         (rx.ResponseError("MISCONF Redis is configured to save RDB snapshots"), RedisAway),
         (rx.ResponseError("max number of clients reached"), RedisAway),
+        (rx.ResponseError("BUSY Redis is busy running a script. You can only call SCRIPT KILL"), RedisAway),
         (rx.MasterDownError("Link with MASTER is down"), RedisAway),
         (rx.ClusterDownError("The cluster is down"), RedisAway),
         (rx.MovedError("3999 127.0.0.1:6381"), RedisAway),
