@@ -76,6 +76,14 @@ async def waits(world: World, flood: int, *, user_limit: int) -> list[float]:
     return [max(0.0, event["timestamp"] - began) for event in starts]
 
 
+async def test_others_start_long_before_a_flood_is_done(world: World) -> None:
+    """A sample without a clock: behind 150 tasks that need 25 s, at three at once, nobody waits for more than a few."""
+    found = await waits(world, 150, user_limit=3)
+    assert len(found) == len(OTHERS)
+    flood = [call for call in world.llm.calls if call.tokens > 2]
+    assert len(flood) < 75, f"{len(flood)} of the flood ran before the last of the others started"
+
+
 @pytest.mark.long
 async def test_one_user_s_flood_does_not_hold_up_twenty_others(world: World, *, whole: bool) -> None:
     """The bound: a second for each thousand tasks in front; four times that on a machine that tests share."""
