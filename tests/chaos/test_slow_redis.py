@@ -107,12 +107,14 @@ async def loading(url: str) -> bool:
     return False
 
 
+@pytest.mark.parametrize("busy_after_ms", [5000, 200])
 @pytest.mark.long
-async def test_somebody_s_script_holds_redis_up(own: World) -> None:
-    """F40: four seconds without an answer. Attempts fence themselves, and all goes on after."""
+async def test_somebody_s_script_holds_redis_up(own: World, busy_after_ms: int) -> None:
+    """F40: four seconds without an answer, or with BUSY for one. Attempts fence themselves, and all goes on after."""
     daemons = [await own.start_daemon(), await own.start_daemon()]
     await own.publish_many([f"t{n}" for n in range(6)], tokens=400)
     await own.seen("t0", "token_batch")
+    await own.redis.config_set("busy-reply-threshold", busy_after_ms)
     await own.redis.eval("local till = os.clock() + 4; while os.clock() < till do end", 0)
     await own.publish("after")
     await own.check(overlap_s=LEASE_S, within_s=40)
