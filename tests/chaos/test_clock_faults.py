@@ -73,7 +73,9 @@ async def test_the_clock_of_redis_leaps_ahead(own: World, stepped: SteppedRedis)
     await set_clock(own, stepped, STEP_S)
     await own.seen("t0", "started", attempt=2)
     first.resume()
-    await first.logged("lease.lost")
+    await wait_until(
+        lambda: [line for line in first.log("attempt.ended") if line["outcome"] == "fenced"], description="it stopped"
+    )
     await own.publish("after")
     await own.ended("after")
     history = await own.check(overlap_s=lease_s, within_s=40)

@@ -59,7 +59,7 @@ async def test_a_loop_that_stands_still_for_three_leases_is_a_zombie(world: Worl
     done = await world.ended("t1")
     assert (done["type"], done["attempt"]) == ("done", 2)
     await world.check(overlap_s=3 * LEASE_S)
-    await world.daemons[0].logged("lease.lost")
+    assert (await world.daemons[0].logged("attempt.ended"))["outcome"] == "fenced"
     assert world.daemons[0].running
 
 
