@@ -206,6 +206,7 @@ class Appended:
     accepted: bool
     ended: bool
     cancel: bool  #: a cancel was asked for
+    overtaken: bool = False  #: something was appended after the event that was said to be the last
 
 
 class Tail(Protocol):
@@ -225,8 +226,15 @@ class Tail(Protocol):
         member: str,
         places: Sequence[GuardPlace],
         report: CallReport | None = None,
+        after: int | None = None,
     ) -> Appended:
-        """The last events and the release of the guards in one flush; waking those who waited takes another."""
+        """The last events and the release of the guards in one flush; waking those who waited takes another.
+
+        `after`: the events only if the attempt's last one is still that with this `seq`.
+        """
+
+    async def told(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
+        """The text that viewers of this attempt have so far, and the `seq` of its last event."""
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; `whole_task` also gives back the place and drops its blobs."""

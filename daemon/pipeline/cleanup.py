@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from daemon.contracts import EventDraft, State, TaskIdentity
+from daemon.contracts import Channel, EventDraft, State, TaskIdentity, token_batch
 from daemon.errors import Code, DependencyAway, LeaseLost, RedisFull
 from daemon.pipeline.hold import Hold
 from daemon.pipeline.outcome import Abandoned, Fenced, HandedBack, Outcome
@@ -24,6 +25,8 @@ from daemon.ports import Ahead, Ending
 _GIVE_BACK_S: Final = 5.0
 #: the task is over and its viewer knows: a store that is slow now is left to the sweep
 _DROP_S: Final = 3.0
+#: how often the rest of a text is looked for; each further look means that somebody appended in between
+_LOOKS_MAX: Final = 5
 
 
 def terminal_state(code: Code) -> State:
@@ -57,6 +60,24 @@ class Cleanup:
                 lambda: self._world.guards.release(hold.member, hold.places, hold.report), heed=heed
             )
         hold.member, hold.places, hold.report = "", (), None
+
+    async def conclude_again(self, task: TaskIdentity, attempt: int, end: EventDraft, text: str) -> None:
+        """The end of a task whose last process could not say it, after what viewers lack of its text.
+
+        Redis may have been away when the result was committed, and that process may still be about to send its rest:
+        the text that is there and the end are one compare-and-set, so nothing is doubled.
+        """
+        tail, hold = self._world.tail, self._hold
+        for _ in range(_LOOKS_MAX if text else 0):
+            told, seq = await self._patience.of(lambda: tail.told(task, attempt), heed=False)
+            lacking = text[len(told) :] if text.startswith(told) else ""
+            drafts = [*([token_batch(lacking, Channel.TEXT)] if lacking else []), end]
+            step = partial(tail.conclude, task, attempt, drafts, hold.member, hold.places, hold.report, after=seq)
+            appended = await self._patience.of(step, heed=False)
+            hold.member, hold.places, hold.report = "", (), None
+            if not appended.overtaken:
+                return
+        await self.conclude(task, [end], heed=False)
 
     async def ack(self, *, whole_task: bool = True) -> None:
         """The entry is settled; nothing of it is beaten for any more."""

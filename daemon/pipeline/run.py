@@ -123,7 +123,7 @@ class Course:
                 self._hold.blobs = references(self._entry.message, claim.context)
                 return await self._begin(plan, entrance, claim)
             case AlreadyEnded():
-                return await self._repeat_tail(claim)
+                return await self._repeat_tail(claim, plan)
             case Duplicate():
                 await self._cleanup.drop(self.task)
                 return Dropped("duplicate")
@@ -302,13 +302,14 @@ class Course:
             raise LeaseLost("a higher attempt exists")
         self._hold.row_left = True
 
-    async def _repeat_tail(self, ended: AlreadyEnded) -> Outcome:
+    async def _repeat_tail(self, ended: AlreadyEnded, plan: Plan) -> Outcome:
         """The task had ended; its last process died before it could say so."""
         self._hold.attempt, self._hold.row_left = ended.attempt, True
         code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
         try:
             if code is None:
-                await self._cleanup.conclude(self.task, [publish.ended_event(ended)], heed=False)
+                text = ended.result.content if plan.stream and ended.result is not None else ""
+                await self._cleanup.conclude_again(self.task, ended.attempt, publish.ended_event(ended), text)
                 await self._cleanup.ack()
             else:
                 await self._cleanup.end(self.task, [publish.ended_event(ended)], code, "ended before")

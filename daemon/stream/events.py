@@ -15,7 +15,7 @@ import msgspec
 
 from daemon import keys
 from daemon.config import EventSettings
-from daemon.contracts import CONTRACT_VERSION, Event, EventDraft, EventType, Reason, Stage, progress
+from daemon.contracts import CONTRACT_VERSION, Channel, Event, EventDraft, EventType, Reason, Stage, progress
 from daemon.ports import Appended, Clock, TaskIdentity
 from daemon.stream.connection import Argument, Call, Scripts, load_script, translated
 
@@ -45,13 +45,23 @@ class Events:
         await self._scripts.run([self.call(task, -1, drafts, position=position)])
 
     def call(
-        self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft], *, position: int | None = None
+        self,
+        task: TaskIdentity,
+        attempt: int,
+        drafts: Sequence[EventDraft],
+        *,
+        position: int | None = None,
+        after: int | None = None,
     ) -> Call:
-        """The script call of one append, to be sent in a batch with others; the same drafts make the same nonce."""
+        """The script call of one append, to be sent in a batch with others; the same drafts make the same nonce.
+
+        `after`: only if the attempt's last event is still the one with this `seq`.
+        """
         now = round(self._clock.time(), 3)
         common = _encode(task.task_id), _common(task, now)
         nonce = drafts[0].nonce if drafts else secrets.token_hex(16)
-        args: list[Argument] = [nonce, attempt, *self._ttls, _queued(task, position, common)]
+        fence: Argument = attempt if after is None else f"{attempt}@{after}"
+        args: list[Argument] = [nonce, fence, *self._ttls, _queued(task, position, common)]
         for draft in drafts:
             args += (draft.type.value, int(draft.terminal), *_pieces(draft, *common))
         return Call(self._append, (keys.events(task.task_id), keys.events_state(task.task_id)), args)
@@ -60,7 +70,7 @@ class Events:
     def appended(reply: Any) -> Appended:
         """The reply of one append, typed."""
         status, _attempt, _seq, cancel = reply
-        return Appended(accepted=status > 0, ended=status == -1, cancel=bool(cancel))
+        return Appended(accepted=status > 0, ended=status == -1, cancel=bool(cancel), overtaken=status == -2)
 
     async def read(self, task_id: str, after: str = "0-0", count: int = 500) -> list[Event]:
         """At most `count` events after the stream id `after`; empty when there are none (yet). One command."""
@@ -69,6 +79,18 @@ class Events:
                 keys.events(task_id), min=f"({after}", max="+", count=count
             )
         return [decode(entry_id, fields) for entry_id, fields in entries]
+
+    async def told(self, task_id: str, attempt: int) -> tuple[str, int]:
+        """The text that viewers of this attempt have so far, and the `seq` of its last event. One command a page."""
+        parts, seq, after = [], 0, "0-0"
+        while page := await self.read(task_id, after):
+            for event in page:
+                if event.data["attempt"] == attempt:
+                    seq = event.data["seq"]
+                    if event.type is EventType.TOKEN_BATCH and event.data["channel"] == Channel.TEXT:
+                        parts.append(event.data["delta"])
+            after = page[-1].id
+        return "".join(parts), seq
 
 
 def decode(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:

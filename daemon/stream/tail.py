@@ -66,9 +66,10 @@ class RedisTail:
         member: str,
         places: Sequence[GuardPlace],
         report: CallReport | None = None,
+        after: int | None = None,
     ) -> Appended:
         """The last events, then the release of the guards, in one flush; one more if that lets somebody in."""
-        calls = [self._events.call(task, attempt, drafts)]
+        calls = [self._events.call(task, attempt, drafts, after=after)]
         if places:
             calls.append(self._guards.release_call(member, places, report))
         appended, *released = await self._scripts.run(calls)
@@ -79,6 +80,10 @@ class RedisTail:
                 self._metrics.model_closed.labels(report.candidate.model_id, "BREAKER_OPEN").inc()
             await self._guards.wake(heads)
         return self._judged(Events.appended(appended))
+
+    async def told(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
+        """What viewers have of the attempt's text, and the `seq` of its last event."""
+        return await self._events.told(task.task_id, attempt)
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; with `whole_task` the place and the blobs go too."""
@@ -131,7 +136,7 @@ class RedisTail:
         return bool(owned)
 
     def _judged(self, appended: Appended) -> Appended:
-        if not appended.accepted and not appended.ended:
+        if not (appended.accepted or appended.ended or appended.overtaken):
             self._metrics.fenced.labels("event").inc()
         return appended
 

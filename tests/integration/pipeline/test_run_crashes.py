@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from daemon.contracts import Event, EventType
+from daemon.contracts import Channel, Event, EventDraft, EventType, TaskIdentity
 from daemon.errors import Code, ModelClosed, ProviderError, RedisAway, RedisFull, Stopping, StoreAway
 from daemon.pipeline.hold import Hold
-from daemon.ports import GuardPlace
+from daemon.pipeline.outcome import Abandoned
+from daemon.ports import Appended, GuardPlace
 from tests.fakes import ANSWER, Crash, Step, Trouble, When, text
 from tests.integration.pipeline.conftest import Bench, Process, message
 from tests.leaks import Leaks
@@ -199,3 +200,40 @@ async def test_a_process_that_dies_in_the_model_call_costs_one_more_call(
     assert bench.calls() == 2
     last = [e for e in await bench.events() if e.data["attempt"] == 2]
     assert "".join(e.data["delta"] for e in last if e.data.get("channel") == "text") == "the answer"
+
+
+class FirstWordOnly:
+    """A delta writer and its sink: Redis takes the first word, and then nothing more until the process is gone."""
+
+    def __init__(self, process: Process) -> None:
+        self._deltas, self._said = process.deltas, False
+
+    def open(self, task: TaskIdentity, attempt: int, on_answer: Callable[[Appended], None]) -> FirstWordOnly:
+        self._writer = self._deltas.open(task, attempt, on_answer)
+        return self
+
+    def push(self, channel: Channel, text: str) -> None:
+        if channel is Channel.TEXT and not self._said:
+            self._said = True
+            self._writer.push(channel, text)
+
+    async def flush(self) -> None:
+        await self._writer.flush()
+
+    async def close(self) -> list[EventDraft]:
+        raise RedisAway("gone")
+
+    def abandon(self) -> None:
+        self._writer.abandon()
+
+
+async def test_whoever_repeats_the_end_says_what_viewers_lack_of_the_text(bench: Bench) -> None:
+    """The result was committed while Redis was away, and its process never came to send the rest."""
+    process, hold = await arrive(bench, COURSES["done"], "t1")
+    process.with_(deltas=FirstWordOnly(process))
+    assert isinstance(await process.run(hold), Abandoned)
+    assert [e.type for e in await bench.events()] == ["queued", "started", "token_batch"]
+    await bench.finish_all(bench.process("b"))
+    await check_end(bench, COURSES["done"], "t1")
+    assert [e.data["delta"] for e in await bench.events() if e.type == "token_batch"] == ["the ", "answer"]
+    assert bench.calls() == 1

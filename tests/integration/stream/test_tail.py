@@ -10,7 +10,7 @@ from daemon import keys
 from daemon.contracts import Channel, Stage, error, started, token_batch
 from daemon.errors import Code
 from daemon.places import GuardPlace
-from daemon.ports import Ahead, Delivery
+from daemon.ports import Ahead, Appended, Delivery
 from daemon.stream.connection import nodes_of
 from tests.integration.stream.conftest import QUEUE, Side, task
 
@@ -75,3 +75,18 @@ async def test_what_a_newer_release_wrote_keeps_the_time_its_wait_began(side: Si
     assert await side.tail.lay_aside(d, Ahead("t1", b'{"new": 1, "parkedAt": 5}', 5), 1000)
     assert await side.client.hget(keys.queue_keys(QUEUE).held, "t1") == b'{"new": 1, "parkedAt": 5}'
     assert not await side.tail.lay_aside(d, Ahead("t1", b"{}", 5), 1000)
+
+
+async def test_an_end_after_a_known_event_is_refused_when_something_came_since(side: Side) -> None:
+    """Nothing is doubled: who repeats a tail looks again when the process before was still alive and went on."""
+    await side.events.append(task(), 1, [started("m"), token_batch("a", Channel.TEXT)])
+    assert await side.tail.told(task(), 1) == ("a", 2)
+    await side.events.append(task(), 1, [token_batch("b", Channel.TEXT)])
+
+    rest = [token_batch("b", Channel.TEXT), END]
+    refused = await side.tail.conclude(task(), 1, rest, "", (), after=2)
+    assert refused == Appended(accepted=False, ended=False, cancel=False, overtaken=True)
+    assert await side.tail.told(task(), 1) == ("ab", 3)
+    for _ in range(2):  # a lost reply repeats it
+        assert (await side.tail.conclude(task(), 1, rest[1:], "", (), after=3)).accepted
+    assert await side.tail.told(task(), 1) == ("ab", 4)
