@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -47,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """A developer's own settings must not reach the tests or the processes they start."""
     config.addinivalue_line("markers", "long: runs only with --whole; `make test` holds a sample of its kind")
     config.addinivalue_line("markers", "redis_forms(*forms): server or cluster, where a suite runs on both otherwise")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; our children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     names = {entry.name for _, entry in catalogue()}
     for name in list(os.environ):
         if name in names or name.removesuffix("_FILE") in names or name.startswith("QSTREAMD_"):
