@@ -36,7 +36,7 @@ class EventsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.do(self.client.flushdb())
-        scripts = Scripts(self.client)
+        self.scripts = scripts = Scripts(self.client)
         self.events = Events(scripts, EventSettings(), SystemClock())
         self.cancels = Cancels(scripts, EventSettings(), QueueSettings())
         self.letters = DeadLetters(self.client, scripts)
@@ -53,8 +53,9 @@ class EventsMachine(RuleBasedStateMachine):
 
         return self.runner.run(wrapped())
 
-    def _append(self, attempt: int, drafts: list[EventDraft]) -> None:
-        appended = self.do(self.events.append(TASK, attempt, drafts))
+    def _append(self, attempt: int, drafts: list[EventDraft], after: int | None = None) -> None:
+        call = self.events.call(TASK, attempt, drafts, after=after)
+        appended = Events.appended(self.do(self.scripts.run([call]))[0])
         assert appended.cancel == self.cancelled
         nonce, side = drafts[0].nonce, "side" if attempt == -1 else "op"
         if nonce in self.last.values():
@@ -63,6 +64,9 @@ class EventsMachine(RuleBasedStateMachine):
         assert appended.ended == self.ended
         here = self.attempt if attempt == -1 else attempt
         accepted = not self.ended and here >= self.attempt
+        overtaken = accepted and after not in (None, self.seq if here == self.attempt else 0)
+        assert appended.overtaken == overtaken
+        accepted = accepted and not overtaken
         assert appended.accepted == accepted
         if not accepted:
             return
@@ -109,6 +113,13 @@ class EventsMachine(RuleBasedStateMachine):
         draft = error(Stage.EXECUTE, Code.LLM_ERROR, "no", retryable=False)
         for _ in range(1 + repeat):
             self._append(attempt, [draft])
+
+    @rule(attempt=attempts, ahead=st.integers(-1, 1), repeat=st.booleans())
+    def append_if_nothing_came_since(self, attempt: int, ahead: int, *, repeat: bool) -> None:
+        """Who repeats a tail has looked before; a word in between makes it look again."""
+        draft = progress(Stage.EXECUTE, "the rest")
+        for _ in range(1 + repeat):
+            self._append(attempt, [draft], after=max(0, self.seq + ahead))
 
     @rule()
     def cancel(self) -> None:

@@ -67,6 +67,7 @@ MUTANTS = {
     "fence off": Mutant("append", "if attempt < seen then", "if false then", EventsMachine),
     "no nonce": Mutant("append", "if state[3] == ARGV[1] or state[4] == ARGV[1] then", "if false then", EventsMachine),
     "one nonce for all": Mutant("append", "attempt, nonce = seen, 'side'", "attempt = seen", EventsMachine),
+    "a rest without a look": Mutant("append", "if last and last ~= seq then", "if false then", EventsMachine),
     "words after the end": Mutant("append", "if state[5] then", "if false then", EventsMachine),
     "replayed twice": Mutant("begin_again", "== 0 then return 0 end", "== 9 then return 0 end", EventsMachine),
     "replay forgets the fence": Mutant(
