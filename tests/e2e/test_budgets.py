@@ -138,6 +138,8 @@ async def test_a_task_costs_four_flushes(world: World) -> None:
         "other",
         "forgotten",
         "promote",
+        *("reconcile", "expire", "ghosts", "bury", "forget"),  # upkeep, whose turn may come now
+        *("depths", "shared_depths"),
     }
     own = [effect for effect in effects if not set(effect.split("+")) <= beside and effect != "fetch"]
     statements = [effect for effect in own if effect in ("claim", "finish")]
