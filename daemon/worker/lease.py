@@ -96,6 +96,8 @@ class Leases:
 
     async def _beat_redis(self) -> None:
         holds = self._beating()
+        if not holds:
+            return
         by_stream: defaultdict[tuple[str, str], list[Hold]] = defaultdict(list)
         for hold in holds:
             by_stream[hold.delivery.queue, hold.delivery.stream].append(hold)
