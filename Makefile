@@ -47,7 +47,7 @@ bench-check: setup ## Whether speed is what it was, as ratios to the raw loop of
 
 .PHONY: chaos
 chaos: setup ## The long suites whole: kills, pauses and cuts, then a checker reads the history
-	@$(python) -m pytest --whole --timeout=3600 tests/chaos tests/e2e tests/integration/stream/test_any_order.py $(ARGS)
+	@$(python) -m pytest --whole --timeout=3600 tests/chaos tests/e2e tests/integration/lua/test_any_order.py $(ARGS)
 
 .PHONY: fuzz
 fuzz: setup ## 100,000 calls that nobody would send on purpose, at every door; then schemathesis on the OpenAPI description
@@ -56,7 +56,7 @@ fuzz: setup ## 100,000 calls that nobody would send on purpose, at every door; t
 
 .PHONY: mutate
 mutate: setup ## Breaks one rule at a time; each break must turn a test red, and the same course unbroken stays green
-	@$(python) -m pytest --whole -v tests/chaos/test_checker.py tests/integration/stream/test_mutants.py $(ARGS)
+	@$(python) -m pytest --whole -v tests/chaos/test_checker.py tests/integration/lua/test_mutants.py $(ARGS)
 
 .PHONY: soak
 soak: setup ## Half an hour of steady load: memory, connections, tasks, consumers and keys do not grow; ARGS=--minutes=5

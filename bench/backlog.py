@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from daemon import contracts
-from daemon.clock import SystemClock
 from daemon.config import QueueSettings, RedisSettings
-from daemon.kinds import SecretStr
-from daemon.stream.admission import Accepted, Admission
-from daemon.stream.connection import connect
-from daemon.stream.gathered import GatheredScripts
+from daemon.config.types import SecretStr
+from daemon.domain import messages
+from daemon.domain.clock import SystemClock
+from daemon.queues.admission import Accepted, Admission
+from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.connection import connect
 
 _ABREAST = 500
 
@@ -33,7 +33,7 @@ async def accept(redis_url: str, queue: str, count: int, payload: int = 100, pre
         for number in numbers:
             given = body(number, queue, payload, prefix)
             verdict = await admission.accept(
-                contracts.parse_message(given), contracts.canonical_sha256(given), 10_000_000, {}
+                messages.parse_message(given), messages.canonical_sha256(given), 10_000_000, {}
             )
             assert isinstance(verdict, Accepted), verdict
 

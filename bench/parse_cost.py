@@ -32,7 +32,7 @@ from google.genai import types
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from daemon.calls import ModelRequest
+from daemon.domain.model_io import ModelRequest
 from daemon.ports import Provider
 from daemon.providers.gemini import API_VERSION, Gemini
 from daemon.providers.openai_compatible import DIALECTS, OpenAICompatible

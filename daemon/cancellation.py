@@ -14,24 +14,17 @@ from typing import Final
 
 import msgspec
 
-from daemon.contracts import (
-    CURRENT_ATTEMPT,
-    TERMINAL,
-    Stage,
-    State,
-    TaskIdentity,
-    TaskMessage,
-    error,
-    identity_of,
-)
-from daemon.errors import CODES, Code, DependencyAway
-from daemon.logs import logger
-from daemon.pipeline.load import references
+from daemon.domain.errors import CODES, Code, DependencyAway
+from daemon.domain.events import CURRENT_ATTEMPT, Stage, error
+from daemon.domain.messages import TaskIdentity, TaskMessage, identity_of
+from daemon.domain.states import TERMINAL, State
+from daemon.events.cancel_notices import Cancels
+from daemon.events.log import Events
+from daemon.observability.logging import logger
+from daemon.pipeline.model_request import references
 from daemon.ports import Blobs, Clock
 from daemon.store.records import TaskRecords
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.cancel import Cancels
-from daemon.stream.events import Events
 
 _LOOK_S: Final = 0.05
 _DROP_S: Final = 3.0  #: a store that is slow now is left to the sweep

@@ -1,6 +1,6 @@
-"""What the pipeline needs of the world, as Protocols. Adapters implement them; `app.py` picks the adapters.
+"""What the pipeline needs of the world, as Protocols. Adapters implement them; `processes` picks the adapters.
 
-Every method raises only errors of `daemon.errors`: `RedisAway`, `RedisFull` or `StoreAway` when its server does not
+Every method raises only errors of `domain.errors`: `RedisAway`, `RedisFull` or `StoreAway` when its server does not
 answer, and what its docstring names. Every method may be cancelled: nothing is known then of its last command, and
 every one may be repeated with the same arguments.
 """
@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from daemon.calls import ModelRequest, Picture, Piece
-from daemon.contracts import Channel, EventDraft, State, TaskMessage, Usage, WorkEntry
-from daemon.contracts import TaskIdentity as TaskIdentity
-from daemon.errors import Code, TaskError
-from daemon.places import Ask, CallReport, Entered, MustWait, Shut
-from daemon.places import GuardPlace as GuardPlace
+from daemon.domain.errors import Code, TaskError
+from daemon.domain.events import Channel, EventDraft, Usage
+from daemon.domain.messages import TaskIdentity as TaskIdentity
+from daemon.domain.messages import TaskMessage, WorkEntry
+from daemon.domain.model_io import ModelRequest, Picture, Piece
+from daemon.domain.permits import Ask, CallReport, Entered, MustWait, Shut
+from daemon.domain.permits import GuardPlace as GuardPlace
+from daemon.domain.states import State
 
 
 @dataclass(frozen=True, slots=True)

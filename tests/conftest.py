@@ -32,9 +32,9 @@ import redis
 import uvloop
 
 from daemon.config import PostgresSettings, RedisSettings, catalogue
+from daemon.config.types import SecretStr
 from daemon.dev.embedded_postgres import EmbeddedPostgres, postgres_installations
 from daemon.dev.embedded_redis import EmbeddedRedis, redis_installations
-from daemon.kinds import SecretStr
 from daemon.store.migrate import migrate
 from tests import last_words, waiting
 from tests.leaks import Leaks

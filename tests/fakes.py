@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, cast
 
-from daemon.calls import Delta, Finished, FinishReason, ModelRequest, Piece
-from daemon.contracts import Channel, Usage
+from daemon.domain.events import Channel, Usage
+from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Piece
 
 T = TypeVar("T")
 

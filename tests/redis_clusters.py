@@ -14,9 +14,9 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.sentinel import Sentinel
 
+from daemon.config.redis_url import Deployment, deployment
 from daemon.dev.embedded import free_port
 from daemon.dev.embedded_redis import EmbeddedRedis
-from daemon.redis_urls import Deployment, deployment
 
 SLOTS: Final = 16384
 #: a node that is silent for so long is failed over; long enough for the stalls of a busy machine

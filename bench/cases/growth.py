@@ -10,7 +10,7 @@ from bench import backlog, machine
 from bench.case import Case, Goal, Size, Values, in_turn
 from bench.cases.drain import ours
 from bench.rig import QUEUE, SERVICES, Rig, wait_for
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.domain.queues import DEFAULT_QUEUES
 
 _COUNT = 4000
 _SLOTS = 120  #: at once over all queues of a process

@@ -13,7 +13,7 @@ import redis
 from bench import machine, peers
 from bench.case import Case, Goal, Size, Values, side_by_side
 from bench.rig import Rig
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.domain.queues import DEFAULT_QUEUES
 
 _SETTLE_S = 6.0
 

@@ -13,12 +13,14 @@ from redis.asyncio import Redis
 from bench import backlog
 from bench.case import Case, Goal, Size, Values, in_turn
 from bench.rig import QUEUE, Rig, wait_for
-from daemon import contracts, keys
-from daemon.clock import SystemClock
 from daemon.config import QueueSettings, RedisSettings
-from daemon.kinds import SecretStr
-from daemon.stream.admission import Admission
-from daemon.stream.connection import Scripts, connect
+from daemon.config.types import SecretStr
+from daemon.domain import messages, queues
+from daemon.domain.clock import SystemClock
+from daemon.queues.admission import Admission
+from daemon.redis_client import keys
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 
 _WARM = 20
 
@@ -61,7 +63,7 @@ async def _ours(url: str, count: int, prefix: str) -> list[float]:
     for number in range(count + _WARM):
         await asyncio.sleep(random.uniform(0.01, 0.03))
         given = backlog.body(number, QUEUE, 100, prefix)
-        message, sha256 = contracts.parse_message(given), contracts.canonical_sha256(given)
+        message, sha256 = messages.parse_message(given), messages.canonical_sha256(given)
         began = time.perf_counter()
         accepting = asyncio.ensure_future(admission.accept(message, sha256, 10**7, {}))  # noqa: TID251, RUF100
         found.append(await _started(follower, f"{prefix}{number}") - began)
@@ -98,7 +100,7 @@ def ours(count: int, *, persist: bool) -> Values:
     """Relay's script, daemon with all six queues, follower."""
     with Rig() as rig:
         server, database, records = rig.redis(persist=persist), rig.database(durable=persist), rig.records()
-        program = rig.daemon(server.url, database, records, *contracts.DEFAULT_QUEUES)
+        program = rig.daemon(server.url, database, records, *queues.DEFAULT_QUEUES)
         asyncio.run(backlog.accept(server.url, QUEUE, 1, prefix="first"))
         wait_for(lambda: records.ended, program, 20, "the first task")
         return _values(asyncio.run(_ours(server.url, count, "t")))

@@ -10,8 +10,8 @@ from bench import machine
 from bench.case import Case, Goal, Size, Values, in_turn
 from bench.cases.accept import KEY, answers, relay
 from bench.rig import Program, Rig, daemon_env, wait_for
-from daemon.contracts import DEFAULT_QUEUES
 from daemon.dev.embedded import free_port
+from daemon.domain.queues import DEFAULT_QUEUES
 
 _IDLE_S = 3.0
 

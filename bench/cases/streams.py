@@ -13,8 +13,8 @@ import redis
 from bench import backlog, machine
 from bench.case import Case, Goal, Size, Values, in_turn
 from bench.rig import Program, Rig, daemon_env, wait_for
-from daemon import keys
 from daemon.dev.embedded import free_port
+from daemon.redis_client import keys
 
 _RATE = 20
 _QUEUE = "q_paid_stream"

@@ -13,8 +13,8 @@ from bench import machine
 from bench.case import Case, Goal, Size, Values, in_turn
 from bench.cases.accept import answers
 from bench.rig import Program, Rig, wait_for
-from daemon import keys
 from daemon.dev.embedded import free_port
+from daemon.redis_client import keys
 
 _SECRET = "thirty-two characters of a secret"  # noqa: S105
 _EACH = 10  #: viewers of one task

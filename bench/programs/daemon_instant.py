@@ -15,14 +15,13 @@ import uvloop
 
 from bench.recorder import Recorder
 from daemon import config
-from daemon.app import Daemon
-from daemon.calls import Delta, Finished, ModelRequest, Piece
-from daemon.contracts import Channel, Usage
-from daemon.garbage import collect_rarely
-from daemon.lifecycle import Signals
-from daemon.logs import begin
-from daemon.pipeline.hold import Hold
+from daemon.domain.events import Channel, Usage
+from daemon.domain.model_io import Delta, Finished, ModelRequest, Piece
+from daemon.observability.logging import begin
+from daemon.pipeline.in_flight import Hold
 from daemon.ports import Provider
+from daemon.processes.consumer import Daemon
+from daemon.processes.lifecycle import Signals, collect_rarely
 
 _TEXT = Delta(Channel.TEXT, "ok")
 _END = Finished("stop", Usage(input_tokens=11, cached_input_tokens=0, output_tokens=1, reasoning_tokens=0), "bench")

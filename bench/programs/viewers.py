@@ -18,9 +18,9 @@ from typing import Any, Final, cast
 
 import uvloop
 
-from daemon.clock import SystemClock
+from daemon.config.types import SecretStr
+from daemon.domain.clock import SystemClock
 from daemon.gateway.tokens import Tokens
-from daemon.kinds import SecretStr
 
 CONNECTING: Final = 100  #: at once
 PATIENCE_S: Final = 90.0  #: for everything; what has not come then is missing

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from daemon.admin.capacity import Load, Outcome, backlog_s, ceiling, erlang, simulate, slots_for, with_timeout
-from daemon.services.book import Model
+from daemon.services.catalog import Model
 
 MB_A_PROCESS: Final = 90.0  #: an idle daemon (architecture 4)
 MB_A_SLOT: Final = 1.5  #: an attempt that streams: HTTP buffers, TLS, its text

@@ -11,15 +11,17 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from daemon import keys, services
-from daemon.clock import SystemClock
+from daemon import services
 from daemon.config import Settings
-from daemon.errors import ConfigError, StoreAway
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import ConfigError, StoreAway
+from daemon.redis_client import keys
+from daemon.redis_client.connection import connect, translated
+from daemon.redis_client.scripts import Scripts
 from daemon.services import ServiceBook
 from daemon.store.history import History
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
-from daemon.stream.connection import Scripts, connect, translated
 
 POOL_SIZE = 4  #: connections of one command; its rounds are pipelines
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from daemon.admin.checkup import host, postgres_server, provider_hosts, public_url, queues, redis_server
 from daemon.admin.checkup.finding import Finding, error, ok, warning
-from daemon.admin.configuration import judge
+from daemon.admin.config_check import judge
 from daemon.admin.connections import Connections
-from daemon.admin.overview import read_overview
+from daemon.admin.status import read_overview
 from daemon.config import Settings
-from daemon.errors import ConfigError, DependencyAway
+from daemon.domain.errors import ConfigError, DependencyAway
 
 
 def configuration() -> list[Finding]:

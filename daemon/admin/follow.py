@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from daemon import keys
 from daemon.admin.connections import Connections
-from daemon.contracts import TERMINAL, Event
-from daemon.errors import QstreamdError
-from daemon.stream.connection import connect_blocking, translated
-from daemon.stream.events import Events
+from daemon.domain.errors import QstreamdError
+from daemon.domain.events import Event
+from daemon.domain.states import TERMINAL
+from daemon.events.log import Events
+from daemon.redis_client import keys
+from daemon.redis_client.connection import connect_blocking, translated
 
 LOOK_S = 15.0  #: so often a task without events is looked for in Postgres
 

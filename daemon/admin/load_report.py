@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from daemon.admin.load import Progress, Sent
+from daemon.admin.load_generator import Progress, Sent
 
 
 @dataclass(frozen=True, slots=True)

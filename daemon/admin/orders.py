@@ -12,23 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from daemon import keys
 from daemon.admin.connections import Connections
 from daemon.admin.replay import REPLAYABLE, replay
 from daemon.admin.task_facts import locate
 from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.magic import picture
+from daemon.blobs.redis import RedisBlobs
 from daemon.cancellation import Cancellation
 from daemon.config import Settings
-from daemon.contracts import TERMINAL, State, TaskIdentity
+from daemon.domain.messages import TaskIdentity
+from daemon.domain.states import TERMINAL, State
+from daemon.events.cancel_notices import Cancels
+from daemon.events.log import Events
 from daemon.ports import Blobs
+from daemon.redis_client import keys
+from daemon.redis_client.scripts import load_script
 from daemon.store.audit import AuditLog
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.blobs import RedisBlobs
-from daemon.stream.cancel import Cancels
-from daemon.stream.connection import load_script
-from daemon.stream.events import Events
 
 PATIENCE_S: Final = 5.0  #: a call that runs is stopped within a second; so long the answer waits to say so
 UNKNOWN: Final = "neither Redis nor Postgres knows it"
@@ -116,7 +117,7 @@ async def _retry(at: Connections, task_id: str, reason: str) -> Answer:
 
 async def _hasten(at: Connections, queue: str, task_id: str) -> bool:
     names = keys.queue_keys(queue)
-    moved = await at.scripts.one(load_script("hasten"), (names.retry, names.held, names.ready), (task_id,))
+    moved = await at.scripts.one(load_script("queues", "hasten"), (names.retry, names.held, names.ready), (task_id,))
     return int(moved) == 1
 
 

@@ -10,15 +10,16 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from daemon import contracts
-from daemon.contracts import Stage, State
-from daemon.errors import CODES, Code, DependencyAway
-from daemon.logs import logger
-from daemon.pipeline.load import references
+from daemon.domain import events
+from daemon.domain.errors import CODES, Code, DependencyAway
+from daemon.domain.events import Stage
+from daemon.domain.states import State
+from daemon.observability.logging import logger
+from daemon.pipeline.model_request import references
 from daemon.ports import Blobs
+from daemon.queues.backlog import Backlog, Waiting
 from daemon.store.pool import StatementRefused
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.backlog import Backlog, Waiting
 
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024  #: of messages in one statement; a task's may have 1 MiB
 DROPS_AT_ONCE: Final = 16
@@ -43,7 +44,7 @@ class Purge:
         over = await self._end_rows(batch)
         self.ended += len(over)
         mine = [waiting for waiting in batch if waiting.entry.message.task_id in over]
-        draft = contracts.error(Stage.QUEUE, Code.CANCELLED, CODES[Code.CANCELLED].en, retryable=False)
+        draft = events.error(Stage.QUEUE, Code.CANCELLED, CODES[Code.CANCELLED].en, retryable=False)
         await self._backlog.tell(mine, draft, must=True)
         await self._drop_images(mine)
         await self._backlog.take_out(self._queue, mine)

@@ -15,8 +15,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from daemon.admin.queue_orders import Operator, QueueOrders, QueueView
-from daemon.errors import DependencyAway, RedisFull
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
+from daemon.domain.errors import DependencyAway, RedisFull
 
 BODY_BYTES_MAX: Final = 4096
 REASON_CHARS_MAX: Final = 500

@@ -10,19 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from daemon import contracts
 from daemon.admin.purge import Purge, batches
-from daemon.contracts import Reason, Stage
+from daemon.domain.events import EventDraft, Reason, Stage, progress
+from daemon.events.log import Events
+from daemon.limiter.permits import RedisGuards
 from daemon.ports import Blobs, Clock
+from daemon.queues.backlog import Backlog
+from daemon.queues.control import Control, Controls
+from daemon.queues.depths import DepthReader, QueueDepth
+from daemon.redis_client.scripts import Scripts
 from daemon.store.audit import AuditLog
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.backlog import Backlog
-from daemon.stream.connection import Scripts
-from daemon.stream.control import Control, Controls
-from daemon.stream.depths import DepthReader, QueueDepth
-from daemon.stream.events import Events
-from daemon.stream.guards import RedisGuards
 
 TOLD_MAX: Final = 100_000  #: viewers of one queue that a pause tells why they wait
 _LOOK_S: Final = 0.25
@@ -77,7 +76,7 @@ class QueueOrders:
         """Let nothing start any more; how many waiting viewers were told why. Running tasks go on."""
         await self._controls.change(queues, {"paused": 1}, who=by.name, why=why)
         told = 0
-        draft = contracts.progress(Stage.QUEUE, paused_text(why), reason=Reason.QUEUE_PAUSED)
+        draft = progress(Stage.QUEUE, paused_text(why), reason=Reason.QUEUE_PAUSED)
         for queue in queues:
             await self._guards.forget(queue)
             told += await self._tell(queue, draft)
@@ -126,7 +125,7 @@ class QueueOrders:
             await self._audit("queue.purge", [queue], by, why, {"ended": purge.ended})
         return purge.ended
 
-    async def _tell(self, queue: str, draft: contracts.EventDraft) -> int:
+    async def _tell(self, queue: str, draft: EventDraft) -> int:
         told = 0
         async for page in self._backlog.pages(queue):
             await self._backlog.tell(page, draft)

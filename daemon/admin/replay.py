@@ -8,11 +8,12 @@ command `dlq`.
 from __future__ import annotations
 
 from daemon.admin.connections import Connections
-from daemon.contracts import State, identity_of
+from daemon.domain.messages import identity_of
+from daemon.domain.states import State
+from daemon.events.log import Events
+from daemon.queues.dead_letters import DeadLetters
+from daemon.queues.streams import Work
 from daemon.store.records import TaskRow
-from daemon.stream.dead_letters import DeadLetters
-from daemon.stream.events import Events
-from daemon.stream.work import Work
 
 REPLAYABLE = frozenset({State.FAILED, State.EXPIRED})
 

@@ -1,4 +1,4 @@
-"""Everything that Redis and Postgres know of one task, gathered in a few rounds and not judged: `task_view` does that.
+"""Everything that Redis and Postgres know of one task, gathered in a few rounds and not judged: `explain` does that.
 
 Holds no prompt and no answer. Changes nothing.
 """
@@ -12,14 +12,16 @@ from typing import Any, Final
 import msgspec
 from redis import exceptions as rx
 
-from daemon import keys
 from daemon.admin.connections import Connections
-from daemon.admin.overview import QueueState, limit_of, read_overview
-from daemon.contracts import Tier, WorkEntry
+from daemon.admin.status import QueueState, read_overview
+from daemon.domain.messages import WorkEntry
+from daemon.domain.queues import Tier
 from daemon.ports import GuardPlace
+from daemon.redis_client import keys
+from daemon.redis_client.connection import translate, translated
+from daemon.services.limits_in_force import limit_of
 from daemon.store.history import AttemptRow, Recent
 from daemon.store.records import TaskRow
-from daemon.stream.connection import translate, translated
 
 EVENTS_MAX: Final = 2000  #: events read to draw a life; token batches beyond it are not needed for it
 READY_MAX: Final = 2000  #: entries of :ready looked through: it is short unless something is very wrong

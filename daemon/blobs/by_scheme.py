@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from daemon.blobs.inline import decode
-from daemon.calls import Picture
-from daemon.contracts import ImageRef
-from daemon.errors import Code, DependencyAway, Rejected
+from daemon.domain.errors import Code, DependencyAway, Rejected
+from daemon.domain.messages import ImageRef
+from daemon.domain.model_io import Picture
 from daemon.ports import Blobs
 
 

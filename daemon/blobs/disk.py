@@ -23,12 +23,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
+from daemon.blobs.disk_quota import Share
 from daemon.blobs.magic import ImageFacts, inspect, picture, refuse_stranger
-from daemon.blobs.share import Share
-from daemon.calls import Picture
 from daemon.config import BlobSettings
-from daemon.contracts import TaskMessage
-from daemon.errors import Code, ConfigError, DiskFull, Rejected, TaskError
+from daemon.domain.errors import Code, ConfigError, DiskFull, Rejected, TaskError
+from daemon.domain.messages import TaskMessage
+from daemon.domain.model_io import Picture
 from daemon.ports import Clock
 
 P = ParamSpec("P")

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from daemon.blobs.magic import picture
-from daemon.calls import Picture
-from daemon.contracts import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
+from daemon.domain.messages import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef
+from daemon.domain.model_io import Picture
 
 _DATA_URL: Final = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
 

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from daemon.calls import Picture
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
+from daemon.domain.model_io import Picture
 
 Bytes = bytes | mmap.mmap  #: of a file too: its pages are read as they are asked for, never all of it
 

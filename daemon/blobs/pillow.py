@@ -12,7 +12,7 @@ from typing import Final
 
 from daemon.blobs.disk import judged
 from daemon.blobs.magic import ImageFacts
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
 
 _FORMATS: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF"}
 

@@ -19,10 +19,10 @@ from yarl import URL
 
 from daemon.blobs.magic import picture
 from daemon.blobs.sigv4 import Signer, object_url
-from daemon.calls import Picture
 from daemon.config import BlobSettings
-from daemon.errors import Code, DependencyAway, Rejected, TaskError
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
+from daemon.domain.errors import Code, DependencyAway, Rejected, TaskError
+from daemon.domain.model_io import Picture
 from daemon.ports import Clock
 
 OURS: Final = "qstreamd/"

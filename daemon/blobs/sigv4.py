@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
 
 _SAFE: Final = "-_.~"
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"

@@ -15,38 +15,48 @@ import click
 from click.shell_completion import CompletionItem
 
 from daemon import __version__
-from daemon.errors import ConfigError, DependencyAway, QstreamdError, RedisFull
+from daemon.domain.errors import ConfigError, DependencyAway, QstreamdError, RedisFull
+from daemon.processes.rooms import has
 
 EX_TEMPFAIL: Final = 75
 EX_CONFIG: Final = 78
 COMPLETE_VARIABLE: Final = "_QSTREAMD_COMPLETE"  #: how a shell asks what may follow
 
-#: command -> the module that holds its click command as `command` (or, of that group, the one of this name), and what
-#: `--help` says without importing it
+#: command -> the module that holds its click command as `command` (or, of that group, the one of this name), what
+#: `--help` says without importing it, and the room that it needs where that is not the core
 _COMMANDS: Final = {
-    "run": ("daemon.cli.run", "Consume queues (the daemon itself)."),
-    "relay": ("daemon.cli.relay", "Take QStash's calls and append them to the work streams."),
-    "gateway": ("daemon.cli.gateway", "Take tasks from servers and show them to browsers."),
-    "demo": ("daemon.cli.demo", "Show the whole way of a task on embedded servers."),
-    "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date."),
-    "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake."),
-    "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right."),
-    "status": ("daemon.cli.status", "What goes on now, on one screen."),
-    "report": ("daemon.cli.report", "Sum up a week: tasks, failures, waits, tokens and cost of each service."),
-    "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them."),
-    "pause": ("daemon.cli.queues", "The same as `queues pause`: with --all the kill switch."),
-    "resume": ("daemon.cli.queues", "The same as `queues resume`."),
-    "providers": ("daemon.cli.providers", "Models as all daemons see them; close one by hand, or open it."),
-    "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks."),
-    "dlq": ("daemon.cli.dlq", "Tasks that ended badly: list, show, replay, drop."),
-    "consumers": ("daemon.cli.consumers", "Who reads which queue."),
-    "capacity": ("daemon.cli.capacity", "How many slots a load needs."),
-    "sim": ("daemon.cli.sim", "Send a load to a running system and measure what becomes of it."),
-    "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers."),
-    "completion": ("daemon.cli.completion", "Print what makes a shell complete our commands."),
-    "config": ("daemon.cli.config", "Print every setting, its source and its unit."),
-    "contracts": ("daemon.cli.contracts", "Write the protocol page, JSON Schemas and TypeScript types."),
+    "run": ("daemon.cli.run", "Consume queues (the daemon itself).", None),
+    "relay": ("daemon.cli.relay", "Take QStash's calls and append them to the work streams.", None),
+    "gateway": ("daemon.cli.gateway", "Take tasks from servers and show them to browsers.", "gateway"),
+    "demo": ("daemon.cli.demo", "Show the whole way of a task on embedded servers.", "dev"),
+    "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date.", None),
+    "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake.", "admin"),
+    "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right.", "admin"),
+    "status": ("daemon.cli.status", "What goes on now, on one screen.", "admin"),
+    "report": ("daemon.cli.report", "Sum up a week: tasks, failures, waits, tokens and cost of each service.", "admin"),
+    "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them.", "admin"),
+    "pause": ("daemon.cli.queues", "The same as `queues pause`: with --all the kill switch.", "admin"),
+    "resume": ("daemon.cli.queues", "The same as `queues resume`.", "admin"),
+    "providers": ("daemon.cli.providers", "Models as all daemons see them; close one by hand, or open it.", "admin"),
+    "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks.", "admin"),
+    "dlq": ("daemon.cli.dlq", "Tasks that ended badly: list, show, replay, drop.", "admin"),
+    "consumers": ("daemon.cli.consumers", "Who reads which queue.", "admin"),
+    "capacity": ("daemon.cli.capacity", "How many slots a load needs.", "admin"),
+    "sim": ("daemon.cli.sim", "Send a load to a running system and measure what becomes of it.", "admin"),
+    "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers.", None),
+    "completion": ("daemon.cli.completion", "Print what makes a shell complete our commands.", None),
+    "config": ("daemon.cli.config", "Print every setting, its source and its unit.", None),
+    "contracts": (
+        "daemon.cli.contracts",
+        "Write the protocol page, JSON Schemas and TypeScript types.",
+        "contract_docs",
+    ),
 }
+
+
+def _offered() -> dict[str, tuple[str, str]]:
+    """The commands of this build: those whose room it has."""
+    return {name: (module, text) for name, (module, text, room) in _COMMANDS.items() if room is None or has(room)}
 
 
 class _LazyCommands(click.Group):
@@ -54,13 +64,13 @@ class _LazyCommands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands, in the order of the register."""
-        return list(_COMMANDS)
+        return list(_offered())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in (offered := _offered()):
             return None
-        module = _COMMANDS[cmd_name][0]
+        module = offered[cmd_name][0]
         command: click.Command = importlib.import_module(module).command
         if isinstance(command, click.Group) and not module.endswith(f".{cmd_name}"):
             return command.get_command(ctx, cmd_name)
@@ -70,8 +80,8 @@ class _LazyCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is asked for; a misspelt one is answered with what may have been meant."""
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+        if args and args[0] not in _offered() and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], _offered(), n=1)
             raise click.UsageError(
                 f"No such command '{args[0]}'." + (f" Did you mean {close[0]}?" if close else ""), ctx
             )
@@ -80,14 +90,14 @@ class _LazyCommands(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names from the register and our own options, without importing anything."""
         named = [
-            CompletionItem(name, help=text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)
+            CompletionItem(name, help=text) for name, (_, text) in _offered().items() if name.startswith(incomplete)
         ]
         return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing anything."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in _offered().items()])
 
 
 @click.group(

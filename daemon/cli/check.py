@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daemon.admin.configuration import Findings, judge
+from daemon.admin.config_check import Findings, judge
 from daemon.cli import terminal as t
 
 EX_CONFIG = 78

@@ -6,9 +6,9 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.overview import ConsumerState, read_overview
+from daemon.admin.status import ConsumerState, read_overview
 from daemon.cli import terminal as t
-from daemon.stream.work import Work
+from daemon.queues.streams import Work
 
 
 @click.command("consumers", epilog="Examples:  python -m daemon consumers   |   consumers --bury")

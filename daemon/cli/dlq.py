@@ -15,10 +15,10 @@ from daemon.admin.orders import actor
 from daemon.admin.replay import REPLAYABLE, replay
 from daemon.cli import terminal as t
 from daemon.cli.tasks import span_s
-from daemon.clock import SystemClock
-from daemon.errors import Code
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import Code
+from daemon.queues.dead_letters import DeadLetters, Letter, Wanted
 from daemon.store.audit import AuditLog
-from daemon.stream.dead_letters import DeadLetters, Letter, Wanted
 
 _MOST: Final = 100_000  #: letters that one command takes up; a queue keeps 10,000
 

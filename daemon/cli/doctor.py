@@ -12,7 +12,7 @@ from daemon import config
 from daemon.admin.checkup.finding import Finding, Level, info
 from daemon.admin.doctor import configuration, examine
 from daemon.cli import terminal as t
-from daemon.errors import ConfigError
+from daemon.domain.errors import ConfigError
 
 _COLOURS: dict[Level, str] = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
 _TROUBLES: tuple[Level, Level] = ("error", "warning")

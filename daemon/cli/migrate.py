@@ -9,7 +9,7 @@ import sys
 import click
 
 from daemon.config import PostgresSettings, load
-from daemon.errors import ConfigError, DependencyAway
+from daemon.domain.errors import ConfigError, DependencyAway
 from daemon.store import migrate
 
 EXIT_AWAY = 75

@@ -12,8 +12,8 @@ from daemon.admin.connections import Connections
 from daemon.admin.orders import actor
 from daemon.cli import terminal as t
 from daemon.cli.tasks import span_s
+from daemon.limiter.models import ModelState, ModelStates
 from daemon.store.audit import AuditLog
-from daemon.stream.models import ModelState, ModelStates
 
 
 @click.group(

@@ -14,8 +14,8 @@ from daemon.admin.connections import Connections
 from daemon.admin.orders import actor, blobs_here
 from daemon.admin.queue_orders import Operator, QueueOrders, QueueView
 from daemon.cli import terminal as t
+from daemon.events.log import Events
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.events import Events
 
 T = TypeVar("T")
 

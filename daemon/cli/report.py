@@ -9,10 +9,10 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.task_view import Language
+from daemon.admin.explain import Language
 from daemon.cli import terminal as t
-from daemon.clock import SystemClock
-from daemon.errors import CODES, Code
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import CODES, Code
 from daemon.store.history import ServiceSum
 
 SUMMING_S = 60.0  #: a big week takes longer than a task's statements may

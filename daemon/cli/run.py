@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from daemon import config
-from daemon.logs import begin
+from daemon.observability.logging import begin
 
 
 @click.command("run")
@@ -17,12 +17,8 @@ def command(queues: str) -> None:
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if not names:
         raise click.BadParameter("name at least one queue", param_hint="--queues")
-    if settings.runtime.failpoints is not None:
-        from daemon.dev.failpoints import install
-
-        install(settings.runtime.failpoints)
     import uvloop
 
-    from daemon.app import run_daemon
+    from daemon.processes.consumer import run_daemon
 
     uvloop.run(run_daemon(settings, names))

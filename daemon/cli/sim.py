@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from daemon import config, services
-from daemon.admin.load import Generator, Order, Share, Target, default_mix, parse_mix
+from daemon.admin.load_generator import Generator, Order, Share, Target, default_mix, parse_mix
 from daemon.admin.load_report import LoadReport, QueueReport, Spread, report
 from daemon.cli import terminal as t
-from daemon.clock import SystemClock
+from daemon.domain.clock import SystemClock
+from daemon.redis_client.connection import connect
 from daemon.services import ServiceBook
-from daemon.stream.connection import connect
 
 
 @click.command(

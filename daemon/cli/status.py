@@ -9,7 +9,7 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.overview import GuardState, Overview, QueueState, read_overview
+from daemon.admin.status import GuardState, Overview, QueueState, read_overview
 from daemon.cli import terminal as t
 from daemon.store.history import Recent
 

@@ -12,12 +12,14 @@ import click
 from daemon import config
 from daemon.admin import orders
 from daemon.admin.connections import Connections
+from daemon.admin.explain import PHASES, Explanation, Language, Phase, explain, life
 from daemon.admin.follow import EventsGone, follow
 from daemon.admin.task_facts import TaskFacts, gather
-from daemon.admin.task_view import PHASES, Explanation, Language, Phase, explain, life
 from daemon.cli import terminal as t
-from daemon.clock import SystemClock
-from daemon.contracts import TASK_ID, Event, EventType, State
+from daemon.domain.clock import SystemClock
+from daemon.domain.events import Event, EventType
+from daemon.domain.messages import TASK_ID
+from daemon.domain.states import State
 from daemon.ports import StoredResult
 from daemon.store.history import AttemptRow, ListedTask, TaskFilter
 from daemon.store.records import TaskRow

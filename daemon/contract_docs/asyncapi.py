@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from daemon import keys
 from daemon.config import Settings
 from daemon.contract_docs import shapes
 from daemon.contract_docs.schemas import Schema
-from daemon.contracts import CONTRACT_VERSION, ID_PATTERN
-from daemon.event_schema import EVENTS
+from daemon.domain.event_schema import EVENTS
+from daemon.domain.messages import CONTRACT_VERSION, ID_PATTERN
+from daemon.redis_client import keys
 
 _TASK: Final = "{taskId}"
 _PARAMETERS: Final = {"taskId": {"description": f"`{ID_PATTERN}`"}}

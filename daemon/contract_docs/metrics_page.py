@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client.metrics import MetricWrapperBase
 
 from daemon.contract_docs.tables import table
-from daemon.metrics import Metrics
+from daemon.observability.metrics import Metrics
 
 _HEAD: Final = """# Metrics
 

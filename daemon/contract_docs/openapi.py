@@ -8,7 +8,7 @@ from daemon.config import Settings
 from daemon.contract_docs import shapes
 from daemon.contract_docs.routes import ROUTES, Answer, Route
 from daemon.contract_docs.schemas import DIALECT, Schema
-from daemon.contracts import CONTRACT_VERSION
+from daemon.domain.messages import CONTRACT_VERSION
 from daemon.gateway.access import COOKIE
 
 _TAGS: Final = {

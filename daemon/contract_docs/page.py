@@ -6,8 +6,8 @@ from importlib.resources import files
 
 import jinja2
 
-from daemon import contracts, errors
 from daemon.contract_docs import schemas, tables
+from daemon.domain import errors, messages
 
 
 def protocol() -> str:
@@ -15,7 +15,7 @@ def protocol() -> str:
     source = (files("daemon.contract_docs") / "protocol.md.jinja").read_text("utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     return environment.from_string(source).render(
-        contracts=contracts,
+        messages=messages,
         errors=errors,
         tables=tables,
         body=schemas.worker_body(),

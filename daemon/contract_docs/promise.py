@@ -15,7 +15,7 @@ export const PROMISE = `"""
 
 def module() -> str:
     """The file `promise.ts`."""
-    script = (files("daemon.stream") / "scripts" / "promise.lua").read_text("utf-8")
+    script = (files("daemon.queues") / "lua" / "promise.lua").read_text("utf-8")
     for special in ("\\", "`", "${"):
         script = script.replace(special, "\\" + special)
     return f"{_HEADER}{script}`;\n"

@@ -13,10 +13,11 @@ from typing import Final
 
 import jinja2
 
-from daemon.contracts import CONTRACT_VERSION, Reason
-from daemon.errors import CODES
-from daemon.event_schema import EVENTS
-from daemon.pipeline.publish import WAITING
+from daemon.domain.errors import CODES
+from daemon.domain.event_schema import EVENTS
+from daemon.domain.events import Reason
+from daemon.domain.messages import CONTRACT_VERSION
+from daemon.pipeline.attempt_events import WAITING
 
 #: the words of `WAITING` for Chinese readers
 WAITING_ZH: Final[Mapping[Reason, str]] = {

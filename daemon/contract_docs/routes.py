@@ -7,7 +7,8 @@ from typing import Final
 
 from daemon.contract_docs.schemas import Schema
 from daemon.contract_docs.shapes import TASK_ID, TEXT, ref
-from daemon.contracts import QUEUE_PATTERN, SERVICE_PATTERN
+from daemon.domain.messages import SERVICE_PATTERN
+from daemon.domain.queues import QUEUE_PATTERN
 from daemon.gateway.follow import WAIT_S_DEFAULT, WAIT_S_MAX
 
 JSON: Final = "application/json"

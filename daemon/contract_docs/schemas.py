@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from daemon import contracts
-from daemon.contracts import TaskMessage
-from daemon.event_schema import EVENTS, WorkerEvent
+from daemon.domain import messages
+from daemon.domain.event_schema import EVENTS, WorkerEvent
+from daemon.domain.messages import TaskMessage
 
 Schema = dict[str, Any]
 
@@ -50,7 +50,7 @@ IMAGE_FORMS: Final[dict[str, Schema]] = {
         "type": "object",
         "properties": {
             "data": {"type": "string", "description": "base64; all inline images of a task together "
-                     f"at most {contracts.INLINE_BASE64_BYTES_MAX // 1024} KiB"},
+                     f"at most {messages.INLINE_BASE64_BYTES_MAX // 1024} KiB"},
             "mimeType": {"type": ["string", "null"], "description": "a hint; the magic bytes decide"},
         },
         "required": ["data"],
@@ -82,7 +82,7 @@ def worker_body() -> Schema:
         _constrain(properties[name], limits)
     properties["images"] = {
         "anyOf": [
-            {"type": "array", "maxItems": contracts.IMAGES_MAX,
+            {"type": "array", "maxItems": messages.IMAGES_MAX,
              "items": {"anyOf": [{"$ref": _REF.format(name=n)} for n in IMAGE_FORMS]}},
             {"type": "null"},
         ],
@@ -95,7 +95,7 @@ def worker_body() -> Schema:
         "$schema": DIALECT,
         "title": "WorkerBody",
         "description": "The JSON body of a task as a producer sends it through QStash. "
-        f"At most {contracts.BODY_BYTES_MAX // 1024} KiB as a whole.",
+        f"At most {messages.BODY_BYTES_MAX // 1024} KiB as a whole.",
         "type": "object",
         "properties": properties,
         "required": ["taskId", "userId"],
@@ -132,19 +132,19 @@ def text(schema: Schema) -> str:
 
 
 def _body_limits() -> dict[str, Schema]:
-    limits: dict[str, Schema] = {name: {"maxLength": n} for name, n in contracts.TEXT_LIMITS.items()}
+    limits: dict[str, Schema] = {name: {"maxLength": n} for name, n in messages.TEXT_LIMITS.items()}
     limits["userId"]["minLength"] = 1
     return limits | {
-        "v": {"minimum": 1, "maximum": contracts.CONTRACT_VERSION},
-        "taskId": {"pattern": contracts.ID_PATTERN},
-        "serviceId": {"pattern": contracts.SERVICE_PATTERN},
+        "v": {"minimum": 1, "maximum": messages.CONTRACT_VERSION},
+        "taskId": {"pattern": messages.ID_PATTERN},
+        "serviceId": {"pattern": messages.SERVICE_PATTERN},
         "refs": {
-            "maxProperties": contracts.REFS_MAX,
-            "propertyNames": {"maxLength": contracts.REF_LENGTH_MAX},
-            "additionalProperties": {"type": "string", "maxLength": contracts.REF_LENGTH_MAX},
+            "maxProperties": messages.REFS_MAX,
+            "propertyNames": {"maxLength": messages.REF_LENGTH_MAX},
+            "additionalProperties": {"type": "string", "maxLength": messages.REF_LENGTH_MAX},
         },
-        "expiresAt": {"minimum": 0, "exclusiveMaximum": contracts.UNIX_SECONDS_MAX},
-        "maxAttempts": {"minimum": 1, "maximum": contracts.ATTEMPTS_MAX},
+        "expiresAt": {"minimum": 0, "exclusiveMaximum": messages.UNIX_SECONDS_MAX},
+        "maxAttempts": {"minimum": 1, "maximum": messages.ATTEMPTS_MAX},
     }
 
 

@@ -8,16 +8,17 @@ from typing import Any, Final
 
 import msgspec
 
-from daemon import contracts
 from daemon.admin.queue_api import REASON_CHARS_MAX
 from daemon.contract_docs import schemas
 from daemon.contract_docs.schemas import Schema
-from daemon.contracts import Reason, State
-from daemon.errors import CODES, Code
+from daemon.domain import messages
+from daemon.domain.errors import CODES, Code
+from daemon.domain.events import Reason
+from daemon.domain.states import State
 from daemon.gateway.submission import DELAY_S_MAX, Options
 from daemon.gateway.uploads import Wish
-from daemon.stream.control import Control
-from daemon.stream.depths import QueueDepth
+from daemon.queues.control import Control
+from daemon.queues.depths import QueueDepth
 
 _REF: Final = "#/components/schemas/{name}"
 #: codes that only HTTP answers have
@@ -29,7 +30,7 @@ HTTP_CODES: Final = (
 
 TEXT: Final[Schema] = {"type": "string"}
 WHOLE: Final[Schema] = {"type": "integer", "minimum": 0}
-TASK_ID: Final[Schema] = {"type": "string", "pattern": contracts.ID_PATTERN}
+TASK_ID: Final[Schema] = {"type": "string", "pattern": messages.ID_PATTERN}
 
 
 def ref(name: str) -> Schema:
@@ -79,10 +80,10 @@ def _submission() -> dict[str, Schema]:
     options, flow = found["Options"]["properties"], found["FlowLimits"]
     for field in options.values():
         field.pop("default", None)
-    limits = {"delay": (0, DELAY_S_MAX), "notBefore": (0, contracts.UNIX_SECONDS_MAX - 1), "retries": (0, 100)}
+    limits = {"delay": (0, DELAY_S_MAX), "notBefore": (0, messages.UNIX_SECONDS_MAX - 1), "retries": (0, 100)}
     for name, (least, most) in limits.items():
         options[name]["anyOf"][0] |= {"minimum": least, "maximum": most}
-    flow["properties"]["key"]["pattern"] = contracts.ID_PATTERN
+    flow["properties"]["key"]["pattern"] = messages.ID_PATTERN
     for name in ("parallelism", "rate", "period"):
         flow["properties"][name]["anyOf"][0] |= {"minimum": 1, "maximum": 1_000_000}
     body = _components(schemas.worker_body())["WorkerBody"]

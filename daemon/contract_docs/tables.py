@@ -11,13 +11,16 @@ from typing import Any, Final
 
 import msgspec
 
-from daemon import config, keys
+from daemon import config
+from daemon.config.sources import settings_of
+from daemon.config.types import SecretStr
 from daemon.contract_docs.schemas import IMAGE_FORMS, Schema
-from daemon.contracts import DEFAULT_QUEUES, TERMINAL, TRANSITIONS, Reason, Stage, State
-from daemon.environment import settings_of
-from daemon.errors import CODES
-from daemon.event_schema import EVENTS
-from daemon.kinds import SecretStr
+from daemon.domain.errors import CODES
+from daemon.domain.event_schema import EVENTS
+from daemon.domain.events import Reason, Stage
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.domain.states import TERMINAL, TRANSITIONS, State
+from daemon.redis_client import keys
 
 #: the placeholders of the page for the arguments of the functions in `keys`
 _PLACEHOLDERS: Final[dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """Crash points: let this process die, fail, hang or lose a reply right before or after one named effect.
 
 An effect is one flush to Redis or one statement to Postgres; nothing else of a daemon or relay outlives it, so these
-are all the places where a crash can make a difference. Called by `cli run` and `cli relay` when `QSTREAMD_FAILPOINTS`
+are all the places where a crash can make a difference. Called by `processes` when `QSTREAMD_FAILPOINTS`
 is set, which needs `NODE_ENV=development`; production code holds no hook and pays nothing.
 
     QSTREAMD_FAILPOINTS=finish:after=kill                    right after the commit
@@ -24,12 +24,12 @@ from typing import Any, Final, Literal, cast
 
 import asyncpg
 
-from daemon.errors import ConfigError, RedisAway
+from daemon.domain.errors import ConfigError, RedisAway
+from daemon.queues.streams import Work
+from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.scripts import Call, Scripts
 from daemon.store.pool import Pool
 from daemon.store.sql import load_queries
-from daemon.stream.connection import Call, Scripts
-from daemon.stream.gathered import GatheredScripts
-from daemon.stream.work import Work
 
 When = Literal["before", "after"]
 ACTIONS: Final = ("kill", "raise", "lose", "stall", "print")

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from daemon.gateway.answers import Refused, not_found
-from daemon.gateway.rates import Rate
+from daemon.config.types import SecretStr
+from daemon.gateway.rate_limit import Rate
+from daemon.gateway.responses import Refused, not_found
 from daemon.gateway.tokens import BadToken, Tokens, UploadTicket
-from daemon.kinds import SecretStr
-from daemon.logs import logger
+from daemon.observability.logging import logger
 from daemon.ports import Clock
 
 COOKIE: Final = "task_token"

@@ -11,15 +11,16 @@ import msgspec
 from aiohttp import web
 
 from daemon.cancellation import Cancellation
-from daemon.contracts import TASK_ID, TERMINAL, State, TaskIdentity
+from daemon.domain.messages import TASK_ID, TaskIdentity
+from daemon.domain.states import TERMINAL, State
+from daemon.events.fan_out import Hub
+from daemon.events.stored_event import START, Entry
 from daemon.gateway.access import Access, address_of
-from daemon.gateway.answers import json_answer, not_found
-from daemon.gateway.finishing import Finishing
+from daemon.gateway.responses import json_answer, not_found
 from daemon.gateway.results import ended_state
+from daemon.gateway.shielded_tasks import Finishing
 from daemon.store.audit import AuditLog
 from daemon.store.records import TaskRecords
-from daemon.stream.entries import START, Entry
-from daemon.stream.hub import Hub
 
 PATIENCE_S: Final = 2.0  #: a call that runs is stopped within one second; so long the answer waits to say so
 

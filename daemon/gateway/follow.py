@@ -17,15 +17,15 @@ import msgspec
 from aiohttp import ClientError, HttpVersion11, WSCloseCode, WSMsgType, web
 
 from daemon.config import GatewaySettings
-from daemon.contracts import TASK_ID
-from daemon.errors import RedisAway
+from daemon.domain.errors import RedisAway
+from daemon.domain.messages import TASK_ID
+from daemon.events.fan_out import Hub
+from daemon.events.stored_event import START, Batch, Entry, is_cursor
+from daemon.events.subscription import Following
 from daemon.gateway.access import Access, address_of
-from daemon.gateway.answers import Refused, not_found
-from daemon.metrics import Metrics
+from daemon.gateway.responses import Refused, not_found
+from daemon.observability.metrics import Metrics
 from daemon.ports import Clock
-from daemon.stream.entries import START, Batch, Entry, is_cursor
-from daemon.stream.following import Following
-from daemon.stream.hub import Hub
 
 WAIT_S_DEFAULT: Final = 25.0
 WAIT_S_MAX: Final = 50.0  #: mini-programs give up after 60 s, and so do many proxies

@@ -12,10 +12,11 @@ from typing import Final
 
 import aiohttp
 
-from daemon.contracts import Mode, TaskMessage
-from daemon.errors import QstreamdError
-from daemon.kinds import SecretStr
-from daemon.logs import logger
+from daemon.config.types import SecretStr
+from daemon.domain.errors import QstreamdError
+from daemon.domain.messages import TaskMessage
+from daemon.domain.queues import Mode
+from daemon.observability.logging import logger
 
 CALL_S: Final = 5.0
 TRIES_MAX: Final = 3

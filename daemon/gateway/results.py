@@ -11,15 +11,18 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from daemon.contracts import TASK_ID, TERMINAL, EventType, QueueSpec, Reason, State
-from daemon.errors import CODES, Code
+from daemon.domain.errors import CODES, Code
+from daemon.domain.events import EventType, Reason
+from daemon.domain.messages import TASK_ID
+from daemon.domain.queues import QueueSpec
+from daemon.domain.states import TERMINAL, State
+from daemon.events.fan_out import Hub
+from daemon.events.stored_event import Entry
 from daemon.gateway.access import Access
-from daemon.gateway.answers import json_answer, not_found
+from daemon.gateway.responses import json_answer, not_found
+from daemon.limiter.waiting import Waiting, Waits
 from daemon.ports import Clock, StoredResult
 from daemon.store.records import TaskRecords, TaskRow
-from daemon.stream.entries import Entry
-from daemon.stream.hub import Hub
-from daemon.stream.waiting import Waiting, Waits
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _NOTHING: Final = {

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from daemon.contracts import BODY_BYTES_MAX
-from daemon.gateway.answers import as_refused, json_answer, refusal
-from daemon.logs import logger
-from daemon.metrics import CONTENT_TYPE, Metrics
+from daemon.domain.messages import BODY_BYTES_MAX
+from daemon.gateway.responses import as_refused, json_answer, refusal
+from daemon.observability.logging import logger
+from daemon.observability.metrics import CONTENT_TYPE, Metrics
 from daemon.ports import Clock
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -12,17 +12,18 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from daemon import contracts as c
 from daemon.blobs.inline import decode
-from daemon.calls import Picture
-from daemon.errors import Rejected
+from daemon.domain import messages
+from daemon.domain.errors import Rejected
+from daemon.domain.model_io import Picture
+from daemon.domain.queues import QueueSpec, Tier
 from daemon.gateway.qstash import FlowControl, Publishing
+from daemon.observability.traceparent import TraceParent
 from daemon.pipeline.validate import validate
 from daemon.services import ServiceBook
-from daemon.traceparent import TraceParent
 
 DELAY_S_MAX: Final = 90 * 86400  #: QStash's longest
-_AUTO: Final = (c.Tier.PAID, c.Tier.FREE)
+_AUTO: Final = (Tier.PAID, Tier.FREE)
 
 
 class FlowLimits(msgspec.Struct, forbid_unknown_fields=True):
@@ -62,8 +63,8 @@ class Submission(NamedTuple):
 class Judged(NamedTuple):
     """A submission for one queue, as the relay will see it. `raw` is what is published, `sha256` its identity."""
 
-    message: c.TaskMessage
-    queue: c.QueueSpec
+    message: messages.TaskMessage
+    queue: QueueSpec
     raw: bytes
     sha256: str
     pictures: Mapping[int, Picture]
@@ -82,12 +83,12 @@ def read(raw: bytes, now: float, parent: TraceParent | None = None) -> Submissio
     except (ValueError, RecursionError) as error:
         raise Rejected(f"body: not JSON ({type(error).__name__})") from error
     fields = {key: value for key, value in body.items() if key not in _OPTIONS}
-    fields.setdefault("v", c.CONTRACT_VERSION)
+    fields.setdefault("v", messages.CONTRACT_VERSION)
     task_id = fields.setdefault("taskId", uuid.uuid4().hex)
-    if not isinstance(task_id, str) or not c.TASK_ID.fullmatch(task_id):
-        raise Rejected(f"taskId: allowed: {c.ID_PATTERN}")
-    if fields["v"] != c.CONTRACT_VERSION:
-        raise Rejected(f"v: allowed: {c.CONTRACT_VERSION}")
+    if not isinstance(task_id, str) or not messages.TASK_ID.fullmatch(task_id):
+        raise Rejected(f"taskId: allowed: {messages.ID_PATTERN}")
+    if fields["v"] != messages.CONTRACT_VERSION:
+        raise Rejected(f"v: allowed: {messages.CONTRACT_VERSION}")
     if "counted" in fields:
         raise Rejected("counted: the gateway takes the place itself; leave it out")
     if parent is not None and fields.get("traceId") is None:
@@ -98,7 +99,7 @@ def read(raw: bytes, now: float, parent: TraceParent | None = None) -> Submissio
 
 
 def judge(
-    submission: Submission, queue_id: str, queues: Mapping[str, c.QueueSpec], book: ServiceBook, now: float
+    submission: Submission, queue_id: str, queues: Mapping[str, QueueSpec], book: ServiceBook, now: float
 ) -> Judged:
     """The submission as a message for `queue_id`. Raises `Rejected`. `queues` have the sizes that are in force."""
     queue = queues.get(queue_id)
@@ -107,14 +108,14 @@ def judge(
     if submission.tier not in {None, "auto", queue.tier}:
         raise Rejected(f"queueId: {queue_id} is not for tier {submission.tier}")
     raw = msgspec.json.encode({**submission.fields, "queueId": queue_id, "tier": queue.tier})
-    if len(raw) > c.BODY_BYTES_MAX:
-        raise Rejected(f"body: {len(raw)} bytes; at most {c.BODY_BYTES_MAX} are allowed")
+    if len(raw) > messages.BODY_BYTES_MAX:
+        raise Rejected(f"body: {len(raw)} bytes; at most {messages.BODY_BYTES_MAX} are allowed")
     body = msgspec.json.decode(raw)  # as the relay will read it, so that both find the same hash
-    message = c.parse_message(body)
+    message = messages.parse_message(body)
     if any(image.blob is not None for image in message.images or ()):
         raise Rejected("images: blob is not allowed; allowed: data, fileId, fileKey")
     validate(message, queue_id, book, now)
-    return Judged(message, queue, raw, c.canonical_sha256(body), decode(message.images or ()))
+    return Judged(message, queue, raw, messages.canonical_sha256(body), decode(message.images or ()))
 
 
 def _queues(fields: dict[str, Any], options: Options) -> tuple[str, ...]:
@@ -126,7 +127,7 @@ def _queues(fields: dict[str, Any], options: Options) -> tuple[str, ...]:
     if options.tier is None:
         raise Rejected("tier: allowed: paid, free, auto; or name a queueId")
     mode = options.mode or ("vision" if fields.get("images") else "stream")
-    tiers = _AUTO if options.tier == "auto" else (c.Tier(options.tier),)
+    tiers = _AUTO if options.tier == "auto" else (Tier(options.tier),)
     return tuple(f"q_{tier}_{mode}" for tier in tiers)
 
 
@@ -136,7 +137,7 @@ def _publishing(options: Options, traceparent: str) -> Publishing:
         raise Rejected("delay: with notBefore leave it out")
     if delay is not None and not 0 <= delay <= DELAY_S_MAX:
         raise Rejected(f"delay: allowed: 0 to {DELAY_S_MAX} seconds")
-    if options.not_before is not None and not 0 <= options.not_before < c.UNIX_SECONDS_MAX:
+    if options.not_before is not None and not 0 <= options.not_before < messages.UNIX_SECONDS_MAX:
         raise Rejected("notBefore: allowed: unix seconds")
     if retries is not None and not 0 <= retries <= 100:
         raise Rejected("retries: allowed: 0 to 100")
@@ -144,7 +145,7 @@ def _publishing(options: Options, traceparent: str) -> Publishing:
         limits = (flow.parallelism, flow.rate, flow.period)
         if any(limit is not None and not 1 <= limit <= 1_000_000 for limit in limits) or limits[:2] == (None, None):
             raise Rejected("flowControl: needs parallelism or rate, whole numbers from 1; period in seconds")
-        if not c.TASK_ID.fullmatch(flow.key):
-            raise Rejected(f"flowControl.key: allowed: {c.ID_PATTERN}")
+        if not messages.TASK_ID.fullmatch(flow.key):
+            raise Rejected(f"flowControl.key: allowed: {messages.ID_PATTERN}")
     given = FlowControl(flow.key, flow.parallelism, flow.rate, flow.period) if flow else None
     return Publishing(delay or None, options.not_before, 5 if retries is None else retries, given, traceparent)

@@ -14,23 +14,24 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from daemon.config import GatewaySettings
-from daemon.contracts import QueueSpec, identity_of
-from daemon.errors import CODES, Code, RedisAway, RedisFull, Rejected
+from daemon.domain.errors import CODES, Code, RedisAway, RedisFull, Rejected
+from daemon.domain.messages import identity_of
+from daemon.domain.queues import QueueSpec
+from daemon.events.log import Events
 from daemon.gateway.access import Access, address_of
-from daemon.gateway.answers import Refused, busy, json_answer
-from daemon.gateway.finishing import Finishing
 from daemon.gateway.qstash import PublishRefused, PublishUnknown, Qstash
-from daemon.gateway.rates import Rate
+from daemon.gateway.rate_limit import Rate
+from daemon.gateway.responses import Refused, busy, json_answer
+from daemon.gateway.shielded_tasks import Finishing
 from daemon.gateway.submission import Judged, Submission, judge, read
 from daemon.gateway.tokens import Tokens
-from daemon.logs import logger
-from daemon.metrics import Metrics
+from daemon.observability.logging import logger
+from daemon.observability.metrics import Metrics
+from daemon.observability.traceparent import HEADER, parse
 from daemon.ports import Clock
+from daemon.queues.admission import Accepted, Admission, Conflict, Full, Promise, Promised, Verdict
 from daemon.services import ServiceBook
 from daemon.store.audit import AuditLog
-from daemon.stream.admission import Accepted, Admission, Conflict, Full, Promise, Promised, Verdict
-from daemon.stream.events import Events
-from daemon.traceparent import HEADER, parse
 
 BODY_S: Final = 10.0  #: for a body to arrive
 FULL_RETRY_AFTER_S: Final = 20

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import jwt
 
-from daemon.contracts import TASK_ID
-from daemon.errors import QstreamdError
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
+from daemon.domain.errors import QstreamdError
+from daemon.domain.messages import TASK_ID
 from daemon.ports import Clock
 
 LEEWAY_S: Final = 30  #: clock skew between hosts

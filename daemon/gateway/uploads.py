@@ -17,12 +17,12 @@ from aiohttp import BodyPartReader, ClientError, web
 from daemon.blobs.disk import DiskBlobs, TooLarge
 from daemon.blobs.s3 import EXTENSIONS, S3Blobs
 from daemon.config import BlobSettings
-from daemon.errors import Code, DiskFull, Rejected
+from daemon.domain.errors import Code, DiskFull, Rejected
 from daemon.gateway.access import Access
-from daemon.gateway.answers import Refused, json_answer
-from daemon.gateway.rates import Rate
+from daemon.gateway.rate_limit import Rate
+from daemon.gateway.responses import Refused, json_answer
 from daemon.gateway.tokens import UploadTicket
-from daemon.metrics import Metrics
+from daemon.observability.metrics import Metrics
 from daemon.ports import Clock
 
 READ_BYTES: Final = 64 * 1024

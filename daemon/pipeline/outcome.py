@@ -1,6 +1,7 @@
 """How one delivery can end: a closed set of values, each with what was already made durable.
 
-`run` returns one of them and never raises (but for cancellation). The worker counts and logs them; nobody else decides.
+`executor.run` returns one of them and never raises (but for cancellation). The worker counts and logs them; nobody else
+decides.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from daemon.contracts import Reason, Usage
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.events import Reason, Usage
 
 
 @dataclass(frozen=True, slots=True)

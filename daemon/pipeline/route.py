@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from daemon import keys
 from daemon.config import GuardSettings
-from daemon.contracts import Mode, QueueSpec, TaskMessage, Tier
-from daemon.pipeline.clocks import Limits
+from daemon.domain.messages import TaskMessage
+from daemon.domain.permits import Candidate, GuardPlace
+from daemon.domain.queues import Mode, QueueSpec, Tier
+from daemon.pipeline.timeouts import Limits
 from daemon.pipeline.validate import Validated
-from daemon.places import Candidate, GuardPlace
+from daemon.redis_client import keys
 from daemon.services import Model, Service
+from daemon.services.limits_in_force import limit_of
 
 OUTPUT_TOKENS: Final = 1024  #: expected of a service that names no `max_output_tokens`
 UNLIMITED: Final = 1_000_000  #: places of a guard whose limit was never set
@@ -84,8 +86,7 @@ def shared_places(
 
 def candidate(model: Model, tier: Tier, guards: GuardSettings, tokens: int) -> Candidate:
     """The model as the guards see it: its place in this tier, and its rates over all tiers."""
-    limit = model.concurrency.get(tier) or (guards.model_paid if tier is Tier.PAID else guards.model_free)
-    place = GuardPlace(keys.guard_model(model.id, tier), limit)
+    place = GuardPlace(keys.guard_model(model.id, tier), limit_of(model, tier, guards))
     return Candidate(model.id, tier, place, model.requests_per_minute, model.tokens_per_minute, tokens)
 
 

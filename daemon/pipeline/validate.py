@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daemon.contracts import QueueSpec, TaskMessage, Tier
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
+from daemon.domain.messages import TaskMessage
+from daemon.domain.queues import QueueSpec, Tier
 from daemon.services import Model, Service, ServiceBook
-from daemon.services.book import TEMPLATE_PATTERN, is_template_ref, nearest
+from daemon.services.catalog import TEMPLATE_PATTERN, is_template_ref, nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Adapters of model vendors behind the port `Provider`."""

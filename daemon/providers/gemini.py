@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from daemon.calls import Delta, Finished, FinishReason, ModelRequest, Piece
-from daemon.contracts import Channel, Usage
-from daemon.errors import Code, ProviderError
-from daemon.logs import logger
+from daemon.domain.errors import Code, ProviderError
+from daemon.domain.events import Channel, Usage
+from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Piece
+from daemon.observability.logging import logger
+from daemon.providers.error_mapping import Refusal, duration_s, known_words, lost, retry_after_s, to_error
 from daemon.providers.payloads import TooLarge, payloads
-from daemon.providers.translate import Refusal, duration_s, known_words, lost, retry_after_s, to_error
 
 if TYPE_CHECKING:
     import httpx2

@@ -1,9 +1,9 @@
-"""Providers by name, opened on first use with the keys of the settings. `app.py` makes one for a process."""
+"""Providers by name, opened on first use with the keys of the settings. `processes.consumer` makes one."""
 
 from __future__ import annotations
 
 from daemon.config import ProviderSettings
-from daemon.errors import ConfigError
+from daemon.domain.errors import ConfigError
 from daemon.ports import Provider
 
 #: provider -> the setting that holds its key; also the order of listings

@@ -14,11 +14,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from daemon import contracts as c
-from daemon import traceparent
 from daemon.blobs.inline import decode
-from daemon.calls import Picture
-from daemon.errors import Code, Rejected, TaskError
+from daemon.domain import messages
+from daemon.domain.errors import Code, Rejected, TaskError
+from daemon.domain.model_io import Picture
+from daemon.domain.queues import QUEUE_PATTERN, QueueSpec
+from daemon.observability import traceparent
 
 _PATHS: Final = re.compile(
     r"/api/worker/(?P<mode>stream|batch)/(?P<service>[^/]+)|/api/execute/(?P<only>stream|batch)|/worker/execute"
@@ -40,8 +41,8 @@ class Ingested(NamedTuple):
     `traceparent`: the W3C header that QStash passed on from the producer (`Upstash-Forward-traceparent`), or "".
     """
 
-    message: c.TaskMessage
-    queue: c.QueueSpec
+    message: messages.TaskMessage
+    queue: QueueSpec
     sha256: str
     pictures: Mapping[int, Picture]
     traceparent: str = ""
@@ -53,7 +54,7 @@ def route_of(path: str) -> Route | None:
     return found and Route(found["mode"] or found["only"], found["queue"], found["service"])
 
 
-def ingest(raw: bytes, route: Route, queues: Mapping[str, c.QueueSpec], headers: Mapping[str, str]) -> Ingested:
+def ingest(raw: bytes, route: Route, queues: Mapping[str, QueueSpec], headers: Mapping[str, str]) -> Ingested:
     """The message in `raw`; `Rejected` (never as sent), or `TaskError` WORKER_OVERLOADED (`v` is newer than we are)."""
     body = _object(raw)
     for name, value in (("queueId", route.queue), ("serviceId", route.service)):
@@ -61,13 +62,13 @@ def ingest(raw: bytes, route: Route, queues: Mapping[str, c.QueueSpec], headers:
             raise Rejected(f"{name}: {str(body[name])[:80]!r} in the body, {value[:80]!r} in the path")
     if headers.get("Upstash-Schedule-Id"):
         _name(body, headers.get("Upstash-Message-Id"))
-    version = body.setdefault("v", c.CONTRACT_VERSION)
-    if type(version) is int and version > c.CONTRACT_VERSION:
+    version = body.setdefault("v", messages.CONTRACT_VERSION)
+    if type(version) is int and version > messages.CONTRACT_VERSION:
         raise TaskError(f"v: {version} is newer than this relay", code=Code.WORKER_OVERLOADED)
     parent = traceparent.parse(headers.get(traceparent.HEADER))
     if parent is not None and body.get("traceId") is None:  # the message's own word counts more
         body["traceId"] = parent.trace_id
-    message = c.parse_message(body)
+    message = messages.parse_message(body)
     queue = queues.get(message.queue_id)
     if queue is None:
         raise Rejected(f"queueId: {message.queue_id[:80]!r} is unknown; known: {', '.join(sorted(queues))}")
@@ -78,10 +79,10 @@ def ingest(raw: bytes, route: Route, queues: Mapping[str, c.QueueSpec], headers:
     if any(image.blob is not None for image in message.images or ()):
         raise Rejected("images: blob is not allowed; allowed: data, fileId, fileKey")
     carried = parent.text if parent else ""
-    return Ingested(message, queue, c.canonical_sha256(body), decode(message.images or ()), carried)
+    return Ingested(message, queue, messages.canonical_sha256(body), decode(message.images or ()), carried)
 
 
-def failed_task(raw: bytes) -> c.TaskIdentity | None:
+def failed_task(raw: bytes) -> messages.TaskIdentity | None:
     """The task that a failure callback is about; None when its message names none (which may be why it failed)."""
     try:
         callback = _object(raw)
@@ -92,10 +93,12 @@ def failed_task(raw: bytes) -> c.TaskIdentity | None:
         found = _PATHS.search(str(callback.get("url")).partition("?")[0])
         queue = (found and found["queue"]) or body["queueId"]
         ids = {name: body[name][:128] for name in ("requestId", "traceId") if isinstance(body.get(name), str)}
-        message = c.parse_message({"taskId": body["taskId"], "queueId": queue, "serviceId": "x", "userId": "x", **ids})
+        message = messages.parse_message(
+            {"taskId": body["taskId"], "queueId": queue, "serviceId": "x", "userId": "x", **ids}
+        )
     except (KeyError, TypeError, ValueError, Rejected):
         return None
-    return c.identity_of(message) if re.fullmatch(c.QUEUE_PATTERN, message.queue_id) else None
+    return messages.identity_of(message) if re.fullmatch(QUEUE_PATTERN, message.queue_id) else None
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 def _name(body: dict[str, Any], message_id: str | None) -> None:
     """Make a scheduled task's id from the message id. One that does not fit is hashed: cut, two might become one."""
     if message_id and "taskId" not in body:
-        fits = c.TASK_ID.fullmatch(message_id)
+        fits = messages.TASK_ID.fullmatch(message_id)
         body["taskId"] = (
             message_id
             if fits

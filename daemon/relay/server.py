@@ -17,15 +17,17 @@ import msgspec
 from aiohttp import ClientError, web
 
 from daemon.config import QstashSettings, RelaySettings
-from daemon.contracts import BODY_BYTES_MAX, CURRENT_ATTEMPT, QueueSpec, Stage, error, identity_of
-from daemon.errors import CODES, Code, DependencyAway, QstreamdError, RedisFull, Rejected, TaskError
-from daemon.logs import logger
-from daemon.metrics import CONTENT_TYPE, UNKNOWN, Metrics
+from daemon.domain.errors import CODES, Code, DependencyAway, QstreamdError, RedisFull, Rejected, TaskError
+from daemon.domain.events import CURRENT_ATTEMPT, Stage, error
+from daemon.domain.messages import BODY_BYTES_MAX, identity_of
+from daemon.domain.queues import QueueSpec
+from daemon.events.log import Events
+from daemon.observability.logging import logger
+from daemon.observability.metrics import CONTENT_TYPE, UNKNOWN, Metrics
 from daemon.ports import Clock
+from daemon.queues.admission import Accepted, Admission, Conflict, Full, Verdict
 from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
 from daemon.relay.signature import judge
-from daemon.stream.admission import Accepted, Admission, Conflict, Full, Verdict
-from daemon.stream.events import Events
 
 FAILED_BYTES_MAX: Final = 4 * BODY_BYTES_MAX  #: a failure callback carries the source message as base64, and an answer
 INFLIGHT_MAX: Final = 256  #: calls at once; each may hold a body

@@ -1,6 +1,6 @@
 """Prompt templates: compiled once for each source, rendered with variables, and clear about what is missing.
 
-Called by the services file's reader, which refuses a bad source at start, and by the pipeline's `load` step.
+Called by the services file's reader, which refuses a bad source at start, and by `pipeline.model_request`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jinja2 import Template, TemplateSyntaxError, UndefinedError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.meta import find_undeclared_variables
 
-from daemon.services.book import nearest
+from daemon.services.catalog import nearest
 from daemon.services.sandbox import BUDGET, STATEMENTS, Bounding, Budget, PromptEnvironment, RenderFailed
 
 SOURCE_CHARS_MAX: Final = 256 * 1024

@@ -16,9 +16,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from daemon.contracts import DEFAULT_QUEUES, QUEUE_PATTERN, SERVICE_PATTERN, Mode, QueueSpec, Tier
-from daemon.errors import ConfigError
-from daemon.services.book import TEMPLATE_PATTERN, Model, Output, Price, Service, ServiceBook, is_template_ref, nearest
+from daemon.domain.errors import ConfigError
+from daemon.domain.messages import SERVICE_PATTERN
+from daemon.domain.queues import DEFAULT_QUEUES, QUEUE_PATTERN, Mode, QueueSpec, Tier
+from daemon.services.catalog import (
+    TEMPLATE_PATTERN,
+    Model,
+    Output,
+    Price,
+    Service,
+    ServiceBook,
+    is_template_ref,
+    nearest,
+)
 from daemon.services.table import Table
 
 PROVIDERS: Final = ("deepseek", "openai", "gemini")

@@ -1,0 +1,1 @@
+"""Postgres: tasks and results (the ledger), audit log, templates, migrations."""

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from daemon.errors import QstreamdError, StoreAway
-from daemon.logs import logger
+from daemon.domain.errors import QstreamdError, StoreAway
+from daemon.observability.logging import logger
 from daemon.ports import Clock
 from daemon.store.jsonb import storable
 from daemon.store.pool import Pool

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
-from daemon.errors import TaskError
-from daemon.gathering import Gathering
+from daemon.domain.errors import TaskError
 from daemon.ports import ClaimAnswer, Delivery, ResultDraft, StoredResult
+from daemon.redis_client.batcher import Gathering
 from daemon.store.pool import StatementTimeout
 from daemon.store.tasks import ClaimRequest, PostgresLedger
 

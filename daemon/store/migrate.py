@@ -3,7 +3,7 @@
 A file runs in one transaction together with the note that it ran, so a crash leaves nothing half done; a file whose
 first line is `-- no transaction` (for CREATE INDEX CONCURRENTLY) runs bare and must be safe to repeat. Applied files
 are history: a changed one, or one that this release does not know, stops the run before anything is touched.
-Called by `cli.migrate`, by tests, and (for `check_schema` and `claim_environment`) by `app` at start.
+Called by `cli.migrate`, by tests, and (for `check_schema` and `claim_environment`) by `processes` at start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from daemon.errors import ConfigError, StoreAway
+from daemon.domain.errors import ConfigError, StoreAway
 from daemon.store.pool import FAILURES, Pool, SchemaMismatch, behind_pgbouncer, postgres_url, translate
 from daemon.store.sql import load_queries
 

@@ -20,7 +20,7 @@ from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
 from daemon.config import PostgresSettings
-from daemon.errors import Code, ConfigError, StoreAway, TaskError
+from daemon.domain.errors import Code, ConfigError, StoreAway, TaskError
 from daemon.store import jsonb
 
 TRIES_MAX: Final = 5  #: sends of one statement: the first, one after a lost connection, the rest after conflicts

@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from daemon.contracts import State, TaskMessage, WorkEntry
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.messages import TaskMessage, WorkEntry
+from daemon.domain.states import State
 from daemon.ports import StoredResult
 from daemon.store.pool import Pool, Row
 from daemon.store.sql import load_queries

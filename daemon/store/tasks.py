@@ -13,18 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
-from daemon.contracts import (
-    DEFAULT_QUEUES,
-    TERMINAL,
-    QueueSpec,
-    State,
-    TaskMessage,
-    Usage,
-    WorkEntry,
-    content_sha256,
-    identity_of,
-)
-from daemon.errors import Code, LeaseLost, Rejected, StoreAway, TaskError
+from daemon.domain.errors import Code, LeaseLost, Rejected, StoreAway, TaskError
+from daemon.domain.events import Usage
+from daemon.domain.messages import TaskMessage, WorkEntry, content_sha256, identity_of
+from daemon.domain.queues import DEFAULT_QUEUES, QueueSpec
+from daemon.domain.states import TERMINAL, State
 from daemon.ports import (
     AlreadyEnded,
     ClaimAnswer,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from daemon.errors import Rejected, StoreAway
+from daemon.domain.errors import Rejected, StoreAway
 from daemon.ports import Clock, Template
 from daemon.store.pool import Pool, Row
 from daemon.store.sql import load_queries

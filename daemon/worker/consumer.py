@@ -15,16 +15,15 @@ from contextlib import suppress
 from redis.asyncio import Redis
 
 from daemon.config import LeaseSettings, RedisSettings
-from daemon.contracts import QueueSpec
-from daemon.errors import RedisAway, RedisFull
-from daemon.keys import queue_keys
-from daemon.logs import logger
-from daemon.metrics import Metrics
-from daemon.pipeline.hold import Hold
+from daemon.domain.errors import RedisAway, RedisFull
+from daemon.domain.queues import QueueSpec
+from daemon.observability.logging import logger
+from daemon.observability.metrics import Metrics
+from daemon.pipeline.in_flight import Hold
 from daemon.ports import Delivery
-from daemon.stream.connection import NoGroup, connect_blocking, node_of, translated
-from daemon.stream.polling import Polling
-from daemon.stream.work import QueuePaused, Work
+from daemon.queues.streams import QueuePaused, Work
+from daemon.redis_client.connection import NoGroup, Polling, connect_blocking, node_of, translated
+from daemon.redis_client.keys import queue_keys
 from daemon.worker.lease import Leases
 from daemon.worker.slots import Slots
 

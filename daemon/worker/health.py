@@ -1,6 +1,6 @@
 """The daemon's own small HTTP server: is the loop alive, can it work, what are its numbers.
 
-Loopback by default; `routes` are what else `app` lets it serve.
+Loopback by default; `routes` are what else the process lets it serve.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from aiohttp import web
 
 from daemon.config import OpsSettings
-from daemon.metrics import CONTENT_TYPE, Metrics
+from daemon.observability.metrics import CONTENT_TYPE, Metrics
 
 Check = Callable[[], Awaitable[str]]
 

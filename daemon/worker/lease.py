@@ -13,14 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from daemon.config import LeaseSettings
-from daemon.errors import LeaseLost, RedisAway, RedisFull, StoreAway
-from daemon.logs import logger
-from daemon.metrics import Metrics
-from daemon.pipeline.hold import Hold
+from daemon.domain.errors import LeaseLost, RedisAway, RedisFull, StoreAway
+from daemon.limiter.permits import RedisGuards
+from daemon.observability.logging import logger
+from daemon.observability.metrics import Metrics
+from daemon.pipeline.in_flight import Hold
 from daemon.ports import Clock, Ledger
-from daemon.stream.connection import NoGroup, Scripts
-from daemon.stream.guards import RedisGuards
-from daemon.stream.work import Work
+from daemon.queues.streams import Work
+from daemon.redis_client.connection import NoGroup
+from daemon.redis_client.scripts import Scripts
 
 _log = logger(__name__)
 

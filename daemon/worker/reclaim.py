@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from daemon.config import LeaseSettings
-from daemon.errors import RedisAway, RedisFull
-from daemon.logs import logger
-from daemon.metrics import Metrics
-from daemon.stream.connection import NoGroup, Scripts
-from daemon.stream.work import Liveness, Work
+from daemon.domain.errors import RedisAway, RedisFull
+from daemon.observability.logging import logger
+from daemon.observability.metrics import Metrics
+from daemon.queues.streams import Liveness, Work
+from daemon.redis_client.connection import NoGroup
+from daemon.redis_client.scripts import Scripts
 from daemon.worker.consumer import QueueConsumer
 
 _log = logger(__name__)

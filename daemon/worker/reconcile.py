@@ -14,10 +14,10 @@ import random
 from collections.abc import Mapping
 from typing import Final
 
-from daemon.errors import RedisAway, RedisFull
-from daemon.logs import logger
-from daemon.metrics import Metrics
-from daemon.stream.drift import Drift
+from daemon.domain.errors import RedisAway, RedisFull
+from daemon.observability.logging import logger
+from daemon.observability.metrics import Metrics
+from daemon.queues.drift import Drift
 from daemon.worker.consumer import QueueConsumer
 
 _log = logger(__name__)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from daemon.contracts import Usage
-from daemon.logs import logger
-from daemon.metrics import Metrics
-from daemon.pipeline.hold import Hold
+from daemon.domain.events import Usage
+from daemon.observability.logging import logger
+from daemon.observability.metrics import Metrics
+from daemon.pipeline.in_flight import Hold
 from daemon.pipeline.outcome import (
     Abandoned,
     Deferred,
@@ -20,7 +20,7 @@ from daemon.pipeline.outcome import (
     Repeated,
     Retrying,
 )
-from daemon.worker.spans import NoSpans, SpanMaker
+from daemon.worker.tracing import NoSpans, SpanMaker
 
 _log = logger(__name__)
 _NO_SPANS: Final = NoSpans()

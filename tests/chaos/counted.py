@@ -8,12 +8,12 @@ import sys
 from typing import Any
 
 from daemon.cli import main
-from daemon.logs import logger
+from daemon.observability.logging import logger
 
 
 def count_tasks() -> None:
     """Let the loop that samples its lag count its tasks, too."""
-    app: Any = importlib.import_module("daemon.app")
+    app: Any = importlib.import_module("daemon.processes.consumer")
     lag = app.sample_loop_lag
 
     async def both(*args: Any) -> None:

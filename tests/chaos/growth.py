@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from daemon import keys
+from daemon.redis_client import keys
 from tests.e2e.processes import DaemonProcess
 from tests.e2e.world import World
 

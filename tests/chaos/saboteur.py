@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from daemon.cli import main
-from daemon.stream import connection
-from daemon.stream.connection import Script
+from daemon.redis_client.scripts import Script
+from tests import lua_scripts
 
 
 def ack_before_write() -> None:
     """The entry is settled when the model begins, not when its result is durable."""
-    run: Any = importlib.import_module("daemon.pipeline.run")
+    run: Any = importlib.import_module("daemon.pipeline.executor")
     execute = run.execute
 
     async def early(request: Any, provider: Any, scope: Any, *rest: Any) -> Any:
@@ -87,7 +87,7 @@ def trim_by_count() -> None:
 
 def guard_as_counter() -> None:
     """Places are counted up and down and belong to nobody, so those of a dead process stay taken."""
-    guards: Any = importlib.import_module("daemon.stream.guards").RedisGuards
+    guards: Any = importlib.import_module("daemon.limiter.permits").RedisGuards
     enter = guards.enter
 
     async def for_ever(self: Any, ask: Any, _lease_ms: int) -> Any:
@@ -117,8 +117,8 @@ _tails: list[Any] = []
 
 
 def _watch() -> None:
-    from daemon.pipeline.hold import Hold
-    from daemon.stream.tail import RedisTail
+    from daemon.pipeline.in_flight import Hold
+    from daemon.queues.settlement import RedisTail
 
     for kind, seen in ((Hold, _holds), (RedisTail, _tails)):
         init = kind.__init__
@@ -131,17 +131,17 @@ def _watch() -> None:
 
 
 def _source(name: str) -> str:
-    return connection.load_script(name).source
+    return lua_scripts.script(name).source
 
 
 def _replace(name: str, source: str) -> None:
     broken = Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-    for module in ("admission", "work", "events"):
-        user: Any = importlib.import_module(f"daemon.stream.{module}")
+    for module in ("queues.admission", "queues.streams", "events.log"):
+        user: Any = importlib.import_module(f"daemon.{module}")
         load = user.load_script
 
-        def changed(wanted: str, *before: str, _load: Any = load) -> Script:
-            return broken if wanted == name else _load(wanted, *before)
+        def changed(room: str, wanted: str, *before: str, _load: Any = load) -> Script:
+            return broken if wanted == name else _load(room, wanted, *before)
 
         user.load_script = changed
 

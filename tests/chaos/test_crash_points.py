@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from daemon import keys
 from daemon.dev.failpoints import STALL_S
+from daemon.redis_client import keys
 from tests.chaos.side_by_side import Case, SideBySide
 from tests.e2e.processes import DaemonProcess
 from tests.e2e.world import QUEUES, World

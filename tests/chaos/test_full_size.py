@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from daemon import keys
-from daemon.contracts import TaskMessage, WorkEntry
+from daemon.domain.messages import TaskMessage, WorkEntry
+from daemon.redis_client import keys
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew, NewCrew
 from tests.integration.worker.conftest import crew as crew
 from tests.integration.worker.conftest import new_crew as new_crew

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon import keys
 from daemon.dev.embedded_postgres import EmbeddedPostgres
 from daemon.dev.embedded_redis import EmbeddedRedis
+from daemon.redis_client import keys
 from tests.e2e.world import CALM, LEASE_S, World
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.long]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon import keys
 from daemon.dev.embedded_redis import EmbeddedRedis
+from daemon.redis_client import keys
 from tests.chaos.redis_proxy import RedisProxy
 from tests.e2e.world import LEASE_S, World
 from tests.waiting import wait_until

@@ -19,9 +19,9 @@ from typing import Final
 
 import pytest
 
-from daemon import keys
 from daemon.dev.embedded_postgres import EmbeddedPostgres
 from daemon.dev.embedded_redis import EmbeddedRedis
+from daemon.redis_client import keys
 from tests.e2e.forked import fork
 from tests.e2e.processes import DaemonProcess
 from tests.e2e.world import LEASE_S, World

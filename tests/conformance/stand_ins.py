@@ -28,7 +28,7 @@ from typing import Any, Final, Literal
 
 import pytest
 
-from daemon.calls import ModelRequest
+from daemon.domain.model_io import ModelRequest
 from daemon.ports import Provider
 from daemon.providers.gemini import Gemini
 from daemon.providers.openai_compatible import DIALECTS, OpenAICompatible

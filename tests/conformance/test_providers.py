@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from daemon.calls import Delta, Finished, ModelRequest
-from daemon.contracts import Channel
-from daemon.errors import CODES, Code, Disposition, ModelClosed, ProviderError
+from daemon.domain.errors import CODES, Code, Disposition, ModelClosed, ProviderError
+from daemon.domain.events import Channel
+from daemon.domain.model_io import Delta, Finished, ModelRequest
 from daemon.ports import Provider
 from tests.conformance.stand_ins import AIMOCK, FAKE, LLMOCK, StandIn
 

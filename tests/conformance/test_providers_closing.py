@@ -12,9 +12,9 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from daemon.calls import Finished, ModelRequest, Piece
 from daemon.dev.fake_llm import Call, FakeLLM
-from daemon.errors import Code, ProviderError
+from daemon.domain.errors import Code, ProviderError
+from daemon.domain.model_io import Finished, ModelRequest, Piece
 from daemon.ports import Provider
 from daemon.providers.openai_compatible import DIALECTS, OpenAICompatible
 from tests.conformance.stand_ins import StandIn

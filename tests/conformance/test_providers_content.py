@@ -15,9 +15,9 @@ import aiohttp
 import jsonschema
 import pytest
 
-from daemon.calls import Delta, Finished, ModelRequest, Picture
 from daemon.dev.fake_llm import FakeLLM
-from daemon.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.model_io import Delta, Finished, ModelRequest, Picture
 from daemon.ports import Provider
 from daemon.providers.gemini import Gemini
 from daemon.providers.openai_compatible import DIALECTS, OpenAICompatible

@@ -16,13 +16,13 @@ import aiohttp
 import asyncpg
 
 from daemon.config import RedisSettings
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.config.types import SecretStr
 from daemon.dev.demo.parts import Part
 from daemon.dev.fake_llm import FakeLLM
 from daemon.dev.fake_llm.shapes import Asked
 from daemon.dev.fake_qstash import FakeQstash
-from daemon.kinds import SecretStr
-from daemon.stream.connection import connect
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.redis_client.connection import connect
 from tests import last_words
 
 SECRET = "thirty-two characters of a secret"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from daemon import keys
-from daemon.contracts import TERMINAL, content_sha256
+from daemon.domain.messages import content_sha256
+from daemon.domain.states import TERMINAL
+from daemon.redis_client import keys
 from tests.leaks import Leaks
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import openai.resources.chat
 import pytest  # the main module of the suite: each forked process would import it anew
 import uvloop
 
-import daemon.app
 import daemon.cli.relay
 import daemon.cli.run
 import daemon.dev.failpoints
+import daemon.processes.consumer
 import daemon.relay.server
 import tests.e2e.forked
 

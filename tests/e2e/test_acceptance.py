@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from daemon import keys
-from daemon.clock import SystemClock
 from daemon.config import QueueSettings
-from daemon.contracts import DEFAULT_QUEUES, canonical_sha256
+from daemon.config.types import SecretStr
 from daemon.dev.fake_llm.shapes import Asked
+from daemon.domain.clock import SystemClock
+from daemon.domain.messages import canonical_sha256
+from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.gateway.tokens import Tokens
-from daemon.kinds import SecretStr
-from daemon.stream.admission import Admission, Promised
-from daemon.stream.connection import Scripts
+from daemon.queues.admission import Admission, Promised
+from daemon.redis_client import keys
+from daemon.redis_client.scripts import Scripts
 from tests.e2e.gateway_world import SECRET, World, world
 from tests.unit.blobs.pictures import PNG
 from tests.waiting import WaitUntil

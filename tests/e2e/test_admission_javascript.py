@@ -11,12 +11,13 @@ from typing import Final
 import pytest
 from redis.asyncio import Redis
 
-from daemon import keys
-from daemon.clock import SystemClock
 from daemon.config import QueueSettings, RedisSettings
-from daemon.contracts import TaskMessage
-from daemon.stream.admission import Accepted, Admission
-from daemon.stream.connection import Scripts, connect
+from daemon.domain.clock import SystemClock
+from daemon.domain.messages import TaskMessage
+from daemon.queues.admission import Accepted, Admission
+from daemon.redis_client import keys
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 from tests import front_ends, nodejs
 from tests.upstash import upstash
 

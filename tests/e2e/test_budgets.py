@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from daemon.config import catalogue
-from daemon.contracts import DEFAULT_QUEUES
-from daemon.profiles import PROFILES
+from daemon.config.profiles import PROFILES
+from daemon.domain.queues import DEFAULT_QUEUES
 from tests.e2e.world import World
 from tests.waiting import wait_until
 

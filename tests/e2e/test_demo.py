@@ -21,7 +21,7 @@ import asyncpg
 import pytest
 import redis
 
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.domain.queues import DEFAULT_QUEUES
 from tests.waiting import WaitUntil
 
 ROOT: Final = Path(__file__).parents[2]

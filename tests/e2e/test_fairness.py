@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from daemon import keys
-from daemon.clock import SystemClock
 from daemon.config import QueueSettings
-from daemon.contracts import TaskMessage
-from daemon.stream.admission import Accepted, Admission
-from daemon.stream.connection import Scripts
+from daemon.domain.clock import SystemClock
+from daemon.domain.messages import TaskMessage
+from daemon.queues.admission import Accepted, Admission
+from daemon.redis_client import keys
+from daemon.redis_client.scripts import Scripts
 from tests.e2e.test_flow_control import order
 from tests.e2e.world import World, services_toml
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from daemon import keys
 from daemon.dev.fake_llm.calls import Call
+from daemon.redis_client import keys
 from tests.e2e.processes import KEPT, ROOT
 from tests.e2e.world import LEASE_S, World, services_toml
 from tests.waiting import wait_until

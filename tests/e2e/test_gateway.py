@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from daemon.contracts import content_sha256
+from daemon.domain.messages import content_sha256
 from tests.e2e.gateway_world import KEY, World, world
 from tests.integration.gateway.frames import all_events
 from tests.waiting import WaitUntil

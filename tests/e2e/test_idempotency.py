@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-from daemon import keys
 from daemon.dev.fake_llm.shapes import Asked
 from daemon.dev.fake_qstash.signing import sign
+from daemon.redis_client import keys
 from tests.e2e.gateway_world import World, world
 from tests.waiting import WaitUntil
 

@@ -19,11 +19,11 @@ import pytest
 import redis
 from yarl import URL
 
-from daemon import keys
-from daemon.clock import SystemClock
+from daemon.config.types import SecretStr
 from daemon.dev.fake_s3 import FakeS3
+from daemon.domain.clock import SystemClock
 from daemon.gateway.tokens import Tokens
-from daemon.kinds import SecretStr
+from daemon.redis_client import keys
 from tests.e2e.gateway_world import SECRET, World, world
 from tests.e2e.relay_process import GOOD, ROOT, environment, running_relay
 from tests.unit.blobs.pictures import JPEG, PNG

@@ -14,11 +14,11 @@ from typing import Any, Final
 import pytest
 
 from daemon.blobs.inline import decode
-from daemon.clock import SystemClock
-from daemon.contracts import ImageRef
+from daemon.config.types import SecretStr
 from daemon.dev.fake_s3 import FakeS3
+from daemon.domain.clock import SystemClock
+from daemon.domain.messages import ImageRef
 from daemon.gateway.tokens import Tokens, UploadTicket
-from daemon.kinds import SecretStr
 from tests import nodejs
 from tests.e2e.gateway_world import SECRET, World, world
 from tests.e2e.test_images import SERVICE

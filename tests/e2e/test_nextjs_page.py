@@ -16,9 +16,9 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from daemon.config import RedisSettings
-from daemon.contracts import Channel, EventDraft, Stage, Usage, done, error, progress, started, token_batch
-from daemon.errors import Code
-from daemon.stream.connection import connect
+from daemon.domain.errors import Code
+from daemon.domain.events import Channel, EventDraft, Stage, Usage, done, error, progress, started, token_batch
+from daemon.redis_client.connection import connect
 from tests import front_ends, nodejs
 from tests.upstash import upstash
 

@@ -10,7 +10,7 @@ from typing import Final
 import asyncpg
 import pytest
 
-from daemon.contracts import content_sha256
+from daemon.domain.messages import content_sha256
 from tests import front_ends, nodejs
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.long]  # its packages are 300 MB

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from daemon.contracts import content_sha256
 from daemon.dev.demo.backend import Backend
+from daemon.domain.messages import content_sha256
 from tests.browser import Page, chromium
 from tests.e2e.gateway_world import World, world
 from tests.unit.blobs.pictures import PNG

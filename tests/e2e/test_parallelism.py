@@ -11,11 +11,12 @@ import time
 
 import pytest
 
-from daemon.clock import SystemClock
 from daemon.config import RedisSettings
 from daemon.dev.fake_llm.calls import Call
-from daemon.stream.connection import Scripts, connect
-from daemon.stream.control import Controls
+from daemon.domain.clock import SystemClock
+from daemon.queues.control import Controls
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 from tests.e2e.test_fairness import QUEUE, accept
 from tests.e2e.world import World
 from tests.waiting import wait_until

@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs would be one more package for two calls
 
-from daemon import keys
 from daemon.dev.embedded import free_port
+from daemon.redis_client import keys
 from tests.e2e.gateway_world import World, world
 
 PROMETHEUS: Final = shutil.which("prometheus")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import keys
+from daemon.redis_client import keys
 from tests.e2e import gateway_world
 from tests.e2e.world import World
 from tests.integration.gateway.frames import all_events

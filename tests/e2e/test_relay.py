@@ -14,10 +14,10 @@ import msgspec
 import pytest
 import redis
 
-from daemon import keys
-from daemon.contracts import BODY_BYTES_MAX, ImageRef, WorkEntry
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.dev.fake_qstash.signing import sign
+from daemon.domain.messages import BODY_BYTES_MAX, ImageRef, WorkEntry
+from daemon.redis_client import keys
 from tests.e2e.relay_process import CURRENT, GOOD, NEXT, PUBLIC, Relay, running_relay
 
 QUEUE = keys.queue_keys("q_paid_stream")

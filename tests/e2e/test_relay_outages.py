@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 import redis
 
-from daemon import keys
-from daemon.contracts import BODY_BYTES_MAX
 from daemon.dev.embedded import free_port
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.dev.fake_qstash.signing import sign
+from daemon.domain.messages import BODY_BYTES_MAX
+from daemon.redis_client import keys
 from tests.e2e.relay_process import (
     CURRENT,
     GOOD,

@@ -10,8 +10,8 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from daemon import keys
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.redis_client import keys
 from tests.e2e.gateway_world import KEY, SECRET, World, world
 
 #: said by the user; the fake model answers in the words of the prompt, so it is in outputs as well

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from daemon import keys
+from daemon.redis_client import keys
 from tests.e2e.processes import DaemonProcess
 from tests.e2e.world import CALM, LEASE_S, World, text_of
 from tests.waiting import wait_until

@@ -24,11 +24,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004
 
-from daemon import keys
-from daemon.contracts import TERMINAL
 from daemon.dev.fake_llm import FakeLLM
 from daemon.dev.fake_llm.faults import KINDS
 from daemon.dev.fake_llm.shapes import Asked
+from daemon.domain.states import TERMINAL
+from daemon.redis_client import keys
 from tests.e2e.history import History, places_taken
 from tests.e2e.processes import DaemonProcess, Spawn, spawn
 from tests.e2e.relay_process import Relay, running_relay

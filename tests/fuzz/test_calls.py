@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from daemon.clock import SystemClock
+from daemon.config.types import SecretStr
 from daemon.dev.fake_qstash.signing import sign
+from daemon.domain.clock import SystemClock
 from daemon.gateway.tokens import Tokens
-from daemon.kinds import SecretStr
 from tests.e2e.gateway_world import KEY, SECRET, World, world
 from tests.fuzz import described
 from tests.fuzz.calls import Call, calls, family

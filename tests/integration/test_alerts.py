@@ -15,7 +15,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs would be one more package for two calls
 from prometheus_client.metrics import MetricWrapperBase
 
-from daemon.metrics import Metrics
+from daemon.observability.metrics import Metrics
 
 DEPLOY: Final = Path(__file__).parents[2] / "docs" / "deploy"
 RULES: Final = DEPLOY / "prometheus" / "rules.yml"

@@ -11,10 +11,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs would be one more package for two calls
 from jsonschema import Draft202012Validator
 
-from daemon import __version__, config, keys
+from daemon import __version__, config
 from daemon.config import OpsSettings, RelaySettings, ShutdownSettings
-from daemon.contracts import DEFAULT_QUEUES
-from daemon.metrics import Metrics
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.observability.metrics import Metrics
+from daemon.redis_client import keys
 
 DIRECTORY: Final = Path(__file__).parents[2] / "docs" / "deploy" / "kubernetes"
 OBJECTS: Final[list[dict[str, Any]]] = [

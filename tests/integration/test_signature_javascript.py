@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.clock import SystemClock
+from daemon.domain.clock import SystemClock
 from tests.integration.js.toolchain import node_modules, run_script
 from tests.unit.relay.tokens import CURRENT, LEEWAY_S, NEXT, URL, table
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from daemon.config import SystemdSettings
-from daemon.lifecycle import Notifier, Progress
+from daemon.processes.lifecycle import Notifier, Progress
 from tests.waiting import WaitUntil
 
 

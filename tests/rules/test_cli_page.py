@@ -10,7 +10,7 @@ from typing import Final
 import click
 import pytest
 
-from daemon.admin import task_view
+from daemon.admin import explain
 from daemon.cli import cli
 
 ROOT: Final = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def test_every_command_is_on_the_page() -> None:
 
 def test_every_code_of_explain_is_on_the_page() -> None:
     """As `explain` builds them, and as tasks are parked."""
-    source = Path(task_view.__file__).read_text("utf-8")
+    source = Path(explain.__file__).read_text("utf-8")
     codes = set(re.findall(r'Explanation\(\s*"([A-Z_]+)"', source)) | set(
         re.findall(r'^        "([A-Z_]+)": \(', source, re.MULTILINE)
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from daemon import keys
-from daemon.contracts import TERMINAL, TRANSITIONS, State
+from daemon.domain.states import TERMINAL, TRANSITIONS, State
+from daemon.redis_client import keys
 from tests.rules.tree import ROOT
 
 PAGE: Final = (ROOT / "docs" / "life-of-a-task.md").read_text("utf-8")
-SCRIPTS: Final = {path.stem for path in (ROOT / "daemon" / "stream" / "scripts").glob("*.lua")}
+SCRIPTS: Final = {path.stem for path in (ROOT / "daemon").glob("*/lua/*.lua")}
 #: a task changes its place in each of these
 MOVES: Final = set(
     "accept promise expire refund fetch begin ack park hand_back dead_letter sweep promote wake hasten restore".split()

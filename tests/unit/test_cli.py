@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import daemon.cli as module
 from daemon import __version__
 from daemon.cli import cli, main
-from daemon.errors import ConfigError, DependencyAway, LeaseLost, RedisAway, RedisFull, StoreAway
+from daemon.domain.errors import ConfigError, DependencyAway, LeaseLost, RedisAway, RedisFull, StoreAway
 
 
 @pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))

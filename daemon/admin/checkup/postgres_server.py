@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from daemon.admin.checkup.finding import ROUNDS, Finding, distance, error, info, ok, round_trips, skew, warning
 from daemon.admin.connections import Connections
-from daemon.errors import ConfigError
+from daemon.domain.errors import ConfigError
 from daemon.store.migrate import check_schema
 from daemon.store.sql import load_queries
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from daemon.admin.checkup.finding import Finding, error, info, ok, warning
-from daemon.admin.overview import Overview, QueueState
+from daemon.admin.status import Overview, QueueState
 
 OVERDUE_S: Final = 30.0
 LATE_S: Final = 300.0  #: the usual promise to users

@@ -10,12 +10,12 @@ from typing import Any, Final
 from redis import exceptions as rx
 from redis.asyncio import Redis
 
-from daemon import keys
 from daemon.admin.checkup.finding import ROUNDS, Finding, distance, error, info, ok, round_trips, skew, warning
 from daemon.admin.connections import Connections
+from daemon.config.redis_url import host_and_port
 from daemon.ports import Clock
-from daemon.redis_urls import host_and_port
-from daemon.stream.connection import nodes_of, translated
+from daemon.redis_client import keys
+from daemon.redis_client.connection import nodes_of, translated
 
 VERSION_LEAST: Final = (7, 0)
 VALKEY_LEAST: Final = (7, 2)

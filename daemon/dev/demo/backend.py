@@ -16,11 +16,11 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from daemon.clock import SystemClock
+from daemon.config.types import SecretStr
 from daemon.contract_docs import reducer
 from daemon.dev.demo.line import Line
+from daemon.domain.clock import SystemClock
 from daemon.gateway.tokens import Tokens
-from daemon.kinds import SecretStr
 
 SUBMIT_S: Final = 10.0
 TEXT_CHARS_MAX: Final = 20_000

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from daemon import keys
-from daemon.contracts import DEFAULT_QUEUES, content_sha256
 from daemon.dev.demo.watching import Phase, Watched
 from daemon.dev.demo.world import World
+from daemon.domain.messages import content_sha256
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.redis_client import keys
 
 SETTLE_S: Final = 3.0  #: the ack follows the terminal event within milliseconds
 

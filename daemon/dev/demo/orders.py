@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.domain.queues import DEFAULT_QUEUES
 
 PUBLISH_S: Final = 10.0  #: a stand-in on this machine answers in milliseconds
 

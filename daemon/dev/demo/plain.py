@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
-from daemon.contracts import Event, EventType
 from daemon.dev.demo.screen import REASONS, wrapped
 from daemon.dev.demo.watching import Phase, Watched
+from daemon.domain.events import Event, EventType
 
 TEXT_WIDTH: Final = 84
 

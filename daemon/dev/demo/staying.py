@@ -14,11 +14,12 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from daemon.clock import SystemClock
 from daemon.config import EventSettings, RedisSettings
 from daemon.dev.demo.world import World
-from daemon.stream.connection import Scripts, connect
-from daemon.stream.events import Events
+from daemon.domain.clock import SystemClock
+from daemon.events.log import Events
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 
 FOLLOW_S: Final = 0.1
 HINT: Final = """\

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from daemon.contracts import Event, EventType, Reason, content_sha256
 from daemon.dev.demo.orders import Order
+from daemon.domain.events import Event, EventType, Reason
+from daemon.domain.messages import content_sha256
 
 _WORD: Final = re.compile(r"[\u3400-\u9fff]|[^\s\u3000-\u9fff\uff00-\uffef]+")
 

@@ -16,10 +16,8 @@ from typing import Any, Final, Protocol, Self, cast
 import asyncpg
 from redis.asyncio import Redis
 
-from daemon import keys
-from daemon.clock import SystemClock
 from daemon.config import RedisSettings, Settings
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.config.types import SecretStr
 from daemon.dev.demo.answers import answer
 from daemon.dev.demo.backend import Backend
 from daemon.dev.demo.parts import Part, PartFailed
@@ -28,11 +26,14 @@ from daemon.dev.embedded_postgres import EmbeddedPostgres
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.dev.fake_llm import FakeLLM
 from daemon.dev.fake_qstash import FakeQstash
-from daemon.kinds import SecretStr
+from daemon.domain.clock import SystemClock
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.events.log import Events
+from daemon.redis_client import keys
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 from daemon.store.migrate import migrate
 from daemon.store.pool import postgres_url
-from daemon.stream.connection import Scripts, connect
-from daemon.stream.events import Events
 
 NAMES: Final = ("redis", "postgres", "qstash", "models", "relay", "daemon")
 TOKENS_PER_S: Final = 25.0  #: a pace that eyes can follow

@@ -10,26 +10,16 @@ import pytest
 
 from daemon.admin.connections import Connections
 from daemon.config import PostgresSettings, RedisSettings, Settings
-from daemon.contracts import (
-    Channel,
-    Stage,
-    State,
-    TaskIdentity,
-    TaskMessage,
-    Usage,
-    content_sha256,
-    done,
-    error,
-    started,
-    token_batch,
-)
-from daemon.errors import Code
+from daemon.config.settings import RuntimeSettings
+from daemon.domain.errors import Code
+from daemon.domain.events import Channel, Stage, Usage, done, error, started, token_batch
+from daemon.domain.messages import TaskIdentity, TaskMessage, content_sha256
+from daemon.domain.states import State
+from daemon.events.log import Events
 from daemon.ports import Claimed, Delivery, Ending, ResultDraft
-from daemon.settings import RuntimeSettings
+from daemon.queues.admission import Accepted, Admission
+from daemon.queues.streams import Work
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.admission import Accepted, Admission
-from daemon.stream.events import Events
-from daemon.stream.work import Work
 
 LEASE_MS = 20_000
 

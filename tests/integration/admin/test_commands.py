@@ -11,14 +11,14 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from daemon import keys
 from daemon.admin.connections import Connections
 from daemon.cli import cli
-from daemon.clock import SystemClock
 from daemon.config import load
-from daemon.contracts import Channel, Stage, error, started, token_batch
-from daemon.errors import Code
-from daemon.stream.events import Events
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import Code
+from daemon.domain.events import Channel, Stage, error, started, token_batch
+from daemon.events.log import Events
+from daemon.redis_client import keys
 from tests.integration.admin.conftest import System
 
 Do = Callable[[Callable[[System], Awaitable[Any]]], Any]

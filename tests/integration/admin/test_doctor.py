@@ -12,21 +12,21 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from daemon import keys
 from daemon.admin.checkup.finding import Finding
 from daemon.admin.connections import Connections
 from daemon.admin.doctor import configuration, examine
-from daemon.clock import SystemClock
 from daemon.config import Settings
-from daemon.contracts import DEFAULT_QUEUES
+from daemon.config.settings import PostgresSettings, ProviderSettings, QstashSettings, RedisSettings, RelaySettings
+from daemon.config.types import SecretStr
 from daemon.dev.embedded_redis import EmbeddedRedis
-from daemon.errors import ConfigError
-from daemon.kinds import SecretStr
-from daemon.metrics import Metrics
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import ConfigError
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.events.log import Events
+from daemon.observability.metrics import Metrics
+from daemon.queues.admission import Admission
+from daemon.redis_client import keys
 from daemon.relay.server import Relay
-from daemon.settings import PostgresSettings, ProviderSettings, QstashSettings, RedisSettings, RelaySettings
-from daemon.stream.admission import Admission
-from daemon.stream.events import Events
 from tests.integration.admin.conftest import System
 
 KEYS = QstashSettings(current_keys=(SecretStr("sig_current"),), next_keys=(SecretStr("sig_next"),))

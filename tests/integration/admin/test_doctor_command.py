@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from daemon import keys
 from daemon.cli import cli
 from daemon.dev.embedded_redis import EmbeddedRedis
+from daemon.redis_client import keys
 from tests.conftest import in_thread
 from tests.integration.admin.conftest import System
 from tests.integration.admin.test_commands import do

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from daemon import keys
 from daemon.admin.connections import Connections
 from daemon.admin.follow import EventsGone, follow
-from daemon.contracts import CURRENT_ATTEMPT, Stage, error
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.events import CURRENT_ATTEMPT, Stage, error
+from daemon.redis_client import keys
 from tests.integration.admin.conftest import System
 
 QUEUE = "q_paid_stream"

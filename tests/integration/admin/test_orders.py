@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from daemon import keys
 from daemon.admin import orders
 from daemon.admin.connections import Connections
 from daemon.admin.orders import cancel, retry
 from daemon.blobs.disk import DiskBlobs
-from daemon.calls import Picture
 from daemon.config import Settings
-from daemon.contracts import CURRENT_ATTEMPT, Event, ImageRef, State, TaskMessage, identity_of
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.events import CURRENT_ATTEMPT, Event
+from daemon.domain.messages import ImageRef, TaskMessage, identity_of
+from daemon.domain.model_io import Picture
+from daemon.domain.states import State
 from daemon.ports import Ending
-from daemon.stream.admission import Accepted, Admission
+from daemon.queues.admission import Accepted, Admission
+from daemon.redis_client import keys
 from tests.integration.admin.conftest import System
 from tests.unit.blobs.pictures import PNG
 from tests.waiting import WaitUntil

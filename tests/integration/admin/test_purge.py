@@ -9,21 +9,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from daemon import keys
 from daemon.admin.connections import Connections
 from daemon.admin.orders import blobs_here
 from daemon.admin.purge import BATCH_BYTES_MAX, batches
 from daemon.admin.queue_orders import Operator, QueueOrders
 from daemon.blobs.disk import DiskBlobs
-from daemon.calls import Picture
 from daemon.config import BlobSettings, Settings
-from daemon.contracts import ImageRef, TaskMessage, WorkEntry
-from daemon.errors import RedisAway
+from daemon.domain.errors import RedisAway
+from daemon.domain.messages import ImageRef, TaskMessage, WorkEntry
+from daemon.domain.model_io import Picture
+from daemon.events.log import Events
+from daemon.queues.admission import Accepted, Admission
+from daemon.queues.backlog import Backlog, Waiting
+from daemon.redis_client import keys
+from daemon.redis_client.connection import nodes_of
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.admission import Accepted, Admission
-from daemon.stream.backlog import Backlog, Waiting
-from daemon.stream.connection import nodes_of
-from daemon.stream.events import Events
 from tests.integration.admin.conftest import System
 from tests.integration.admin.test_orders import files
 from tests.unit.blobs.pictures import PNG

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from daemon.contracts import State
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.states import State
 from daemon.ports import Ending
 from tests.integration.admin.conftest import System
 from tests.integration.admin.test_commands import call, do, environment

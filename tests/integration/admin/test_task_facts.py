@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from daemon import keys
 from daemon.admin.connections import Connections
+from daemon.admin.explain import Explanation, explain, life
 from daemon.admin.task_facts import TaskFacts, gather
-from daemon.admin.task_view import Explanation, explain, life
-from daemon.contracts import Reason, Stage, State, progress
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.events import Reason, Stage, progress
+from daemon.domain.states import State
 from daemon.ports import Ending
+from daemon.redis_client import keys
 from tests.integration.admin.conftest import System
 
 QUEUE = "q_paid_stream"

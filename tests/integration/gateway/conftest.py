@@ -11,14 +11,16 @@ from typing import Any
 import aiohttp
 import pytest
 
-from daemon.cli.gateway import GatewayProcess
-from daemon.clock import SystemClock
 from daemon.config import EventSettings, GatewaySettings, PostgresSettings, RedisSettings, RuntimeSettings, Settings
-from daemon.contracts import EventDraft, TaskIdentity
+from daemon.config.types import SecretStr
+from daemon.domain.clock import SystemClock
+from daemon.domain.events import EventDraft
+from daemon.domain.messages import TaskIdentity
+from daemon.events.log import Events
 from daemon.gateway.tokens import Tokens
-from daemon.kinds import SecretStr
-from daemon.stream.connection import Scripts, connect
-from daemon.stream.events import Events
+from daemon.processes.gateway import GatewayProcess
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 
 SECRET = "a secret of thirty-two characters"
 KEY = "bff-key-of-sixteen-characters"

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from daemon import contracts as c
-from daemon.cli.gateway import GatewayProcess
-from daemon.clock import SystemClock
 from daemon.config import Settings
-from daemon.contracts import Channel
-from daemon.gateway.endings import Endings
+from daemon.config.types import SecretStr
+from daemon.domain import events
+from daemon.domain.clock import SystemClock
+from daemon.domain.events import Channel
+from daemon.gateway.terminal_recovery import Endings
 from daemon.gateway.tokens import Tokens
-from daemon.kinds import SecretStr
+from daemon.processes.gateway import GatewayProcess
 from tests.integration.gateway.conftest import KEY, SECRET, Open, Rig
 from tests.integration.gateway.frames import all_events
 from tests.integration.gateway.test_follow import DONE, text
@@ -117,7 +117,7 @@ async def test_a_poll_ends_with_the_first_events_or_in_time(rig: Rig, wait_until
 
 async def test_a_socket_gets_the_same_events(rig: Rig) -> None:
     """From the cursor in its first message, in its address, or the beginning; closed with 1000 at the end."""
-    await rig.append("t1", [c.started("m1"), text("a")])
+    await rig.append("t1", [events.started("m1"), text("a")])
     ids = [entry_id.decode() for entry_id, _ in await rig.redis.xrange("task:t1:events")]
 
     async def told(first: str | None, query: str = "") -> list[str]:
@@ -235,7 +235,7 @@ async def test_live_text_to_an_old_proxy_is_not_chunked(rig: Rig, wait_until: Wa
     writer.write(f"GET /api/tasks/t1/events?token={token} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n".encode())
     await wait_until(lambda: rig.hub.topics, description="it follows")
     await rig.append("t1", [text("a")])
-    await rig.append("t1", [c.token_batch("b", Channel.TEXT), DONE])
+    await rig.append("t1", [events.token_batch("b", Channel.TEXT), DONE])
     said = (await asyncio.wait_for(reader.read(), 5)).decode()
     writer.close()
     head, _, body = said.partition("\r\n\r\n")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 
-from daemon import contracts as c
-from daemon.contracts import Channel, Stage, Usage
-from daemon.errors import Code
+from daemon.domain import events, messages
+from daemon.domain.errors import Code
+from daemon.domain.events import Channel, Stage, Usage
 from tests.integration.gateway.conftest import Open, Rig
 from tests.integration.gateway.frames import all_events, frames
 from tests.waiting import WaitUntil
 
-DONE = c.done(7, usage=Usage(), model_id="m1", content_sha256=c.content_sha256("ab"), result="ab")
+DONE = events.done(7, usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("ab"), result="ab")
 
 
-def text(delta: str) -> c.EventDraft:
-    return c.token_batch(delta, Channel.TEXT)
+def text(delta: str) -> events.EventDraft:
+    return events.token_batch(delta, Channel.TEXT)
 
 
 async def test_an_ended_task_is_told_from_the_beginning(rig: Rig) -> None:
     """Frames in order with their stream ids; the answer ends after the terminal event."""
-    await rig.append("t1", [c.started("m1"), text("a"), text("b"), DONE])
+    await rig.append("t1", [events.started("m1"), text("a"), text("b"), DONE])
     async with rig.follow("t1") as answer:
         assert (answer.status, answer.content_type) == (200, "text/event-stream")
         seen = await all_events(answer)
@@ -88,7 +88,7 @@ async def test_a_long_history_comes_in_pages(rig: Rig) -> None:
 
 async def test_a_viewer_resumes_at_any_id(rig: Rig) -> None:
     """By header, or by `?after=` where no header can be set; the header wins, since only it moves on."""
-    await rig.append("t1", [c.started("m1"), text("a"), text("b"), DONE])
+    await rig.append("t1", [events.started("m1"), text("a"), text("b"), DONE])
     ids = [entry_id.decode() for entry_id, _ in await rig.redis.xrange("task:t1:events")]
     for at in range(len(ids) - 1):
         async with rig.follow("t1", ids[at]) as answer:
@@ -143,8 +143,8 @@ async def test_a_cursor_that_is_none_starts_at_the_beginning(rig: Rig) -> None:
 
 async def test_a_retryable_error_is_not_the_end(rig: Rig) -> None:
     """Only `retryable: false` ends a stream."""
-    again = c.error(Stage.EXECUTE, Code.LLM_TIMEOUT, "late", retryable=True, retry_at=1.0)
-    final = c.error(Stage.EXECUTE, Code.LLM_TIMEOUT, "late", retryable=False)
+    again = events.error(Stage.EXECUTE, Code.LLM_TIMEOUT, "late", retryable=True, retry_at=1.0)
+    final = events.error(Stage.EXECUTE, Code.LLM_TIMEOUT, "late", retryable=False)
     await rig.append("t1", [again, final])
     async with rig.follow("t1") as answer:
         assert [f.data.get("retryable") for f in await all_events(answer)] == [None, True, False]

@@ -17,15 +17,17 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from daemon import contracts as c
-from daemon.contracts import Channel, Usage
 from daemon.dev.embedded import free_port
+from daemon.domain import events, messages
+from daemon.domain.events import Channel, Usage
 from tests.integration.gateway.conftest import Rig
 from tests.integration.gateway.frames import all_events, frames
 from tests.waiting import WaitUntil
 
 DEPLOY: Final = Path(__file__).parents[3] / "docs" / "deploy"
-DONE: Final = c.done(7, usage=Usage(), model_id="m1", content_sha256=c.content_sha256("01234"), result="01234")
+DONE: Final = events.done(
+    7, usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("01234"), result="01234"
+)
 FIRST_BYTE_S: Final = 1.0  #: promised are 100 ms; this machine may be busy
 GONE_S: Final = 2.0
 TRIES: Final = 3  #: one that is quick enough shows that nothing is held back
@@ -133,7 +135,7 @@ async def test_events_pass_a_proxy_as_they_are_written(proxied: Proxied) -> None
         coming = frames(answer)
         assert (await anext(coming)).raw == ": ok"
         for number in range(5):
-            await rig.append("t1", [c.token_batch(str(number), Channel.TEXT)])
+            await rig.append("t1", [events.token_batch(str(number), Channel.TEXT)])
             frame = await asyncio.wait_for(anext(coming), 10)
             if frame.event == "queued":
                 frame = await asyncio.wait_for(anext(coming), 10)
@@ -162,7 +164,7 @@ async def test_the_other_ways_pass_too(proxied: Proxied) -> None:
     rig, token = proxied.rig, proxied.rig.tokens.task_token("t1")
     async with rig.http.ws_connect(f"{rig.url}/api/tasks/t1/ws?after=0-0&token={token}") as socket:
         polling = asyncio.ensure_future(rig.poll("t1", wait=20))  # noqa: TID251, RUF100
-        await rig.append("t1", [c.started("m1"), DONE])
+        await rig.append("t1", [events.started("m1"), DONE])
         assert [(await socket.receive_json(timeout=10))["type"] for _ in range(3)] == ["queued", "started", "done"]
         assert (await socket.receive(timeout=10)).data == 1000
     assert (await polling)["events"][0]["type"] == "queued"

@@ -11,18 +11,20 @@ from typing import Any
 
 import pytest
 
-from daemon import contracts as c
-from daemon import keys
-from daemon.clock import SystemClock
 from daemon.config import PostgresSettings, QueueSettings, Settings
-from daemon.contracts import Stage, State, TaskMessage, Usage, WorkEntry, identity_of
-from daemon.errors import Code
-from daemon.gateway import endings
+from daemon.domain import events, messages
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import Code
+from daemon.domain.events import Stage, Usage
+from daemon.domain.messages import TaskMessage, WorkEntry, identity_of
+from daemon.domain.states import State
+from daemon.gateway import terminal_recovery
 from daemon.ports import Claimed, Delivery, Ending, ResultDraft
+from daemon.queues.admission import Accepted, Admission
+from daemon.redis_client import keys
+from daemon.redis_client.scripts import Scripts
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
-from daemon.stream.admission import Accepted, Admission
-from daemon.stream.connection import Scripts
 from tests.integration.gateway.conftest import KEY, Rig, running
 from tests.integration.gateway.frames import all_events, frames
 from tests.integration.gateway.test_follow import text
@@ -53,7 +55,7 @@ async def claimed(ledger: PostgresLedger, task_id: str = "t1") -> int:
 async def finished(ledger: PostgresLedger, task_id: str = "t1") -> None:
     attempt = await claimed(ledger, task_id)
     usage = Usage(input_tokens=3, output_tokens=2)
-    await ledger.finish(task_id, attempt, ResultDraft("ab", None, c.content_sha256("ab"), "m1", usage, None))
+    await ledger.finish(task_id, attempt, ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None))
 
 
 async def task(rig: Rig, task_id: str = "t1", *, key: bool = True) -> tuple[int, Any]:
@@ -75,7 +77,7 @@ async def test_a_task_that_only_redis_knows(rig: Rig) -> None:
     assert (status, told["state"], told["queueId"], told["attempt"]) == (200, "queued", "q_paid_stream", 0)
     assert told["waiting"] == {"reason": None, "position": 2, "etaSeconds": None}
     assert told["createdAt"] > 1_700_000_000
-    failed = c.error(Stage.DELIVER, Code.DELIVERY_FAILED, "x", retryable=False)
+    failed = events.error(Stage.DELIVER, Code.DELIVERY_FAILED, "x", retryable=False)
     await rig.append("t1", [failed], attempt=-1)
     _, told = await task(rig)
     assert (told["state"], told["error"]["code"], told["waiting"]) == ("failed", "DELIVERY_FAILED", None)
@@ -121,7 +123,7 @@ async def test_a_stream_that_expired_ends_with_what_the_ledger_says(rig: Rig, le
     async with rig.follow("t1") as answer:
         [done] = await all_events(answer)
     assert (done.id, done.event, done.data["result"]) == (None, "done", "ab")
-    assert done.data["contentSha256"] == c.content_sha256("ab")
+    assert done.data["contentSha256"] == messages.content_sha256("ab")
     assert (done.data["attempt"], done.data["seq"], done.data["v"]) == (1, 2**31 - 1, 1)
     [polled] = (await rig.poll("t1", after="5-0"))["events"]
     assert polled == done.data
@@ -131,14 +133,14 @@ async def test_a_terminal_event_that_was_lost_ends_the_viewer(
     rig: Rig, ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row is done, the event never came: the ledger is asked about what is silent."""
-    await rig.append("t1", [c.started("m1"), text("a")])
+    await rig.append("t1", [events.started("m1"), text("a")])
     async with rig.follow("t1") as answer:
         coming = frames(answer)
         for _ in range(4):
             await asyncio.wait_for(anext(coming), 1)
         await finished(ledger)
-        monkeypatch.setattr(endings, "SILENT_S", 0.1)
-        monkeypatch.setattr(endings, "LOOK_S", 0.1)
+        monkeypatch.setattr(terminal_recovery, "SILENT_S", 0.1)
+        monkeypatch.setattr(terminal_recovery, "LOOK_S", 0.1)
         rest = [f async for f in coming if f.event]
     assert [(f.id, f.event) for f in rest] == [(None, "done")]
 
@@ -213,7 +215,7 @@ async def test_a_parked_task_is_cancelled_where_it_lies(rig: Rig, ledger: Postgr
     assert (await cancel(rig))[1]["state"] == "cancelled"
     assert await left(rig) == [0, 0, 0, 0, 0]
     attempt = await claimed(ledger, "t2")
-    await rig.append("t2", [c.started("m1")])
+    await rig.append("t2", [events.started("m1")])
     await ledger.leave("t2", attempt, Ending(State.RETRYING, Code.LLM_TIMEOUT, "failed"))
     await rig.redis.zadd(CANCEL_QUEUE.retry, {"t2": 9e12})
     await rig.redis.hset(CANCEL_QUEUE.held, "t2", fields[b"task"])
@@ -237,7 +239,7 @@ async def test_a_promised_task_is_cancelled_before_it_comes(rig: Rig) -> None:
 async def test_a_running_task_is_left_to_its_daemon(rig: Rig, ledger: PostgresLedger) -> None:
     """It is told at once, by notice and by mark; the answer says that it is on its way."""
     await claimed(ledger)
-    await rig.append("t1", [c.started("m1")])
+    await rig.append("t1", [events.started("m1")])
     status, told = await cancel(rig)
     assert (status, told["state"]) == (202, "running")
     [(_, notice)] = await rig.redis.xrange(keys.CANCELS)

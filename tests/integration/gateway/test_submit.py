@@ -14,10 +14,10 @@ import aiohttp
 import asyncpg
 import pytest
 
-from daemon import keys
 from daemon.config import QstashSettings, RelaySettings, Settings
+from daemon.config.types import SecretStr
 from daemon.dev.fake_qstash import FakeQstash
-from daemon.kinds import SecretStr
+from daemon.redis_client import keys
 from tests.integration.gateway.conftest import KEY, Open, Rig, running
 from tests.leaks import Leaks
 from tests.waiting import WaitUntil

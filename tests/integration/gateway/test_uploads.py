@@ -16,10 +16,10 @@ import pytest
 from yarl import URL
 
 from daemon.blobs.disk import DiskBlobs
-from daemon.clock import SystemClock
 from daemon.config import BlobSettings, Settings
+from daemon.config.types import SecretStr
 from daemon.dev.fake_s3 import FakeS3
-from daemon.kinds import SecretStr
+from daemon.domain.clock import SystemClock
 from tests.integration.gateway.conftest import Rig, running
 from tests.unit.blobs.pictures import JPEG, PNG, png_of
 from tests.waiting import wait_until

@@ -9,15 +9,17 @@ import asyncio
 
 import aiohttp
 
-from daemon import contracts as c
-from daemon.contracts import Channel, Usage
+from daemon.domain import events, messages
+from daemon.domain.events import Channel, Usage
 from tests.integration.gateway.conftest import Open, Rig
 from tests.integration.gateway.frames import all_events
 from tests.waiting import WaitUntil
 
 TASKS, EACH = 20, 10  #: and viewers of each
 DELTAS = [str(number) for number in range(10)]
-DONE = c.done(7, usage=Usage(), model_id="m1", content_sha256=c.content_sha256("".join(DELTAS)), result=None)
+DONE = events.done(
+    7, usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("".join(DELTAS)), result=None
+)
 
 
 async def seen(rig: Rig, task_id: str) -> list[str]:
@@ -34,7 +36,7 @@ async def test_every_viewer_sees_every_event(open_rig: Open, wait_until: WaitUnt
         await wait_until(lambda: rig.hub.topics > TASKS // 2, description="half of them follow", within_s=30)
         for delta in DELTAS:
             for name in names:
-                await rig.append(name, [c.token_batch(delta, Channel.TEXT)])
+                await rig.append(name, [events.token_batch(delta, Channel.TEXT)])
         await wait_until(lambda: len(rig.hub.viewers) == TASKS * EACH, description="all follow", within_s=60)
         reading = [client for client in await rig.redis.client_list() if client["name"] == "qstreamd-hub"]
         assert [client["cmd"] for client in reading] == ["xread"]

@@ -13,9 +13,6 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from daemon import keys
-from daemon.calls import ModelRequest, Picture, Piece
-from daemon.clock import SystemClock
 from daemon.config import (
     EventSettings,
     GuardSettings,
@@ -25,27 +22,33 @@ from daemon.config import (
     RedisSettings,
     RetrySettings,
 )
-from daemon.contracts import DEFAULT_QUEUES, Event, TaskMessage, Tier, WorkEntry
-from daemon.errors import TaskError
-from daemon.metrics import Metrics
-from daemon.pipeline.budget import RetryBudget
-from daemon.pipeline.hold import Hold
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import TaskError
+from daemon.domain.events import Event
+from daemon.domain.messages import TaskMessage, WorkEntry
+from daemon.domain.model_io import ModelRequest, Picture, Piece
+from daemon.domain.queues import DEFAULT_QUEUES, Tier
+from daemon.events.deltas import Deltas
+from daemon.events.log import Events
+from daemon.limiter.permits import RedisGuards
+from daemon.observability.metrics import Metrics
+from daemon.pipeline.dependencies import World
+from daemon.pipeline.executor import run
+from daemon.pipeline.in_flight import Hold
 from daemon.pipeline.outcome import Outcome
-from daemon.pipeline.run import run
-from daemon.pipeline.world import World
+from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Provider
+from daemon.queues.admission import Admission
+from daemon.queues.settlement import RedisTail
+from daemon.queues.streams import Work
+from daemon.redis_client import keys
+from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 from daemon.services import Model, Service, ServiceBook
 from daemon.store.batching import BatchingLedger
 from daemon.store.pool import Pool
 from daemon.store.templates import PostgresTemplates
-from daemon.stream.admission import Admission
-from daemon.stream.connection import Scripts, connect
-from daemon.stream.deltas import Deltas
-from daemon.stream.events import Events
-from daemon.stream.gathered import GatheredScripts
-from daemon.stream.guards import RedisGuards
-from daemon.stream.tail import RedisTail
-from daemon.stream.work import Work
 from tests.fakes import Recorder, ScriptedProvider, Step
 from tests.waiting import wait_until
 

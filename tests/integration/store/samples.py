@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from daemon.clock import SystemClock
-from daemon.contracts import TaskMessage, Usage, WorkEntry, content_sha256
+from daemon.domain.clock import SystemClock
+from daemon.domain.events import Usage
+from daemon.domain.messages import TaskMessage, WorkEntry, content_sha256
 from daemon.ports import ClaimAnswer, Claimed, Delivery, ResultDraft
 from daemon.store.pool import Pool, Row
 

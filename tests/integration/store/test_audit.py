@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from daemon.clock import SystemClock
 from daemon.config import PostgresSettings
+from daemon.config.types import SecretStr
 from daemon.dev.embedded_postgres import EmbeddedPostgres
-from daemon.kinds import SecretStr
+from daemon.domain.clock import SystemClock
 from daemon.store import audit
 from daemon.store.audit import AuditLog
 from daemon.store.pool import Pool, Row

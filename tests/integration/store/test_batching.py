@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from daemon.errors import LeaseLost, TaskError
+from daemon.domain.errors import LeaseLost, TaskError
 from daemon.ports import Claimed, Delivery, StoredResult
 from daemon.store.batching import BatchingLedger
 from daemon.store.pool import Pool

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from daemon.contracts import ImageRef, State, content_sha256
-from daemon.errors import Code, StoreAway
+from daemon.domain.errors import Code, StoreAway
+from daemon.domain.messages import ImageRef, content_sha256
+from daemon.domain.states import State
 from daemon.ports import AlreadyEnded, Claimed, Duplicate, Ending, Foreign
 from daemon.store.pool import Pool
 from daemon.store.tasks import ClaimRequest, PostgresLedger

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daemon.config import PostgresSettings
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
 from daemon.ports import Claimed, TaskContext
 from daemon.store.pool import Pool
 from daemon.store.tasks import CONTEXT_BYTES_MAX, ClaimRequest, PostgresLedger

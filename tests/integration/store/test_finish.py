@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from daemon.contracts import State, Usage, content_sha256
-from daemon.errors import Code, LeaseLost
+from daemon.domain.errors import Code, LeaseLost
+from daemon.domain.events import Usage
+from daemon.domain.messages import content_sha256
+from daemon.domain.states import State
 from daemon.ports import AlreadyEnded, Claimed, Duplicate, Ending
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.errors import Code
+from daemon.domain.errors import Code
 from daemon.ports import TaskContext
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from daemon.cli.migrate import command
 from daemon.config import PostgresSettings
-from daemon.errors import ConfigError, StoreAway
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
+from daemon.domain.errors import ConfigError, StoreAway
 from daemon.store import migrate as migrations
 from daemon.store.migrate import (
     Migration,

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from daemon.config import PostgresSettings
-from daemon.contracts import State
+from daemon.config.types import SecretStr
 from daemon.dev.embedded_postgres import EmbeddedPostgres
-from daemon.errors import Code, ConfigError, StoreAway
-from daemon.kinds import SecretStr
+from daemon.domain.errors import Code, ConfigError, StoreAway
+from daemon.domain.states import State
 from daemon.ports import Ending
 from daemon.store.pool import Pool, SchemaMismatch, StatementRefused, StatementTimeout
 from daemon.store.tasks import PostgresLedger

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.contracts import State
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.states import State
 from daemon.ports import Ending
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.errors import Code, Rejected, StoreAway
+from daemon.domain.errors import Code, Rejected, StoreAway
 from daemon.ports import Template
 from daemon.store.pool import Pool, StatementRefused
 from daemon.store.templates import CACHED_MAX, NEWEST_S, PostgresTemplates

@@ -10,23 +10,25 @@ from typing import Any, Final, cast
 import msgspec
 import pytest
 
-from daemon import keys
-from daemon.clock import SystemClock
 from daemon.config import EventSettings, GuardSettings, LeaseSettings, QueueSettings, RedisSettings, RetrySettings
-from daemon.contracts import Mode, QueueSpec, TaskMessage, Tier, WorkEntry
-from daemon.metrics import Metrics
-from daemon.pipeline.hold import Hold
+from daemon.domain.clock import SystemClock
+from daemon.domain.messages import TaskMessage, WorkEntry
+from daemon.domain.queues import Mode, QueueSpec, Tier
+from daemon.events.log import Events
+from daemon.limiter.permits import RedisGuards
+from daemon.observability.metrics import Metrics
+from daemon.pipeline.in_flight import Hold
 from daemon.ports import Ledger
-from daemon.stream.connection import Scripts, connect
-from daemon.stream.events import Events
-from daemon.stream.gathered import GatheredScripts
-from daemon.stream.guards import RedisGuards
-from daemon.stream.tail import RedisTail
-from daemon.stream.work import Work
+from daemon.queues.settlement import RedisTail
+from daemon.queues.streams import Work
+from daemon.redis_client import keys
+from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.connection import connect
+from daemon.redis_client.scripts import Scripts
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.lease import Leases
 from daemon.worker.reclaim import Reclaimer
-from daemon.worker.retries import Mover
+from daemon.worker.retry_scheduler import Mover
 
 QUEUE: Final = "q_paid_stream"
 NAMES: Final = keys.queue_keys(QUEUE)

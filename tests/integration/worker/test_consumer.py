@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daemon.config import RedisSettings
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
 from daemon.ports import Delivery
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from daemon.config import OpsSettings
-from daemon.metrics import Metrics
+from daemon.observability.metrics import Metrics
 from daemon.worker.health import HealthServer, answers
 
 

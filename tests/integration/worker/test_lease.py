@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from daemon import keys
 from daemon.config import RedisSettings
-from daemon.errors import LeaseLost, RedisAway, StoreAway
-from daemon.kinds import SecretStr
-from daemon.pipeline.hold import Hold
-from daemon.places import GuardPlace
+from daemon.config.types import SecretStr
+from daemon.domain.errors import LeaseLost, RedisAway, StoreAway
+from daemon.domain.permits import GuardPlace
+from daemon.pipeline.in_flight import Hold
+from daemon.redis_client import keys
 from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy
 from tests.waiting import WaitUntil

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from daemon import keys
 from daemon.config import QueueSettings
-from daemon.pipeline.hold import Hold
-from daemon.stream.connection import Scripts
-from daemon.stream.work import Work
+from daemon.pipeline.in_flight import Hold
+from daemon.queues.streams import Work
+from daemon.redis_client import keys
+from daemon.redis_client.scripts import Scripts
 from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
 from tests.waiting import WaitUntil
 

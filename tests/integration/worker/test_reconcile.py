@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from daemon import keys
-from daemon.clock import SystemClock
 from daemon.config import QueueSettings
-from daemon.stream.admission import Admission
-from daemon.stream.connection import Scripts
-from daemon.stream.drift import Drift
+from daemon.domain.clock import SystemClock
+from daemon.queues.admission import Admission
+from daemon.queues.drift import Drift
+from daemon.redis_client import keys
+from daemon.redis_client.scripts import Scripts
 from daemon.worker.reconcile import IDLE_ROUNDS, Reconciler
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew
 from tests.waiting import WaitUntil

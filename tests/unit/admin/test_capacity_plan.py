@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from daemon.admin.capacity import Load
 from daemon.admin.capacity_plan import Wishes, plan
-from daemon.contracts import Tier
-from daemon.services.book import Model, Price
+from daemon.domain.queues import Tier
+from daemon.services.catalog import Model, Price
 
 USUAL = Load(per_minute=10, mean_s=60, p95_s=180, sla_s=300)
 WISHES = Wishes(target=0.98, slots_a_process=10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.admin.load import Progress, Sent
+from daemon.admin.load_generator import Progress, Sent
 from daemon.admin.load_report import Spread, report, spread
 
 

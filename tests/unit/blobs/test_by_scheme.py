@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from daemon.blobs.by_scheme import BlobsByScheme
-from daemon.calls import Picture
-from daemon.errors import Code, DiskFull, Rejected
+from daemon.domain.errors import Code, DiskFull, Rejected
+from daemon.domain.model_io import Picture
 from tests.unit.blobs.pictures import PNG
 
 

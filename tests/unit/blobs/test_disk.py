@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from daemon.blobs.disk import CHUNK_BYTES, DiskBlobs, TooLarge
-from daemon.calls import Picture
-from daemon.clock import SystemClock
 from daemon.config import BlobSettings
-from daemon.contracts import TaskMessage
-from daemon.errors import Code, ConfigError, DiskFull, Rejected, TaskError
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import Code, ConfigError, DiskFull, Rejected, TaskError
+from daemon.domain.messages import TaskMessage
+from daemon.domain.model_io import Picture
 from tests.unit.blobs.pictures import JPEG, PICTURES, PNG, png_of
 
 MESSAGE = TaskMessage(task_id="t-1_x", queue_id="q_a.b", service_id="s", user_id="u1")

@@ -5,9 +5,9 @@ from base64 import b64encode, urlsafe_b64encode
 import pytest
 
 from daemon.blobs.inline import decode
-from daemon.calls import Picture
-from daemon.contracts import INLINE_BASE64_BYTES_MAX, ImageRef
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
+from daemon.domain.messages import INLINE_BASE64_BYTES_MAX, ImageRef
+from daemon.domain.model_io import Picture
 from tests.unit.blobs.pictures import GIF, JPEG, PNG, STRANGERS
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from daemon.blobs.magic import CHUNKS_MAX, inspect, picture
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
 from tests.unit.blobs.pictures import JPEG, JPEG_PROGRESSIVE, PICTURES, PNG, STRANGERS, WEBP_LOSSY, png_of
 
 

@@ -7,7 +7,7 @@ import pytest
 from daemon.blobs.disk import judged
 from daemon.blobs.magic import ImageFacts
 from daemon.blobs.pillow import installed, judged_twice
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
 from tests.unit.blobs.pictures import PICTURES, PNG, png_of
 
 

@@ -5,7 +5,7 @@ import calendar
 import pytest
 
 from daemon.blobs.sigv4 import Signer, object_url
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
 
 NOW = calendar.timegm((2026, 3, 4, 5, 6, 7))
 R2 = "https://acc.r2.cloudflarestorage.com"

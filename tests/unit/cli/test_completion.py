@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from daemon import cli as commands
 from daemon.cli import cli
 from daemon.cli.completion import command
-from daemon.errors import ConfigError, QstreamdError, RedisAway, RedisFull
+from daemon.domain.errors import ConfigError, QstreamdError, RedisAway, RedisFull
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

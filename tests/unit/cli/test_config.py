@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from daemon import config
 from daemon.cli.config import command, render_docs
-from daemon.config_rules import RULES
-from daemon.errors import ConfigError
+from daemon.config.rules import RULES
+from daemon.domain.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 

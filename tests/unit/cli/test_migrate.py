@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.cli.migrate import command
-from daemon.errors import StoreAway
+from daemon.domain.errors import StoreAway
 from daemon.store import migrate
 from daemon.store.migrate import MigrationRefused
 

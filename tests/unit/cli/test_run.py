@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from daemon import app
 from daemon.cli.run import command
 from daemon.config import Settings
-from daemon.errors import ConfigError
+from daemon.domain.errors import ConfigError
+from daemon.processes import consumer
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     async def run_daemon(settings: Settings, queues: list[str]) -> None:
         seen.append(list(queues))
 
-    monkeypatch.setattr(app, "run_daemon", run_daemon)
+    monkeypatch.setattr(consumer, "run_daemon", run_daemon)
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1/x")
     return seen
 

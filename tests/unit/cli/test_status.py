@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from daemon.admin.overview import ConsumerState, GuardState, Overview, QueueState
+from daemon.admin.status import ConsumerState, GuardState, Overview, QueueState
 from daemon.cli.status import screen
 from daemon.store.history import Recent
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from daemon.cli import cli
 from daemon.cli import terminal as t
-from daemon.errors import RedisAway
+from daemon.domain.errors import RedisAway
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from daemon import keys
 from daemon.contract_docs import asyncapi
-from daemon.contracts import EventType
+from daemon.domain.events import EventType
+from daemon.redis_client import keys
 
 DOCUMENT = asyncapi.document()
 

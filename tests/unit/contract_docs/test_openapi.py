@@ -9,7 +9,7 @@ from openapi_spec_validator import validate
 
 from daemon.contract_docs import openapi, shapes
 from daemon.contract_docs.routes import ROUTES
-from daemon.errors import Code
+from daemon.domain.errors import Code
 from daemon.relay.ingest import route_of
 from tests.rules.tree import files
 

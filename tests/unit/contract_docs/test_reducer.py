@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from daemon.contract_docs import reducer
-from daemon.contracts import Channel, EventDraft, Reason, Stage, Usage, done, error, progress, started, token_batch
-from daemon.errors import CODES, Code
+from daemon.domain.errors import CODES, Code
+from daemon.domain.events import Channel, EventDraft, Reason, Stage, Usage, done, error, progress, started, token_batch
 from tests import nodejs
 
 pytestmark = pytest.mark.timeout(180)

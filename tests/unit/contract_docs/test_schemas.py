@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from daemon.contract_docs import schemas
-from daemon.contracts import TaskMessage, parse_message
-from daemon.errors import Rejected
+from daemon.domain.errors import Rejected
+from daemon.domain.messages import TaskMessage, parse_message
 
 MINIMAL: Final = {"taskId": "t1", "userId": "u1", "queueId": "q_paid_stream", "serviceId": "resume-review"}
 INLINE: Final = {"data": "aGk=", "mimeType": "image/png"}

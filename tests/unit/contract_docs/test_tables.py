@@ -7,10 +7,10 @@ from types import FunctionType
 
 import pytest
 
-from daemon import keys
 from daemon.contract_docs import schemas, tables
-from daemon.contracts import TRANSITIONS, State
-from daemon.errors import Code
+from daemon.domain.errors import Code
+from daemon.domain.states import TRANSITIONS, State
+from daemon.redis_client import keys
 
 
 def test_a_bar_in_a_cell_does_not_split_it() -> None:

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from daemon.contracts import content_sha256
 from daemon.dev.demo import closing
 from daemon.dev.demo.closing import Check, Closing
 from daemon.dev.demo.watching import Watched
 from daemon.dev.demo.world import World
+from daemon.domain.messages import content_sha256
 from tests.unit.dev.test_demo_watching import BATCH, RETRIED, STREAM, done, event, watched
 
 GOOD = watched(*RETRIED, done(2, 3, "Hello you"))

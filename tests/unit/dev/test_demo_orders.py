@@ -10,13 +10,14 @@ import pytest
 from daemon import services
 from daemon.blobs.magic import picture
 from daemon.config import GuardSettings
-from daemon.contracts import DEFAULT_QUEUES, parse_message
 from daemon.dev.demo.answers import answer
 from daemon.dev.demo.orders import Order, orders
 from daemon.dev.demo.show import FAULT
 from daemon.dev.fake_llm.shapes import Asked
 from daemon.dev.fake_llm.writing import dimensions, tokens
-from daemon.pipeline.output import parse_output
+from daemon.domain.messages import parse_message
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.pipeline.output_schema import parse_output
 from daemon.pipeline.route import Plan, route
 from daemon.pipeline.validate import validate
 from daemon.relay.ingest import route_of

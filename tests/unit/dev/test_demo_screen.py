@@ -10,10 +10,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from daemon.contracts import Event
 from daemon.dev.demo.plain import PlainScreen
 from daemon.dev.demo.screen import Board, LiveScreen, status, wrapped
 from daemon.dev.demo.watching import Phase, Watched
+from daemon.domain.events import Event
 from tests.unit.dev.test_demo_watching import BATCH, RETRIED, STREAM, done, event, watched
 
 LONG = "One sentence that is longer than a narrow terminal can hold in a single line of its own. " * 6

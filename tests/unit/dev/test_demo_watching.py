@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from daemon.contracts import Event, EventType, content_sha256
 from daemon.dev.demo.orders import Order
 from daemon.dev.demo.watching import Phase, Watched
+from daemon.domain.events import Event, EventType
+from daemon.domain.messages import content_sha256
 
 STREAM = Order("letter", "q_paid_stream", "cover-letter", "mara", "breaks off once", attempts=2)
 BATCH = Order("match", "q_paid_batch", "job-match", "mara", "comes twice", twice=True)

@@ -10,11 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from daemon.clock import SystemClock
+from daemon.config.types import SecretStr
+from daemon.domain.clock import SystemClock
 from daemon.gateway.access import FAILURES_BURST, Access, ApiKeys, address_of
-from daemon.gateway.answers import Refused
+from daemon.gateway.responses import Refused
 from daemon.gateway.tokens import Tokens, UploadTicket
-from daemon.kinds import SecretStr
 
 KEY = "key-of-sixteen-characters"
 HASHED = "sha256:" + hashlib.sha256(b"the-second-key").hexdigest()

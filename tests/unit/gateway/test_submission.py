@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from daemon import services
-from daemon.contracts import DEFAULT_QUEUES, canonical_sha256
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
+from daemon.domain.messages import canonical_sha256
+from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.gateway.qstash import FlowControl, Publishing
 from daemon.gateway.submission import Judged, Submission, judge, read
+from daemon.observability.traceparent import parse
 from daemon.relay.ingest import Route, ingest
-from daemon.traceparent import parse
 
 NOW = 1_800_000_000.0
 BOOK = services.load(None, deep=False)

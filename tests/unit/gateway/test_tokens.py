@@ -7,8 +7,8 @@ from typing import Any
 import jwt
 import pytest
 
+from daemon.config.types import SecretStr
 from daemon.gateway.tokens import BadToken, Tokens, UploadTicket
-from daemon.kinds import SecretStr
 
 SECRET = "a secret of thirty-two characters"
 NOW = 1_800_000_000.0

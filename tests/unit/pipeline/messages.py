@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any, Final
 
-from daemon.contracts import DEFAULT_QUEUES, TaskMessage, Tier
+from daemon.domain.messages import TaskMessage
+from daemon.domain.queues import DEFAULT_QUEUES, Tier
 from daemon.services import Model, Service, ServiceBook
 
 PRO: Final = Model("pro", "deepseek", "deepseek-v4-pro", concurrency=MappingProxyType({Tier.PAID: 7}))

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from daemon import keys
 from daemon.config import GuardSettings
-from daemon.contracts import ImageRef, Tier
-from daemon.pipeline.clocks import Limits
+from daemon.domain.messages import ImageRef
+from daemon.domain.queues import Tier
 from daemon.pipeline.route import IMAGE_TOKENS, OUTPUT_TOKENS, UNLIMITED, Plan, candidate, expected_tokens, route
+from daemon.pipeline.timeouts import Limits
 from daemon.pipeline.validate import validate
 from daemon.ports import GuardPlace
+from daemon.redis_client import keys
 from tests.unit.pipeline.messages import BOOK, EYE, FLASH, PRO, REVIEW, message
 
 GUARDS = GuardSettings()

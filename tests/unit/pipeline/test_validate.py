@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from daemon.contracts import ImageRef, Tier
-from daemon.errors import Code, Rejected
+from daemon.domain.errors import Code, Rejected
+from daemon.domain.messages import ImageRef
+from daemon.domain.queues import Tier
 from daemon.pipeline.validate import Validated, validate
 from tests.unit.pipeline.messages import BOOK, EYE, FLASH, LOOK, PRO, REVIEW, message
 

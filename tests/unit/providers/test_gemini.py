@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from daemon.calls import Delta, Finished, ModelRequest, Picture
-from daemon.contracts import Channel, Usage
-from daemon.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.events import Channel, Usage
+from daemon.domain.model_io import Delta, Finished, ModelRequest, Picture
 from daemon.providers.gemini import _REFUSES, _SLIPS, Answer, _Error, _post, arguments
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from daemon.config import ProviderSettings
-from daemon.errors import ConfigError
-from daemon.kinds import SecretStr
+from daemon.config.types import SecretStr
+from daemon.domain.errors import ConfigError
 from daemon.providers.registry import KEY_NAMES, Registry
 
 
@@ -45,7 +45,7 @@ def test_an_unknown_provider_is_told_the_known_ones() -> None:
 def test_no_sdk_is_imported_before_the_first_call() -> None:
     """Half a second and 40 MB that a daemon without that vendor never pays."""
     code = (
-        "import sys; from daemon.config import ProviderSettings as P; from daemon.kinds import SecretStr as S;"
+        "import sys; from daemon.config import ProviderSettings as P; from daemon.config.types import SecretStr as S;"
         "from daemon.providers.registry import Registry as R;"
         "r = R(P(deepseek_api_key=S('k'), gemini_api_key=S('k'))); r.get('deepseek'); r.get('gemini');"
         "print([m for m in ('openai', 'google.genai', 'httpx2', 'aiohttp') if m in sys.modules])"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from daemon.contracts import DEFAULT_QUEUES, TASK_ID, Mode, QueueSpec, Tier, canonical_sha256
-from daemon.errors import Code, Rejected, TaskError
+from daemon.domain.errors import Code, Rejected, TaskError
+from daemon.domain.messages import TASK_ID, canonical_sha256
+from daemon.domain.queues import DEFAULT_QUEUES, Mode, QueueSpec, Tier
 from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
 
 QUEUES = {**DEFAULT_QUEUES, "q_long": QueueSpec("q_long", Tier.PAID, Mode.BATCH, 2)}

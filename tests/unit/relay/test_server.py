@@ -7,14 +7,15 @@ from typing import Any, cast
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from daemon.clock import SystemClock
 from daemon.config import QstashSettings, RelaySettings
-from daemon.contracts import DEFAULT_QUEUES, TaskMessage
-from daemon.errors import CODES, Code, QstreamdError, RedisAway, RedisFull, Rejected, TaskError
-from daemon.metrics import Metrics
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import CODES, Code, QstreamdError, RedisAway, RedisFull, Rejected, TaskError
+from daemon.domain.messages import TaskMessage
+from daemon.domain.queues import DEFAULT_QUEUES
+from daemon.observability.metrics import Metrics
+from daemon.queues.admission import Accepted, Conflict, Duplicate, Full, Verdict
 from daemon.relay.ingest import Ingested
 from daemon.relay.server import FULL_RETRY_AFTER_S, INFLIGHT_MAX, Relay, Unauthorized, judged, refusal
-from daemon.stream.admission import Accepted, Conflict, Duplicate, Full, Verdict
 
 MESSAGE = TaskMessage(task_id="t1", queue_id="q_paid_stream", service_id="s", user_id="u")
 FOUND = Ingested(MESSAGE, DEFAULT_QUEUES["q_paid_stream"], "0" * 64, {})

@@ -9,7 +9,7 @@ import warnings
 import pytest
 from qstash import Receiver
 
-from daemon.clock import SystemClock
+from daemon.domain.clock import SystemClock
 from daemon.relay.signature import Flaw, judge
 from tests.unit.relay.tokens import BODY, CURRENT, LEEWAY_S, NEXT, URL, Token, claims, table, token
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.contracts import DEFAULT_QUEUES, Mode, Tier
-from daemon.errors import ConfigError
+from daemon.domain.errors import ConfigError
+from daemon.domain.queues import DEFAULT_QUEUES, Mode, Tier
 from daemon.services import Price, ServiceBook, load
 from daemon.services.sandbox import FILTERS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from daemon.contracts import TaskMessage
+from daemon.domain.messages import TaskMessage
 from daemon.store.jsonb import encode, storable, storable_text
 
 

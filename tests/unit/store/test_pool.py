@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from daemon.errors import ConfigError, StoreAway
+from daemon.domain.errors import ConfigError, StoreAway
 from daemon.store import pool
 from daemon.store.pool import (
     SchemaMismatch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.contracts import TaskMessage, WorkEntry
+from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.ports import ClaimAnswer, Delivery, Duplicate
 from daemon.store.tasks import ClaimRequest, _answer
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from daemon.contracts import Reason, TaskMessage, Usage, WorkEntry
-from daemon.errors import Code
-from daemon.metrics import Metrics
-from daemon.pipeline.hold import Hold, Trace
+from daemon.domain.errors import Code
+from daemon.domain.events import Reason, Usage
+from daemon.domain.messages import TaskMessage, WorkEntry
+from daemon.observability.metrics import Metrics
+from daemon.pipeline.in_flight import Hold, Trace
 from daemon.pipeline.outcome import (
     Abandoned,
     Deferred,

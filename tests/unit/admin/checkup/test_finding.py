@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.admin.checkup.finding import distance, round_trips, skew
-from daemon.clock import SystemClock
+from daemon.domain.clock import SystemClock
 
 
 @pytest.mark.parametrize(("theirs", "level"), [(100.5, "ok"), (102.4, "ok"), (103.1, "warning"), (60.0, "error")])

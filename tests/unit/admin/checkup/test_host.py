@@ -11,7 +11,7 @@ import pytest
 
 from daemon.admin.checkup import host
 from daemon.config import Settings
-from daemon.settings import BlobSettings
+from daemon.config.settings import BlobSettings
 
 UNIT = """\
 Id=qstreamd@paid.service

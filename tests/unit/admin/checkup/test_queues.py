@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daemon.admin.checkup.queues import check
-from daemon.admin.overview import ConsumerState, Overview, QueueState
+from daemon.admin.status import ConsumerState, Overview, QueueState
 
 QUEUE = QueueState(
     name="q", tier="paid", mode="stream", waiting=0, running=0, slots=20, delayed=0, dead=0, places=0, max_size=200,

@@ -1,0 +1,60 @@
+"""What goes to a model and what comes back: the vocabulary between the pipeline and the providers. Not public."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from daemon.domain.events import Channel, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Image bytes ready for a model: type already judged by magic bytes."""
+
+    mime_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One call of one model: what an adapter needs and nothing of the task around it."""
+
+    provider: str  #: deepseek | openai | gemini
+    model_name: str  #: what the provider calls it
+    system: str
+    prompt: str
+    pictures: tuple[Picture, ...] = ()
+    stream: bool = True
+    json_output: bool = False
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
+
+
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """Text as it arrives. A struct: one is made for each token, and a frozen dataclass takes five times as long."""
+
+    channel: Channel
+    text: str
+
+
+FinishReason = Literal["stop", "length", "refused", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The provider's last word. A stream that ends without one is an error (`LLM_ERROR`), raised by the adapter.
+
+    `usage.cost_usd` is always None here: prices belong to the services file.
+    """
+
+    reason: FinishReason
+    usage: Usage
+    model_name: str = ""  #: as the provider reports it
+    request_id: str = ""  #: the provider's id, for support
+
+
+Piece = Delta | Finished

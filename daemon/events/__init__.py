@@ -1,0 +1,1 @@
+"""The events of a task in Redis: the log, deltas for viewers, fan-out, subscriptions, cancel notices."""

@@ -1,0 +1,74 @@
+"""The end of a task as the ledger knows it, for viewers whose stream has lost or forgotten it.
+
+One statement in `LOOK_S` asks about all watched tasks that have been silent for a while, however many viewers there
+are. An end made from the row carries no id (it is in no stream) and the highest `seq`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+import msgspec
+
+from daemon.domain.errors import QstreamdError
+from daemon.domain.messages import CONTRACT_VERSION
+from daemon.domain.states import TERMINAL
+from daemon.events.fan_out import Hub
+from daemon.events.stored_event import Entry
+from daemon.observability.logging import logger
+from daemon.pipeline.attempt_events import ended_event
+from daemon.ports import AlreadyEnded, Clock, StoredResult
+from daemon.store.records import TaskRecords, TaskRow
+
+_log = logger("gateway")
+
+LOOK_S: Final = 5.0
+SILENT_S: Final = 10.0  #: the event follows the commit within milliseconds; after so long it is lost
+SEQ_LAST: Final = 2**31 - 1
+ASKED_MAX: Final = 5000  #: tasks in one statement
+
+
+class Endings:
+    """Asks the ledger. `run` is its loop."""
+
+    def __init__(self, records: TaskRecords, clock: Clock) -> None:
+        self._records = records
+        self._clock = clock
+
+    async def of(self, task_id: str) -> Entry | None:
+        """The terminal event of a task that has ended; None when it has not, or the ledger does not answer."""
+        try:
+            ended = await self._records.ended([task_id])
+        except QstreamdError as error:
+            _log.warning("endings.unknown", error=type(error).__name__)
+            return None
+        return self.entry(*ended[0]) if ended else None
+
+    async def run(self, hub: Hub) -> None:
+        """Tell the viewers of silent tasks when the ledger says that they have ended; until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S * random.uniform(0.8, 1.0))
+            silent = hub.quiet(SILENT_S)
+            for at in range(0, len(silent), ASKED_MAX):
+                try:
+                    ended = await self._records.ended(silent[at : at + ASKED_MAX])
+                except QstreamdError as error:
+                    _log.warning("endings.unknown", error=type(error).__name__)
+                    break
+                for row, result in ended:
+                    if (row.finished_at or 0.0) < self._clock.time() - SILENT_S:
+                        hub.tell(row.task_id, [self.entry(row, result)])
+
+    def entry(self, row: TaskRow, result: StoredResult | None) -> Entry:
+        """The terminal event made again from a row that has ended."""
+        if row.state not in TERMINAL:
+            raise ValueError(f"{row.task_id} is {row.state}")
+        draft = ended_event(AlreadyEnded(row.state, row.attempt, row.error_code, result))
+        data = {
+            "v": CONTRACT_VERSION, "type": draft.type, "taskId": row.task_id, "attempt": row.attempt, "seq": SEQ_LAST,
+            "requestId": row.request_id, "traceId": row.trace_id, "timestamp": row.finished_at or row.heartbeat_at,
+            **draft.fields,
+        }  # fmt: skip
+        return Entry("", draft.type, msgspec.json.encode(data), terminal=True)

@@ -1,0 +1,1 @@
+"""The concurrency limiter over all processes: permits, rates, cooldown and breaker, the adaptive limit."""

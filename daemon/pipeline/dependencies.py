@@ -1,0 +1,43 @@
+"""What the pipeline is given: ports, settings, and chance. Built once by `processes.consumer`.
+
+Every field may be a fake in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from daemon.config import GuardSettings, LeaseSettings, RetrySettings
+from daemon.pipeline.retry_budget import RetryBudget
+from daemon.ports import Blobs, Clock, DeltaSink, Guards, Ledger, Provider, Tail, Templates
+from daemon.services import ServiceBook
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The pipeline's surroundings."""
+
+    ledger: Ledger
+    guards: Guards
+    tail: Tail
+    deltas: DeltaSink
+    templates: Templates
+    blobs: Blobs
+    provider: Callable[[str], Provider]  #: by vendor; raises TaskError when its key is missing
+    book: Callable[[], ServiceBook]  #: the services file in force now; an attempt keeps the one it began with
+    clock: Clock
+    random: Callable[[], float]  #: in [0, 1)
+    owner: str  #: the consumer name, as the row keeps it
+    guard_settings: GuardSettings
+    retry: RetrySettings
+    lease: LeaseSettings
+    budget: RetryBudget
+    hold_result_s: float  #: how long a dependency may stay away before the entry is left to be found again
+    #: attempts of a queue at once over all processes, as its control says now; None: no such limit
+    queue_limit: Callable[[str], int | None] = field(default=lambda _: None)
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease in whole milliseconds, as the scripts take it."""
+        return int(self.lease.lease_s * 1000)

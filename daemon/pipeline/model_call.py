@@ -1,0 +1,95 @@
+"""The model call: pieces in, deltas out, three clocks running. The only step that may be interrupted from outside."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.events import Channel
+from daemon.domain.messages import content_sha256
+from daemon.domain.model_io import Finished, ModelRequest
+from daemon.pipeline.call_scope import CallScope
+from daemon.pipeline.timeouts import Clocks, Limits
+from daemon.ports import Clock, DeltaWriter, Provider, ResultDraft
+from daemon.services import Model, cost
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: its raw text, the provider's last word, and when it began (unix s; None for batch)."""
+
+    text: str
+    finished: Finished
+    first_token_at: float | None
+
+
+async def execute(
+    request: ModelRequest,
+    provider: Provider,
+    scope: CallScope,
+    limits: Limits,
+    writer: DeltaWriter | None,
+    clock: Clock,
+) -> Answer:
+    """The model's answer; deltas went to `writer` on the way.
+
+    Raises `ProviderError`, `ModelClosed`, or the error that the scope was interrupted with. The socket is closed
+    before this returns or raises, whichever way.
+    """
+    texts: list[str] = []
+    finished: Finished | None = None
+    first_token_at: float | None = None
+    # the port promises a generator
+    began = False
+    try:
+        async with scope, aclosing(provider.generate(request)) as pieces:
+            with Clocks(scope, limits, streams=request.stream) as clocks:
+                async for piece in pieces:
+                    if isinstance(piece, Finished):
+                        finished = piece
+                        continue
+                    began = True
+                    if clocks.token() and request.stream:
+                        first_token_at = clock.time()
+                    text = _keepable(piece.text)
+                    if piece.channel is Channel.TEXT:
+                        texts.append(text)
+                    if writer is not None:
+                        writer.push(piece.channel, text)
+    except ModelClosed as closed:
+        closed.midway = began
+        raise
+    if finished is None:
+        raise ProviderError(detail="the answer ended without a finish reason")
+    return Answer(_usable("".join(texts), finished), finished, first_token_at)
+
+
+def _keepable(text: str) -> str:
+    """`text` without what Postgres can't hold, so that what was streamed is what was stored, hash and all."""
+    if text.isascii():
+        return text if "\x00" not in text else text.replace("\x00", "")
+    return text.replace("\x00", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _usable(text: str, finished: Finished) -> str:
+    if finished.reason == "refused":
+        raise ProviderError(code=Code.LLM_REFUSED)
+    if finished.reason == "error":
+        raise ProviderError(detail="the provider ended the answer with an error")
+    if not text.strip():
+        raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish reason {finished.reason}")
+    return text
+
+
+def result_of(answer: Answer, data: Any, model: Model) -> ResultDraft:
+    """The row of `results`: the raw text, its hash, parsed `data` for json services, and what it cost."""
+    return ResultDraft(
+        content=answer.text,
+        data=data,
+        content_sha256=content_sha256(answer.text),
+        model_id=model.id,
+        usage=cost(model, answer.finished.usage),
+        first_token_at=answer.first_token_at,
+    )

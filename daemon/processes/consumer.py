@@ -1,0 +1,395 @@
+"""Composition root of the daemon: picks the adapters, orders start and stop. End-to-end tests start this very thing.
+
+Start: services file, Redis (policy, whose it is), Postgres (schema, whose it is), liveness, groups, loops, readers,
+ready. Stop: quiet (readers end), drain with beats on, hand back what is left, take our liveness away, end loops,
+close connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+
+from aiohttp import web
+from redis.asyncio import Redis
+
+from daemon import services
+from daemon.blobs.by_scheme import BlobsByScheme
+from daemon.blobs.disk import DiskBlobs
+from daemon.blobs.magic import picture
+from daemon.blobs.redis import RedisBlobs
+from daemon.blobs.s3 import S3Blobs
+from daemon.config import Settings
+from daemon.domain.clock import SystemClock
+from daemon.domain.errors import ConfigError, DependencyAway, ProviderError, Stopping
+from daemon.events.cancel_notices import Notices
+from daemon.events.deltas import Deltas
+from daemon.events.log import Events
+from daemon.limiter.permits import RedisGuards
+from daemon.observability.logging import bind_attempt, logger
+from daemon.observability.metrics import Metrics
+from daemon.pipeline.dependencies import World
+from daemon.pipeline.executor import run
+from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.outcome import Abandoned, Fenced
+from daemon.pipeline.retry_budget import RetryBudget
+from daemon.ports import Blobs, Provider
+from daemon.processes.lifecycle import Notifier, Progress, Signals, collect_rarely, end, sample_loop_lag
+from daemon.processes.rooms import arm_failpoints, optional
+from daemon.providers.registry import Registry
+from daemon.queues.control import ControlFeed, Controls
+from daemon.queues.depths import DepthReader
+from daemon.queues.drift import Drift
+from daemon.queues.settlement import RedisTail
+from daemon.queues.streams import Work
+from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.connection import connect, pool_sizes
+from daemon.redis_client.ownership import claim_environment as claim_redis
+from daemon.redis_client.scripts import Scripts
+from daemon.redis_client.server_check import check_server
+from daemon.services.limits_in_force import limit_of, max_size_of, spec_in_force
+from daemon.store.batching import BatchingLedger
+from daemon.store.migrate import check_schema
+from daemon.store.migrate import claim_environment as claim_database
+from daemon.store.pool import Pool
+from daemon.store.records import TaskRecords
+from daemon.store.templates import PostgresTemplates
+from daemon.worker.blob_sweeper import BlobsSweep
+from daemon.worker.cancel_listener import CancelListener
+from daemon.worker.command_budget import commands_a_month
+from daemon.worker.consumer import QueueConsumer
+from daemon.worker.gauges import DepthGauges, Limits, show_pool
+from daemon.worker.health import Check, HealthServer, answers
+from daemon.worker.lease import Leases
+from daemon.worker.permit_sweeper import Waiters
+from daemon.worker.queue_control import ControlRoom
+from daemon.worker.reclaim import Reclaimer
+from daemon.worker.reconcile import Reconciler
+from daemon.worker.report import report
+from daemon.worker.rescuer import Upkeep
+from daemon.worker.retry_scheduler import Mover
+from daemon.worker.stall_detector import Hearing
+from daemon.worker.tracing import open_spans
+
+_log = logger(__name__)
+
+#: seconds between the end of the drain and the last resort: enough to hand back, less than systemd's patience
+_HAND_BACK_S = 10.0
+
+
+class Daemon:
+    """One process that consumes `queues`.
+
+    `run` is its life; `stop` and `cut` may be called from anywhere in the loop.
+    """
+
+    def __init__(self, settings: Settings, queues: Sequence[str], progress: Progress | None = None) -> None:
+        self._settings = settings
+        self._progress = progress or Progress()
+        self._book = services.load(settings.runtime.services_file)
+        self._specs = [spec_in_force(self._book, name, settings.queues) for name in dict.fromkeys(queues)]
+        self._clock = SystemClock()
+        self.metrics = Metrics()
+        self.consumer = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.ready = asyncio.Event()
+        self.quiet = asyncio.Event()
+        self._cut = asyncio.Event()
+
+    def stop(self) -> None:
+        """Read nothing more and drain."""
+        self.quiet.set()
+
+    def cut(self) -> None:
+        """Hand running tasks back at once."""
+        self.quiet.set()
+        self._cut.set()
+
+    def reload(self) -> None:
+        """Read the services file again; a bad one is refused and the old one stays in force.
+
+        Attempts keep the one they began with.
+        """
+        try:
+            self._book = services.load(self._settings.runtime.services_file)
+        except ConfigError as error:
+            _log.error("services.refused", mistakes=error.mistakes)
+        else:
+            _log.info("services.reloaded", services=len(self._book.services), models=len(self._book.models))
+
+    def status(self) -> str:
+        """One line for `systemctl status`."""
+        running, slots = len(self._leases), sum(consumer.slots.total for consumer in self._consumers.values())
+        if self.quiet.is_set():
+            return f"draining: {running} still run"
+        return f"running {running} of {slots}; reads {', '.join(self._consumers)}"
+
+    async def run(self) -> None:
+        """From start to a clean stop. Raises `ConfigError` or `DependencyAway` when it can't start."""
+        async with AsyncExitStack() as stack:
+            await self._connect(stack)
+            await self._start(stack)
+            async with asyncio.TaskGroup() as loops:
+                # None of these dies alone: an error in one ends the daemon, loudly.
+                lease_s = self._settings.lease.lease_s
+                beat, sweep = self._progress.watch("beat", lease_s), self._progress.watch("sweep", 3 * lease_s)
+                background = [
+                    loops.create_task(self._leases.run(beat), name="beat"),
+                    loops.create_task(self._deltas.run(), name="deltas"),
+                    loops.create_task(self._cancels.run(), name="cancels"),
+                    loops.create_task(self._controls.run(), name="controls"),
+                    loops.create_task(self._mover.run(), name="mover"),
+                    loops.create_task(self._waiters.run(), name="waiters"),
+                    loops.create_task(self._reconciler.run(), name="reconciler"),
+                    loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
+                    loops.create_task(self._upkeep.run(), name="upkeep"),
+                    loops.create_task(self._blobs_sweep.run(), name="blobs-sweep"),
+                    loops.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
+                ]
+                readers = [
+                    loops.create_task(consumer.run(), name=f"read:{queue}")
+                    for queue, consumer in self._consumers.items()
+                ]
+                try:
+                    self.ready.set()
+                    _log.info(
+                        "daemon.started", queues=list(self._consumers), consumer=self.consumer,
+                        idle_commands_a_month=commands_a_month(
+                            self._settings, len(self._consumers), blocks=self._blocks
+                        ),
+                    )  # fmt: skip
+                    await self.quiet.wait()
+                    await self._drain(readers)
+                finally:
+                    await end([*background, *readers])
+            await self._leave()
+        _log.info("daemon.stopped")
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    async def _connect(self, stack: AsyncExitStack) -> None:
+        s = self._settings
+        self._spans = open_spans(s.runtime.traces_endpoint, self.consumer)
+        stack.push_async_callback(self._spans.aclose)
+        self._client: Redis = connect(s.redis, name="qstreamd")
+        stack.push_async_callback(self._client.aclose)
+        beat_client = connect(s.redis, size=1, name="qstreamd-beat")
+        stack.push_async_callback(beat_client.aclose)
+        self._reads_client = connect(s.redis, size=len(self._specs) + 1, name="qstreamd-fetch", retries=0)
+        stack.push_async_callback(self._reads_client.aclose)
+        self._blocks = await check_server(self._client, s.redis)
+        await claim_redis(self._client, s.runtime.environment)
+        self._pool = Pool(s.postgres)
+        stack.push_async_callback(self._pool.close)
+        await self._pool.start()
+        await check_schema(self._pool)
+        await claim_database(self._pool, s.runtime.environment)
+        self._registry = Registry(s.providers)
+        stack.push_async_callback(self._registry.aclose)
+        self._scripts, self._beat_scripts = GatheredScripts(self._client), Scripts(beat_client)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        s, metrics = self._settings, self.metrics
+        self._work = Work(self._scripts, s.queues, self.consumer, reads=Scripts(self._reads_client))
+        events = Events(self._scripts, s.events, self._clock)
+        guards = RedisGuards(self._scripts, s.guards)
+        self._waiters = Waiters(guards, s.guards.sweep_s, metrics)
+        guards.waiting = self._waiters.some
+        ledger = BatchingLedger(self._pool, lambda: self._book.queues)
+        self._deltas = Deltas(self._scripts, events, s.events, metrics)
+        names = [spec.name for spec in self._specs]
+        self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
+        self._leases = Leases(self._beat_scripts, self._work, ledger, s.lease, metrics, self._clock)
+        self._cancels = CancelListener(Notices(s.redis), self._leases, metrics)
+        self._consumers = {
+            spec.name: QueueConsumer(
+                spec, self._work, self._client, self._leases, s.redis, s.lease, metrics, self._attempt
+            )
+            for spec in self._specs
+        }
+        self._controls = ControlRoom(
+            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, guards, s.lease.sweep_s,
+            metrics, self._mover.check,
+        )  # fmt: skip
+        self._world = World(
+            ledger=ledger,
+            guards=guards,
+            tail=RedisTail(self._scripts, self._work, events, guards, metrics, self._mover.parked, self._clock),
+            deltas=self._deltas,
+            templates=PostgresTemplates(self._pool, self._clock),
+            blobs=self._blobs(stack),
+            provider=self._provider,
+            book=lambda: self._book,
+            clock=self._clock,
+            random=random.random,
+            owner=self.consumer,
+            guard_settings=s.guards,
+            retry=s.retry,
+            lease=s.lease,
+            budget=RetryBudget(),
+            hold_result_s=s.postgres.hold_result_s,
+            queue_limit=self._controls.queue_limit,
+        )
+        self._reconciler = Reconciler(
+            Drift(self._scripts, s.queues, self._clock), self._consumers, s.queues.reconcile_s, metrics
+        )
+        blocked_s = s.redis.block_s * 1.5  # a BLOCK may run over by half: redis#12998
+        self._reclaimer = Reclaimer(
+            self._beat_scripts, self._work, self._consumers, s.lease, blocked_s, metrics, self._others_changed,
+            self._report_lost,
+        )  # fmt: skip
+        records = TaskRecords(self._pool)
+        self._upkeep = Upkeep(self._work, records, names, s.lease, metrics)
+        redis_blobs = RedisBlobs(self._client, picture)
+        self._blobs_sweep = BlobsSweep(redis_blobs, records, s.blobs, s.queues.blob_ttl_s, metrics, self._clock)
+        await self._work.make_groups(names)
+        await self._controls.look()
+        await self._reclaimer.register()
+        await self._serve(stack, self._admin_routes(events))
+
+    async def _serve(self, stack: AsyncExitStack, more: Sequence[web.RouteDef]) -> None:
+        """Health, metrics and what else the ops port serves, once there is something to tell of."""
+        s, metrics = self._settings, self.metrics
+        self._gauges = self._depth_gauges()
+        hearing = Hearing(self._consumers, self._gauges.look, s.ops, s.redis)
+        self._progress.ask(hearing.hanging)
+        checks: dict[str, Check] = {
+            "loop": self._check_loop, "reading": self._check_reading, "hearing": hearing.ready,
+            "redis": partial(answers, self._client.ping), "postgres": partial(answers, self._pool.fetch, "SELECT 1"),
+        }  # fmt: skip
+        health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather, more)
+        await health.start()
+        stack.push_async_callback(health.stop)
+        self.address = health.address
+
+    def _admin_routes(self, events: Events) -> list[web.RouteDef]:
+        """The admin API for queues, in a build that has it."""
+        api = optional("admin.queue_api")
+        if api is None:
+            return []
+        orders = api.QueueOrders(self._scripts, events, self._pool, self._clock, self._world.ledger, self._world.blobs)
+        routes: list[web.RouteDef] = api.QueueApi(
+            orders, self._settings.gateway.admin_token, lambda: list(self._book.queues)
+        ).routes()
+        return routes
+
+    def _depth_gauges(self) -> DepthGauges:
+        s, metrics = self._settings, self.metrics
+        limits = Limits(
+            queue=lambda spec, control: max_size_of(spec, s.queues, control.max_size),
+            guard=lambda model, tier: limit_of(model, tier, s.guards),
+        )
+        show_pool(metrics, "redis", lambda: pool_sizes(self._client), s.redis.pool_size)
+        show_pool(metrics, "postgres", self._pool.sizes, s.postgres.pool_max)
+        metrics.draining.set_function(self.quiet.is_set)
+        metrics.begin_daemon(self._consumers)
+        return DepthGauges(DepthReader(self._scripts), lambda: self._book, limits, metrics, self._clock)
+
+    async def _gather(self) -> None:
+        await self._gauges.look(self._settings.ops.depths_s)
+
+    def _blobs(self, stack: AsyncExitStack) -> BlobsByScheme:
+        """Every scheme that this host can serve, whatever BLOB_STORE says: messages of before a change still come."""
+        settings = self._settings.blobs
+        disk = DiskBlobs(settings, self._clock)
+        stores: dict[str, Blobs] = {"redis": RedisBlobs(self._client, picture), "disk": disk, "file": disk}
+        if settings.has_bucket:
+            bucket = S3Blobs(settings, self._clock)
+            stack.push_async_callback(bucket.aclose)
+            stores["key"] = bucket
+        return BlobsByScheme(stores)
+
+    # --- one attempt -----------------------------------------------------------------------------------------
+
+    async def _attempt(self, hold: Hold) -> None:
+        began = self._clock.monotonic()
+        with bind_attempt(**hold.ids):
+            outcome = await run(self._world, hold)
+        # Fenced: the entry is somebody else's, or still ours and its tail to be repeated; nobody but us would look.
+        if isinstance(outcome, Abandoned | Fenced):
+            self._reclaimer.suspect(hold.delivery.queue)
+        report(self.metrics, hold, outcome, self._clock.monotonic() - began, self._clock.time(), self._spans)
+
+    def _provider(self, name: str) -> Provider:
+        try:
+            return self._registry.get(name)
+        except ConfigError as error:  # one key is enough to run; a task of another provider fails, and says why to us
+            raise ProviderError(detail=error.mistakes[0]) from error
+
+    def _others_changed(self, queues: Iterable[str]) -> None:
+        """A process came or went: what it slept for and watched over is anybody's now."""
+        self._mover.check(queues)
+        self._waiters.some()
+
+    async def _report_lost(self, queue: str, ids: list[str]) -> None:
+        """Entries whose content is gone: what was claimed before is in Postgres, and is put back from there."""
+        _log.error("entries.lost_content", queue=queue, ids=ids[:20], count=len(ids))
+        self._upkeep.hurry()
+
+    # --- stop ------------------------------------------------------------------------------------------------
+
+    async def _drain(self, readers: Sequence[asyncio.Task[None]]) -> None:
+        _log.info("daemon.draining", running=len(self._leases), drain_s=self._settings.shutdown.drain_s)
+        for consumer in self._consumers.values():
+            await consumer.stop()
+        async with asyncio.TaskGroup() as group:
+            cut = group.create_task(self._cut_off(readers), name="cut-off")
+            await asyncio.wait(readers)
+            cut.cancel()
+
+    async def _cut_off(self, readers: Sequence[asyncio.Task[None]]) -> None:
+        """After the drain, or at once when told so: hand back what runs, and leave the rest to its lease."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.shutdown.drain_s):
+                await self._cut.wait()
+        _log.warning("daemon.handing_back", running=len(self._leases))
+        for hold in self._leases.holds():
+            hold.scope.interrupt(Stopping("the daemon stops"))
+        await asyncio.sleep(_HAND_BACK_S)
+        for reader in readers:
+            reader.cancel()
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.redis.command_timeout_s):
+                await self._reclaimer.leave()
+        except Exception as error:  # noqa: BLE001  # leaving is a courtesy: our record lapses by itself
+            _log.warning("leave.failed", error=type(error).__name__)
+
+    # --- readiness -------------------------------------------------------------------------------------------
+
+    async def _check_loop(self) -> str:
+        return ", ".join(self._progress.stalled())
+
+    async def _check_reading(self) -> str:
+        if self.quiet.is_set():
+            return "stopping"
+        deaf = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
+        return f"not reading {', '.join(deaf)}" if deaf else ""
+
+
+async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    The first drains, a second hands back at once, SIGHUP reads the services file again.
+    """
+    arm_failpoints(settings)
+    collect_rarely()
+    notifier = Notifier(settings.systemd)
+    daemon = Daemon(settings, queues, notifier.progress)
+    with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):
+        refused: ConfigError | DependencyAway | None = None
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(notifier.follow(daemon.ready, daemon.quiet, daemon.status), name="notify")
+            try:
+                await daemon.run()
+            except (ConfigError, DependencyAway) as error:
+                refused = error  # raised bare: inside a group nobody would turn it into its exit code
+            watch.cancel()
+        if refused is not None:
+            raise refused

@@ -1,0 +1,1 @@
+"""The queues in Redis: admission, work streams, settlement, dead letters, control, depths."""

@@ -1,0 +1,114 @@
+"""The dead letters of a queue: what ended badly and why, without a word of its content.
+
+They are written by `queues.streams` in the script that settles an entry; here operators read them, drop them, and make
+room in the event stream of a task that is to run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from daemon.redis_client import keys
+from daemon.redis_client.connection import server_ms, translated
+from daemon.redis_client.scripts import Scripts, load_script
+
+_PAGE: Final = 500  #: letters of one read: a few hundred microseconds of the server's time
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter. `at` and `accepted_at` are unix seconds."""
+
+    id: str
+    queue: str
+    task_id: str  #: empty for an entry that could not be read
+    code: str
+    reason: str
+    attempts: int
+    entry_id: str
+    service_id: str
+    at: float
+    accepted_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which letters: all that fit every condition given. Ages are seconds; the server's clock counts."""
+
+    task_ids: Collection[str] = ()
+    codes: Collection[str] = ()
+    older_s: float | None = None
+    newer_s: float | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether no condition was given."""
+        return not self.task_ids and not self.codes and self.older_s is None and self.newer_s is None
+
+
+class DeadLetters:
+    """Reads and drops letters; every call may be repeated."""
+
+    def __init__(self, client: Redis, scripts: Scripts) -> None:
+        self._client = client
+        self._scripts = scripts
+        self._begin_again = load_script("queues", "begin_again")
+
+    async def read(self, queue: str, wanted: Wanted, limit: int) -> list[Letter]:
+        """At most `limit` letters of `queue`, newest first."""
+        now_ms = await server_ms(self._client, keys.queue_keys(queue).dead)
+        with translated():
+            newest = "+" if wanted.older_s is None else str(now_ms - int(wanted.older_s * 1000))
+            oldest = "-" if wanted.newer_s is None else str(now_ms - int(wanted.newer_s * 1000))
+            found: list[Letter] = []
+            while True:
+                page: Any = await self._client.xrevrange(keys.queue_keys(queue).dead, newest, oldest, count=_PAGE)
+                letters = [_letter(queue, entry_id, fields) for entry_id, fields in page]
+                found += [letter for letter in letters if _fits(letter, wanted)]
+                if len(page) < _PAGE or len(found) >= limit:
+                    return found[:limit]
+                newest = f"({letters[-1].id}"
+
+    async def drop(self, letters: Sequence[Letter]) -> int:
+        """Delete these letters; how many were there."""
+        by_queue: dict[str, list[str]] = {}
+        for letter in letters:
+            by_queue.setdefault(letter.queue, []).append(letter.id)
+        with translated():
+            return sum([
+                int(await self._client.xdel(keys.queue_keys(queue).dead, *ids[at : at + _PAGE]))
+                for queue, ids in by_queue.items()
+                for at in range(0, len(ids), _PAGE)
+            ])  # fmt: skip
+
+    async def begin_again(self, task_id: str) -> bool:
+        """Empty the task's events if they have ended; False when there is nothing to empty."""
+        where = (keys.events(task_id), keys.events_state(task_id))
+        return bool(await self._scripts.one(self._begin_again, where, ()))
+
+
+def _letter(queue: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Letter:
+    told = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+    accepted = told.get("acceptedAt", "")
+    return Letter(
+        id=entry_id.decode(),
+        queue=queue,
+        task_id=told.get("taskId", ""),
+        code=told.get("code", ""),
+        reason=told.get("reason", ""),
+        attempts=int(told["attempts"]) if told.get("attempts", "").isdecimal() else 0,
+        entry_id=told.get("entryId", ""),
+        service_id=told.get("serviceId", ""),
+        at=int(entry_id.split(b"-")[0]) / 1000,
+        accepted_at=int(accepted) / 1000 if accepted.isdecimal() else None,
+    )
+
+
+def _fits(letter: Letter, wanted: Wanted) -> bool:
+    return (not wanted.task_ids or letter.task_id in wanted.task_ids) and (
+        not wanted.codes or letter.code in wanted.codes
+    )

@@ -1,0 +1,98 @@
+"""How much waits, runs and is held, read from where it is true; changes nothing.
+
+One script a queue and one for what all queues share, all in one flush: a look costs seven commands for six queues, so
+that it can be paid for where commands are billed. Called by `worker` for metrics and for what a daemon should have
+heard.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.domain.queues import Tier
+from daemon.queues.control import Control, parse
+from daemon.redis_client import keys
+from daemon.redis_client.scripts import Call, Scripts, load_script
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """One queue over all processes."""
+
+    queue: str
+    waiting: int  #: accepted, or called again, and read by nobody yet
+    running: int
+    delayed: int  #: parked, or to be tried again
+    dead: int
+    places: int  #: promised or accepted and not started: what is held against the queue's size
+    oldest_at_s: float | None  #: when the oldest that waits came (unix, server's clock); None: nobody waits
+    consumers: int  #: that live and read it
+    control: Control
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has stopped it."""
+        return self.control.paused
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """One look. `used`: places taken of each model and tier; `closed`: models that are closed for all, and why."""
+
+    at_s: float  #: the server's clock
+    queues: tuple[QueueDepth, ...]
+    used: Mapping[tuple[str, Tier], int]
+    closed: Mapping[str, str]
+    memory_bytes: int | None  #: of the server; None: it does not say
+    memory_bytes_max: int | None  #: 0: no limit
+
+
+class DepthReader:
+    """Looks at the given queues and models."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._queue = load_script("queues", "depths")
+        self._shared = load_script("queues", "shared_depths")
+
+    async def read(self, queues: Sequence[str], models: Sequence[str]) -> Depths:
+        """One look in one flush. Raises `RedisAway`; a queue that was never used has zeros."""
+        guards = [(model, tier) for model in models for tier in Tier]
+        names = [
+            keys.CONSUMERS,
+            *(keys.guard_model(model, tier) for model, tier in guards),
+            *(keys.model_keys(model).closed for model in models),
+        ]
+        calls = [Call(self._shared, names, (len(guards),)), *(self._call(queue) for queue in queues)]
+        (now_ms, members, used, closed, memory, most), *each = await self._scripts.run(calls)
+        alive = Counter(member.decode().partition("/")[0] for member in members)
+        return Depths(
+            at_s=now_ms / 1000,
+            queues=tuple(_depth(queue, reply, alive[queue]) for queue, reply in zip(queues, each, strict=True)),
+            used=dict(zip(guards, used, strict=True)),
+            closed={model: why.decode() for model, why in zip(models, closed, strict=True) if why},
+            memory_bytes=None if memory < 0 else memory,
+            memory_bytes_max=None if most < 0 else most,
+        )
+
+    def _call(self, queue: str) -> Call:
+        k = keys.queue_keys(queue)
+        return Call(self._queue, (k.ready, k.tasks, k.retry, k.dead, k.counter, k.control), (keys.GROUP,))
+
+
+def _depth(queue: str, reply: Sequence[Any], consumers: int) -> QueueDepth:
+    waiting, running, delayed, dead, places, oldest_ms, control = reply
+    return QueueDepth(
+        queue=queue,
+        waiting=waiting,
+        running=running,
+        delayed=delayed,
+        dead=dead,
+        places=places,
+        oldest_at_s=oldest_ms / 1000 if oldest_ms else None,
+        consumers=consumers,
+        control=parse(dict(zip(control[::2], control[1::2], strict=True))),
+    )

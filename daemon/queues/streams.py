@@ -1,0 +1,359 @@
+"""The work streams of the queues: read, settle, park, hand back, renew, take over.
+
+Every change is one owner-checked script that may be repeated; the comments in `lua/` name the race that each one
+closes. Called by `worker`; the pipeline reaches it through the `Tail` port (`queues.settlement`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from redis import exceptions as rx
+from redis.asyncio import Redis
+
+from daemon.config import QueueSettings
+from daemon.domain.errors import Code, QstreamdError
+from daemon.domain.messages import CONTRACT_VERSION, TASK_ID, WorkEntry
+from daemon.ports import Ahead, Delivery
+from daemon.redis_client import keys
+from daemon.redis_client.connection import translated
+from daemon.redis_client.scripts import Call, Scripts, load_script
+
+_decode_entry: Final = msgspec.json.Decoder(WorkEntry).decode
+_encode_entry: Final = msgspec.json.Encoder().encode
+
+#: entries a page when the sweeper looks through a stream: a few hundred microseconds of the server's time
+_PAGE: Final = 500
+
+_SCRIPTS: Final = (
+    "fetch", "begin", "ack", "dead_letter", "park", "hand_back", "beat", "promote", "sweep", "liveness", "bury",
+    "forget", "restore", "ghosts",
+)  # fmt: skip
+
+
+class QueuePaused(QstreamdError):
+    """An operator has paused the queue: nothing was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep took over.
+
+    `deleted` are pending ids whose content is gone (an incident, repaired from Postgres).
+    """
+
+    deliveries: list[Delivery]
+    deleted: list[str]
+    cursors: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Who reads which queue, as `queue/consumer`."""
+
+    lapsed: frozenset[str]
+    members: frozenset[str]
+
+
+class Work:
+    """The streams as one consumer sees them. `consumer` is unique to a process start."""
+
+    def __init__(self, scripts: Scripts, settings: QueueSettings, consumer: str, reads: Scripts | None = None) -> None:
+        """`reads` is for whoever consumes: over a client that repeats nothing (`connect(retries=0)`)."""
+        self._scripts = scripts
+        self._reads = reads or scripts
+        self._settings = settings
+        self.consumer = consumer
+        self._script = {name: load_script("queues", name) for name in _SCRIPTS}
+
+    async def make_groups(self, queues: Iterable[str]) -> None:
+        """Make both streams and their group at 0, so that nothing that was queued before is skipped; repeatable."""
+        with translated():
+            pipe = self._scripts.client.pipeline(transaction=False)
+            for queue in queues:
+                names = keys.queue_keys(queue)
+                for stream in (names.ready, names.tasks):
+                    pipe.xgroup_create(stream, keys.GROUP, id="0", mkstream=True)
+            replies = await pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, rx.RedisError) and "BUSYGROUP" not in str(reply):
+                    raise reply
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    async def fetch(self, queue: str, count: int) -> list[Delivery]:
+        """At most `count` new entries, those of `:ready` first; one flush, never waits. Raises `QueuePaused`."""
+        names = keys.queue_keys(queue)
+        ready, tasks, *paused = await self._reads.one(
+            self._script["fetch"], (names.ready, names.tasks, names.control), (keys.GROUP, self.consumer, count)
+        )
+        if paused:
+            raise QueuePaused(queue)
+        return [*self._deliveries(queue, "ready", ready), *self._deliveries(queue, "tasks", tasks)]
+
+    async def wait(self, blocking: Redis, queue: str, count: int, block_ms: int) -> list[Delivery]:
+        """New entries of either stream as soon as there are some, or [] after `block_ms`.
+
+        Never cancel this: entries that were on their way would be stranded unseen. COUNT is per stream, so up
+        to twice `count` may come.
+        """
+        names = keys.queue_keys(queue)
+        with translated():
+            reply: Any = await blocking.xreadgroup(
+                keys.GROUP, self.consumer, {names.ready: ">", names.tasks: ">"}, count=count, block=block_ms
+            )
+        return self._streams(queue, reply or {})
+
+    async def own_pending(self, queue: str, count: int = 100) -> list[Delivery]:
+        """What was delivered to us and may never have been seen: read after any read error. Renews those entries."""
+        names = keys.queue_keys(queue)
+        with translated():
+            reply: Any = await self._scripts.client.xreadgroup(
+                keys.GROUP, self.consumer, {names.ready: "0", names.tasks: "0"}, count=count
+            )
+        return self._streams(queue, reply or {}, redelivered=True)
+
+    async def sweep(
+        self, queue: str, lease_ms: int, count: int, cursors: tuple[str, str], hold_ms: int
+    ) -> Swept | None:
+        """Entries whose owner's lease ran out, now ours; None while another process sweeps this queue."""
+        names = keys.queue_keys(queue)
+        reply = await self._reads.one(
+            self._script["sweep"],
+            (names.sweep, names.ready, names.tasks),
+            (keys.GROUP, self.consumer, lease_ms, count, *cursors, hold_ms),
+        )
+        if not reply:
+            return None
+        deliveries: list[Delivery] = []
+        deleted: list[str] = []
+        for stream, (_cursor, entries, gone) in zip(("ready", "tasks"), reply, strict=True):
+            deliveries += self._deliveries(queue, stream, entries, redelivered=True)
+            deleted += [f"{stream}/{entry_id.decode()}" for entry_id in gone]
+        return Swept(deliveries, deleted, (reply[0][0].decode(), reply[1][0].decode()))
+
+    # --- settling --------------------------------------------------------------------------------------------
+
+    def begin_call(self, d: Delivery, task_id: str) -> Call:
+        """The place is given back and ownership looked up: reply {owned, clamped}."""
+        names = keys.queue_keys(d.queue)
+        where = (_stream(d), names.waiting, names.counter, names.pace)
+        return Call(self._script["begin"], where, (*self._ours(d), task_id))
+
+    def ack_call(self, d: Delivery, *, whole_task: bool) -> Call:
+        """XACK + XDEL of an entry that is ours: reply {owned, clamped}."""
+        task_id = d.entry.message.task_id if d.entry else ""
+        return Call(
+            self._script["ack"],
+            (_stream(d), *_queue_places(d.queue), *_blobs(d, whole_task=whole_task)),
+            (*self._ours(d), task_id, int(whole_task)),
+        )
+
+    def dead_letter_call(self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool) -> Call:
+        """The same, leaving a letter without content: reply {owned, clamped}."""
+        task_id = d.entry.message.task_id if d.entry else ""
+        letter = {
+            "taskId": task_id,
+            "entryId": d.entry_id,
+            "code": code.value,
+            "reason": reason[:300],
+            "attempts": attempts,
+        }
+        if d.entry is not None:
+            message = d.entry.message
+            letter |= {"serviceId": message.service_id, "sha256": d.entry.sha256, "acceptedAt": d.entry.accepted_at}
+        keep = (self._settings.dead_count_max, int(self._settings.dead_age_s * 1000))
+        return Call(
+            self._script["dead_letter"],
+            (_stream(d), *_queue_places(d.queue), keys.queue_keys(d.queue).dead, *_blobs(d, whole_task=whole_task)),
+            (*self._ours(d), task_id, int(whole_task), *keep, *(part for pair in letter.items() for part in pair)),
+        )
+
+    def park_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int, *, wakeable: bool = False) -> Call:
+        """Into `:retry` and `:held`: reply {owned, due in server ms, due in ms}; at once if it was called already."""
+        return self.lay_aside_call(d, entry.message.task_id, _encode_entry(entry), due_in_ms, wakeable=wakeable)
+
+    def lay_aside_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int, *, wakeable: bool = False) -> Call:
+        """The same for an entry that is not read."""
+        names = keys.queue_keys(d.queue)
+        return Call(
+            self._script["park"],
+            (_stream(d), names.retry, names.held, keys.seen(d.queue, task_id), keys.woken(d.queue, task_id)),
+            (*self._ours(d), task_id, due_in_ms, raw, int(self._settings.seen_ttl_s), int(wakeable)),
+        )
+
+    def hand_back_call(self, d: Delivery) -> Call:
+        """Back into `:ready`: reply 1, or 0 when it is no longer ours."""
+        return Call(self._script["hand_back"], (_stream(d), keys.queue_keys(d.queue).ready), self._ours(d))
+
+    async def hand_back(self, d: Delivery) -> bool:
+        """Back into `:ready` at once; False when it is no longer ours."""
+        return bool((await self._scripts.run([self.hand_back_call(d)]))[0])
+
+    async def promote(self, queue: str, batch: int) -> tuple[int, float | None, list[str]]:
+        """How many due tasks moved to `:ready`; seconds until the next (None: none waits); ids without a message."""
+        names = keys.queue_keys(queue)
+        moved, next_ms, *lost = await self._scripts.one(
+            self._script["promote"], (names.retry, names.held, names.ready), (batch,)
+        )
+        return moved, None if next_ms < 0 else next_ms / 1000, [task_id.decode() for task_id in lost]
+
+    # --- upkeep ----------------------------------------------------------------------------------------------
+
+    async def may_compare(self, queue: str, hold_ms: int) -> bool:
+        """Whether it is our turn to compare this queue with Postgres; the turn ends by itself."""
+        with translated():
+            return bool(
+                await self._scripts.client.set(keys.queue_keys(queue).upkeep, self.consumer, nx=True, px=hold_ms)
+            )
+
+    async def known(self, queue: str, wanted: set[str]) -> set[str]:
+        """Which of these task ids still lie in `:retry`, `:ready` or `:tasks`.
+
+        Pages through the streams, never blocks the server.
+        """
+        names = keys.queue_keys(queue)
+        with translated():
+            ids = list(wanted)
+            scores = await self._scripts.client.zmscore(names.retry, ids)
+            found = {task_id for task_id, score in zip(ids, scores, strict=True) if score is not None}
+            for stream in (names.ready, names.tasks):
+                after = "-"
+                while True:
+                    page: Any = await self._scripts.client.xrange(stream, min=after, max="+", count=_PAGE)
+                    found |= wanted & {d.entry.message.task_id for d in self._deliveries(queue, "", page) if d.entry}
+                    if found == wanted or len(page) < _PAGE:
+                        break
+                    after = f"({page[-1][0].decode()}"
+        return found
+
+    async def free_ghosts(self, queue: str) -> int:
+        """How many entries lay in either stream that nobody would ever have been handed; they are in `:ready` now."""
+        names = keys.queue_keys(queue)
+        calls = [
+            Call(self._script["ghosts"], (stream, names.ready), (keys.GROUP, _PAGE))
+            for stream in (names.ready, names.tasks)
+        ]
+        return sum(await self._scripts.run(calls))
+
+    async def restore(self, queue: str, entry: WorkEntry, mark_ms: int) -> bool:
+        """Append a forgotten task to `:ready`; False when somebody did so just now."""
+        names = keys.queue_keys(queue)
+        task_id = entry.message.task_id
+        where = (names.retry, names.ready, keys.restored(queue, task_id))
+        return bool(await self._scripts.one(self._script["restore"], where, (task_id, _encode_entry(entry), mark_ms)))
+
+    # --- leases and liveness ---------------------------------------------------------------------------------
+
+    def beat_call(self, queue: str, stream: str, ids: Sequence[str]) -> Call:
+        """Renew entries of one stream: reply the ids that are no longer ours."""
+        names = keys.queue_keys(queue)
+        key = names.ready if stream == "ready" else names.tasks
+        return Call(self._script["beat"], (key,), (keys.GROUP, self.consumer, *ids))
+
+    async def live(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int) -> Liveness:
+        """Register us as reader of `queues` for `ttl_ms` and learn who lives."""
+        members = [f"{queue}/{self.consumer}" for queue in queues]
+        lapsed, everyone = await scripts.one(self._script["liveness"], (keys.CONSUMERS,), (ttl_ms, *members))
+        return Liveness(frozenset(m.decode() for m in lapsed), frozenset(m.decode() for m in everyone))
+
+    async def bury(self, queue: str, consumer: str) -> bool:
+        """Remove a consumer that has nothing pending; False while it has."""
+        return bool(await self.bury_some(queue, [consumer]))
+
+    async def bury_some(self, queue: str, consumers: Sequence[str]) -> list[str]:
+        """Remove those of them that have nothing pending, in one flush; which they were."""
+        names = keys.queue_keys(queue)
+        script, where = self._script["bury"], (names.ready, names.tasks)
+        done = await self._scripts.run([Call(script, where, (keys.GROUP, consumer)) for consumer in consumers])
+        return [consumer for consumer, gone in zip(consumers, done, strict=True) if gone]
+
+    async def forget(self, members: Sequence[str], *, only_lapsed: bool = True) -> None:
+        """Drop liveness records; one that was renewed meanwhile stays."""
+        await self._scripts.one(self._script["forget"], (keys.CONSUMERS,), (int(only_lapsed), *members))
+
+    # --- shapes ----------------------------------------------------------------------------------------------
+
+    def _ours(self, d: Delivery) -> tuple[str, str, str]:
+        return keys.GROUP, d.id, self.consumer
+
+    def _streams(self, queue: str, reply: dict[bytes, Any], *, redelivered: bool = False) -> list[Delivery]:
+        found: list[Delivery] = []
+        for stream, entries in sorted(reply.items(), key=lambda item: not item[0].endswith(b":ready")):
+            name = "ready" if stream.endswith(b":ready") else "tasks"
+            found += self._deliveries(queue, name, entries, redelivered=redelivered)
+        return found
+
+    def _deliveries(
+        self, queue: str, stream: str, entries: Sequence[Any], *, redelivered: bool = False
+    ) -> list[Delivery]:
+        return [
+            self._delivery(queue, stream, entry_id, fields, redelivered=redelivered) for entry_id, fields in entries
+        ]
+
+    def _delivery(self, queue: str, stream: str, entry_id: bytes, fields: Any, *, redelivered: bool) -> Delivery:
+        raw = _raw(fields)
+        entry, poison = _parse(raw, self._settings.entry_bytes_max)
+        ahead = _ahead(raw) if entry is None and raw is not None else None
+        return Delivery(queue, stream, entry_id.decode(), entry, poison, ahead, redelivered)
+
+
+def _raw(fields: Any) -> bytes | None:
+    if isinstance(fields, list):  # scripts answer in RESP2 shape: a flat list
+        fields = dict(zip(fields[::2], fields[1::2], strict=False))
+    raw = (fields or {}).get(b"task")
+    return raw if isinstance(raw, bytes) else None
+
+
+def _parse(raw: bytes | None, bytes_max: int) -> tuple[WorkEntry | None, str]:
+    """The entry, or why it can't be read; never its content."""
+    if raw is None:
+        return None, "the entry has no field `task`"
+    if len(raw) > bytes_max:
+        return None, f"the entry has {len(raw)} bytes; at most {bytes_max} are read"
+    try:
+        return _decode_entry(raw), ""
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return None, f"the entry can't be parsed: {str(error)[:160]}"
+
+
+class _AheadMessage(msgspec.Struct, rename="camel"):
+    v: int
+    task_id: str
+
+
+class _AheadEntry(msgspec.Struct, rename="camel"):
+    message: _AheadMessage
+    parked_at: int = 0
+
+
+_decode_ahead: Final = msgspec.json.Decoder(_AheadEntry).decode
+
+
+def _ahead(raw: bytes) -> Ahead | None:
+    """Whether a newer release wrote it: then it is no poison, and a newer daemon will read it."""
+    try:
+        entry = _decode_ahead(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    known = entry.message.v <= CONTRACT_VERSION or not TASK_ID.fullmatch(entry.message.task_id)
+    return None if known else Ahead(entry.message.task_id, raw, entry.parked_at)
+
+
+def _stream(d: Delivery) -> str:
+    names = keys.queue_keys(d.queue)
+    return names.ready if d.stream == "ready" else names.tasks
+
+
+def _queue_places(queue: str) -> tuple[str, str]:
+    names = keys.queue_keys(queue)
+    return names.waiting, names.counter
+
+
+def _blobs(d: Delivery, *, whole_task: bool) -> tuple[str, ...]:
+    images = d.entry.message.images if d.entry and whole_task else None
+    task_id = d.entry.message.task_id if d.entry else ""
+    return tuple(keys.blob(d.queue, task_id, i) for i, image in enumerate(images or ()) if image.blob is not None)

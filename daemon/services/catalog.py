@@ -1,0 +1,128 @@
+"""The services file as immutable values: what a model is, what a service is, and the questions asked of both.
+
+Never reads a file and never checks one; `daemon.services.reader` builds it. A reload builds a new book and the caller
+swaps it in: an attempt keeps the book it began with.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+import msgspec
+
+from daemon.domain.events import Usage
+from daemon.domain.queues import QueueSpec, Tier
+
+Output = Literal["text", "json"]
+
+#: `templateId` of a message, `template` of a service
+TEMPLATE_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(@[A-Za-z0-9][A-Za-z0-9_.-]{0,31})?"
+_TEMPLATE: Final = re.compile(TEMPLATE_PATTERN)
+
+
+def is_template_ref(ref: str) -> bool:
+    """True for `name` or `name@version`."""
+    return _TEMPLATE.fullmatch(ref) is not None
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """`; did you mean "x"?` when one of `allowed` is close to `name`, else the empty string."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD for a million tokens. Input that the provider had cached costs `cached_input`."""
+
+    input: float
+    cached_input: float
+    output: float
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One `[models.*]` table: a modelId, as messages, guards and events name it."""
+
+    id: str
+    provider: str  #: deepseek | openai | gemini
+    name: str  #: what the provider calls it
+    takes_images: bool = False
+    #: attempts at once over all processes; a tier that is absent falls back to MODEL_CONCURRENCY_*
+    concurrency: Mapping[Tier, int] = field(default_factory=lambda: MappingProxyType({}))
+    requests_per_minute: int | None = None  #: None: no limit of ours
+    tokens_per_minute: int | None = None
+    price: Price | None = None  #: None: what a call costs is unknown, which is not zero
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One `[services.*]` table. Exactly one of `prompt` (a Jinja source) and `template` (a row in Postgres) is set."""
+
+    id: str
+    title: str
+    system: str  #: a Jinja source too; "" for none
+    prompt: str | None
+    template: str | None  #: `name` or `name@version`
+    models: Mapping[Tier, tuple[str, ...]]  #: modelIds: the first is the default, the rest are fallbacks
+    takes_images: bool  #: True only if every one of its models does
+    output: Output = "text"
+    schema: str | None = None  #: JSON Schema as compact JSON; the result of a json service is validated against it
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    first_token_s: float = 60.0
+    idle_s: float = 60.0  #: longest silence between two tokens
+    total_s: float = 240.0
+    attempts: int = 3  #: failures allowed, then dead letter
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBook:
+    """Everything one services file says. `queues` holds the six default queues and those of the file."""
+
+    source: str  #: the file's name, for messages
+    models: Mapping[str, Model]
+    services: Mapping[str, Service]
+    queues: Mapping[str, QueueSpec]
+
+    def models_for(self, service: Service, tier: Tier) -> tuple[Model, ...]:
+        """The service's models for `tier`, default first; empty when the service is not offered to that tier."""
+        return tuple(self.models[name] for name in service.models.get(tier, ()))
+
+    @property
+    def templates(self) -> frozenset[str]:
+        """The templates in Postgres that services name."""
+        return frozenset(s.template for s in self.services.values() if s.template is not None)
+
+    def unknown_templates(self, known: Collection[str]) -> list[str]:
+        """One line for each service whose template is not among `known` (refs with and without version).
+
+        Asked at start, when the store can be read; a non-empty answer refuses the start like any other mistake.
+        """
+        return [
+            f"{self.source}: [services.{s.id}] template: {s.template!r} is not in prompt_templates"
+            f"{nearest(s.template, known)}; known: {', '.join(sorted(known)) or 'none'}"
+            for s in self.services.values()
+            if s.template is not None and s.template not in known
+        ]
+
+
+def cost(model: Model, usage: Usage) -> Usage:
+    """`usage` with `cost_usd` filled in, exact to 10 decimals; None when the model has no price.
+
+    `cached_input_tokens` are part of `input_tokens`, and `reasoning_tokens` of `output_tokens`: adapters count so.
+    """
+    if model.price is None:
+        return msgspec.structs.replace(usage, cost_usd=None)
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    millionths = (
+        (usage.input_tokens - cached) * model.price.input
+        + cached * model.price.cached_input
+        + usage.output_tokens * model.price.output
+    )
+    return msgspec.structs.replace(usage, cost_usd=round(millionths / 1e6, 10))

@@ -1,0 +1,49 @@
+"""Stops the model calls of tasks that somebody asked to cancel. Listens only while this process runs something.
+
+Idle it costs nothing; busy, one blocked read. What it misses is told by the next event of the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from daemon.domain.errors import Code, RedisAway, RedisFull, TaskError
+from daemon.events.cancel_notices import Notices
+from daemon.observability.logging import logger
+from daemon.observability.metrics import Metrics
+from daemon.worker.lease import Leases
+
+_log = logger(__name__)
+
+_PAUSE_S: Final = 0.5
+
+
+class CancelListener:
+    """The listener of one process."""
+
+    def __init__(self, notices: Notices, leases: Leases, metrics: Metrics) -> None:
+        self._notices = notices
+        self._leases = leases
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        try:
+            while True:
+                await self._leases.busy.wait()
+                try:
+                    asked = set(await self._notices.wait())
+                except (RedisAway, RedisFull) as error:
+                    self._metrics.redis_errors.labels("away").inc()
+                    _log.warning("cancels.unheard", error=type(error).__name__)
+                    await self._notices.close()
+                    await asyncio.sleep(_PAUSE_S * random.uniform(1, 2))
+                    continue
+                for hold in self._leases.holds():
+                    if hold.task_id in asked:
+                        _log.info("attempt.cancelled", task_id=hold.task_id, attempt=hold.attempt)
+                        hold.scope.interrupt(TaskError(code=Code.CANCELLED))
+        finally:
+            await self._notices.close()
