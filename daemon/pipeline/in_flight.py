@@ -1,18 +1,23 @@
-"""What this process holds for one delivery while it runs: the entry, the places, the attempt. The lease renews it.
+"""One delivery that this process is working on: its entry, its permits, its attempt.
 
-Filled in by the pipeline step by step, read by `worker.lease`; the two meet nowhere else.
+Written by its own methods only, which the pipeline calls step by step; read by `worker.lease`, which renews what is
+held. The two meet nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from daemon.domain.events import Usage
 from daemon.domain.messages import identity_of
+from daemon.domain.model_io import Finished
 from daemon.domain.permits import CallReport, GuardPlace
 from daemon.pipeline.call_scope import CallScope
 from daemon.ports import Delivery
+
+NEVER: Final = float("inf")
 
 
 @dataclass(slots=True)
@@ -33,23 +38,38 @@ class Trace:
     detail: str = ""  #: for operators; free of content
     blobs_left: str = ""  #: why its images could not be removed; "" when they were, or there were none
 
+    def answered(self, finished: Finished, first_token_at: float | None, called_at: float) -> None:
+        """A model called at `called_at` (unix s) has answered; its first token came at `first_token_at`."""
+        self.finish_reason, self.answered_by = finished.reason, finished.model_name
+        if first_token_at is not None:
+            self.first_token_s = max(0.0, first_token_at - called_at)
+
+
+class HeldPermits(NamedTuple):
+    """The permits of one acquisition, and what to report of the model when they are released."""
+
+    token: str  #: ours in the limiter; "" while none is held
+    permits: Sequence[GuardPlace]
+    report: CallReport | None
+
+
+NO_PERMITS: Final = HeldPermits("", (), None)
+
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """One delivery that is ours. Mutable on purpose: it is the lease's view of a running attempt."""
+    """One delivery under way. Only its methods change it, each named after what has happened."""
 
     delivery: Delivery
     scope: CallScope = field(default_factory=CallScope)
     attempt: int | None = None  #: set once Postgres has handed it out
-    good_at: float = float("inf")  #: monotonic; when the lease was last known to be ours. inf: nobody beats for it yet
-    stuck_after: float = float("inf")  #: monotonic; past it the call outlived its own clocks, and beats stop
-    row_left: bool = False  #: the row is no longer `running` by our own doing: no heartbeat for it any more
-    member: str = ""  #: our token in the guards; "" while we hold no place
-    places: Sequence[GuardPlace] = ()
-    report: CallReport | None = None  #: what to tell of the model when its place is given back
+    renewed_at: float = NEVER  #: monotonic; when the lease was last known to be ours. NEVER: it is not renewed yet
+    hard_deadline: float = NEVER  #: monotonic; past it the call ignored its own timeouts, and renewal stops
+    row_released: bool = False  #: the row is no longer `running` by our own doing: no heartbeat for it any more
+    held: HeldPermits = NO_PERMITS
     trace: Trace = field(default_factory=Trace)
     blobs: Sequence[str] = ()  #: references of its images, dropped with the whole task
-    settled: bool = False  #: the entry is no longer ours by our own doing: no beat for it any more
+    settled: bool = False  #: the entry is no longer ours by our own doing: its lease is not renewed any more
 
     @property
     def task_id(self) -> str:
@@ -63,3 +83,52 @@ class Hold:
             return {}
         task = identity_of(self.delivery.entry.message)
         return {"task_id": task.task_id, "request_id": task.request_id, "trace_id": task.trace_id}
+
+    @property
+    def event_attempt(self) -> int:
+        """The attempt that events are appended for; -1, before a claim: whichever the stream saw last."""
+        return -1 if self.attempt is None else self.attempt
+
+    def lease_renewed(self, now: float) -> None:
+        """The entry was ours at `now` (monotonic)."""
+        self.renewed_at = now
+
+    def found_blobs(self, references: Sequence[str]) -> None:
+        """These images belong to the task."""
+        self.blobs = references
+
+    def claimed(self, attempt: int) -> None:
+        """Postgres handed out the attempt."""
+        self.attempt = attempt
+
+    def released_row(self) -> None:
+        """The row has left `running`."""
+        self.row_released = True
+
+    def acquired_permits(self, token: str, permits: Sequence[GuardPlace], report: CallReport) -> None:
+        """The limiter granted `permits`."""
+        self.held = HeldPermits(token, permits, report)
+
+    def keeps_permits(self, permits: Sequence[GuardPlace]) -> None:
+        """Only `permits` are renewed from now on: the others are being given back."""
+        self.held = HeldPermits(self.held.token, permits, None)
+
+    def learned(self, report: CallReport) -> None:
+        """What a call told of its model, to be reported with the release."""
+        self.held = self.held._replace(report=report)
+
+    def released_permits(self) -> None:
+        """Nothing is held any more."""
+        self.held = NO_PERMITS
+
+    def call_began(self, deadline: float) -> None:
+        """A model is called; by `deadline` (monotonic) its own timeouts must have ended the call."""
+        self.hard_deadline = deadline
+
+    def call_ended(self) -> None:
+        """The call has ended."""
+        self.hard_deadline = NEVER
+
+    def settled_entry(self) -> None:
+        """The entry was acknowledged, parked, requeued or dead-lettered by us."""
+        self.settled = True

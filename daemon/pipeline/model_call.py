@@ -30,7 +30,7 @@ class Answer:
     first_token_at: float | None
 
 
-async def execute(
+async def ask(
     request: ModelRequest,
     provider: Provider,
     scope: CallScope,

@@ -1,12 +1,15 @@
-"""The way of one delivery into the guards: which model it was let in to, and what is told of that model on the way out.
+"""The permits of one delivery: which model they are for, and what is reported of that model when they are released.
 
-Keeps the hold's member, places and report in step with each other, so that whoever releases them tells the right thing.
+Keeps token, permits and report of the delivery in step, so that the release always reports of the right model.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from daemon.domain.errors import ModelClosed
 from daemon.domain.messages import WorkEntry
@@ -16,115 +19,117 @@ from daemon.pipeline.dependencies import World
 from daemon.pipeline.in_flight import Hold
 from daemon.pipeline.model_call import Answer
 from daemon.pipeline.permit_policy import closing_s, goes_first, report_of
-from daemon.pipeline.retry_while_unavailable import Patience
+from daemon.pipeline.retry_while_unavailable import retry_while_unavailable
 from daemon.pipeline.route import Plan
 from daemon.services import Model
 
+T = TypeVar("T")
 
-class Entrance:
-    """The entrance of one delivery with this plan."""
 
-    def __init__(self, world: World, hold: Hold, entry: WorkEntry, patience: Patience, plan: Plan) -> None:
-        self._world = world
-        self._hold = hold
+class PermitAcquisition:
+    """The way of one delivery with this plan into the limiter."""
+
+    def __init__(self, deps: World, in_flight: Hold, entry: WorkEntry, plan: Plan) -> None:
+        self._deps = deps
+        self._in_flight = in_flight
         self._entry = entry
-        self._patience = patience
         self._plan = plan
         self._chosen = 0
         self._tried: set[int] = set()
-        self._requests = 0  #: sent to the model that we are let in to
-        self.reopens_in_s: float | None = None  #: set when no model is open to this attempt any more
-        self._note()
+        self._requests = 0  #: sent to the chosen model
+        self.available_in_s: float | None = None  #: set when no model is available to this attempt any more
+        self._note_model()
 
     @property
     def model(self) -> Model:
-        """The model that this attempt is let in to, or asks for first."""
+        """The model that the permits are for, or that is asked for first."""
         return self._plan.models[self._chosen]
 
     @property
-    def first(self) -> bool:
+    def has_priority(self) -> bool:
         """Whether this task goes before others where they share a model."""
-        now_ms = int(self._world.clock.time() * 1000)
+        now_ms = int(self._deps.clock.time() * 1000)
         paid = self._plan.queue.tier is Tier.PAID
-        return goes_first(self._entry, now_ms, self._world.guard_settings, paid=paid)
+        return goes_first(self._entry, now_ms, self._deps.guard_settings, paid=paid)
 
-    async def enter(self) -> MustWait | Shut | None:
-        """None: every place is ours, all or none."""
-        world = self._world
-        # One member for all tries: a reply that was lost is then found, not doubled.
-        ask = self._ask(f"{self._entry.message.task_id}:{secrets.token_hex(8)}", range(len(self._plan.models)))
-        answer = await self._patience.of(lambda: world.guards.enter(ask, world.lease_ms))
-        return self._let_in(ask, answer, range(len(self._plan.models)))
+    async def acquire(self) -> MustWait | Shut | None:
+        """None: every permit is ours, all or none; else why not. Repeatable: a lost reply is found, not doubled."""
+        models = list(range(len(self._plan.models)))
+        request = self._request(f"{self._entry.message.task_id}:{secrets.token_hex(8)}", models)
+        step = partial(self._deps.guards.enter, request, self._deps.lease_ms)
+        return self._granted(request, await self._insist(step), models)
 
-    async def fall_back(self, error: ModelClosed) -> bool:
-        """Whether another model is open to us instead of the one that is closed now; our shared places are kept."""
-        self._closed(error)
+    async def try_next_model(self, error: ModelClosed) -> bool:
+        """Whether another model is available instead of the one that `error` is about; shared permits are kept."""
+        self._note_unavailable(error)
         self._tried.add(self._chosen)
         left = [i for i in range(len(self._plan.models)) if i not in self._tried]
-        hold, world = self._hold, self._world
-        if error.midway or not left or hold.report is None:
+        held, shared = self._in_flight.held, self._plan.shared
+        if error.midway or not left or held.report is None:
             return False
-        report, shared = hold.report, self._plan.shared
-        leaving = tuple(place for place in hold.places if place not in shared)
-        ask = self._ask(hold.member, left)
-        # The beat may renew a place that we are leaving; then it would be lost, and we with it.
-        hold.places, hold.report = shared, None
-        answer = await self._patience.of(lambda: world.guards.switch(ask, world.lease_ms, leaving, report))
-        denied = self._let_in(ask, answer, left)
-        if isinstance(denied, Shut) and self.reopens_in_s is not None:
-            self.reopens_in_s = min(self.reopens_in_s, denied.opens_in_ms / 1000)
+        leaving = tuple(permit for permit in held.permits if permit not in shared)
+        request = self._request(held.token, left)
+        # A heartbeat could renew a permit that we are giving back: it would find it gone, and fence us.
+        self._in_flight.keeps_permits(shared)
+        step = partial(self._deps.guards.switch, request, self._deps.lease_ms, leaving, held.report)
+        denied = self._granted(request, await self._insist(step), left)
+        if isinstance(denied, Shut) and self.available_in_s is not None:
+            self.available_in_s = min(self.available_in_s, denied.opens_in_ms / 1000)
         return denied is None
 
-    def calling(self) -> None:
+    def call_began(self) -> None:
         """A call begins: what was reserved of the model's rates is spent."""
         self._requests += 1
-        self._hold.report = CallReport(self._candidate, "none", requests=self._requests)
+        self._report(CallReport(self._candidate, "none"))
 
-    def answered(self, answer: Answer) -> None:
-        """The model answered; its real usage replaces what was reserved."""
+    def call_answered(self, answer: Answer) -> None:
+        """The model answered; its real usage replaces what was reserved, where it is known."""
         usage = answer.finished.usage
         known = usage.input_tokens is not None and usage.output_tokens is not None
         tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0) if known else None
-        self._hold.report = CallReport(self._candidate, "ok", tokens=tokens, requests=self._requests)
+        self._report(CallReport(self._candidate, "ok", tokens=tokens))
 
-    def failed(self, error: Exception) -> None:
+    def call_failed(self, error: Exception) -> None:
         """The call failed."""
-        self._report(error, 0.0)
+        self._report(report_of(self._candidate, error, 0.0))
 
-    def _closed(self, error: ModelClosed) -> None:
-        world = self._world
-        closed_s = closing_s(error, world.guard_settings, world.retry, world.random())
-        self._report(error, closed_s)
+    def _note_unavailable(self, error: ModelClosed) -> None:
+        deps = self._deps
+        closed_s = closing_s(error, deps.guard_settings, deps.retry, deps.random())
+        self._report(report_of(self._candidate, error, closed_s))
         if error.reason != "UNKNOWN_MODEL":
-            self._hold.trace.closed.append((self.model.id, error.reason))
-            self.reopens_in_s = min(closed_s, self.reopens_in_s or closed_s)
+            self._in_flight.trace.closed.append((self.model.id, error.reason))
+            self.available_in_s = min(closed_s, self.available_in_s or closed_s)
 
-    def _report(self, error: Exception, closed_s: float) -> None:
-        self._hold.report = replace(report_of(self._candidate, error, closed_s), requests=max(1, self._requests))
+    def _report(self, report: CallReport) -> None:
+        self._in_flight.learned(replace(report, requests=max(1, self._requests)))
 
     @property
     def _candidate(self) -> Candidate:
         return self._plan.candidates[self._chosen]
 
-    def _ask(self, member: str, models: range | list[int]) -> Ask:
+    def _request(self, token: str, models: list[int]) -> Ask:
         return Ask(
-            member=member,
-            waiter=f"{self._hold.delivery.queue}/{self._entry.message.task_id}",
+            member=token,
+            waiter=f"{self._in_flight.delivery.queue}/{self._entry.message.task_id}",
             since_ms=self._entry.accepted_at + int(self._plan.queue.gives_way_s * 1000),
-            goes_first=self.first,
+            goes_first=self.has_priority,
             shared=self._plan.shared,
             candidates=tuple(self._plan.candidates[i] for i in models),
         )
 
-    def _let_in(self, ask: Ask, answer: Entered | MustWait | Shut, models: range | list[int]) -> MustWait | Shut | None:
+    def _granted(self, request: Ask, answer: Entered | MustWait | Shut, models: list[int]) -> MustWait | Shut | None:
         if not isinstance(answer, Entered):
             return answer
         self._chosen, self._requests = models[answer.chosen], 0
-        self._hold.member, self._hold.places = ask.member, answer.places
-        self._hold.report = CallReport(self._candidate)
-        self._note()
+        self._in_flight.acquired_permits(request.member, answer.places, CallReport(self._candidate))
+        self._note_model()
         return None
 
-    def _note(self) -> None:
-        trace, model = self._hold.trace, self.model
+    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
+        limit_s = self._deps.hold_result_s
+        return await retry_while_unavailable(step, self._in_flight.scope, self._deps.clock, limit_s)
+
+    def _note_model(self) -> None:
+        trace, model = self._in_flight.trace, self.model
         trace.model_id, trace.model_name, trace.provider = model.id, model.name, model.provider

@@ -1,8 +1,8 @@
-"""The tails: every way in which a delivery leaves this process, in the order of the law.
+"""Settle a delivery: last events, release of permits, entry; each one flush, in the completion order.
 
-Each function may be repeated from its beginning after a crash at any point: the row is already what it should be,
-the event is refused or accepted once, a released place stays released, and an entry that is not ours any more is
-left alone.
+Every function may be repeated from its beginning after a crash at any point: the row is already what it should be, an
+event is refused or accepted once, a released permit stays released, and an entry that is not ours any more is left
+alone. Decides nothing: `executor` and `failure` say which of these a delivery needs.
 """
 
 from __future__ import annotations
@@ -12,179 +12,155 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from daemon.domain.errors import Code, DependencyAway, LeaseLost, RedisFull
+from daemon.domain.errors import Code, DependencyAway, RedisAway, RedisFull
 from daemon.domain.events import Channel, EventDraft, token_batch
-from daemon.domain.messages import TaskIdentity
 from daemon.domain.states import State
-from daemon.pipeline.attempt_events import given_back_event
-from daemon.pipeline.dependencies import World
-from daemon.pipeline.in_flight import Hold
-from daemon.pipeline.outcome import Abandoned, Fenced, HandedBack, Outcome
-from daemon.pipeline.retry_while_unavailable import Patience
-from daemon.ports import Ahead, Ending
+from daemon.observability.logging import logger
+from daemon.pipeline import attempt_events
+from daemon.pipeline.execution import Execution
+from daemon.pipeline.outcome import Outcome, Repeated
+from daemon.ports import AlreadyEnded, Ending, StoredResult
 
-#: handing back happens in a hurry: longer, and the entry is left to be found by its lease
-_GIVE_BACK_S: Final = 5.0
+_log = logger(__name__)
+
 #: the task is over and its viewer knows: a store that is slow now is left to the sweep
 _DROP_S: Final = 3.0
 #: how often the rest of a text is looked for; each further look means that somebody appended in between
 _LOOKS_MAX: Final = 5
 
 
-def terminal_state(code: Code) -> State:
-    """The state of a task that ends with `code`."""
-    return {Code.EXPIRED: State.EXPIRED, Code.CANCELLED: State.CANCELLED}.get(code, State.FAILED)
+async def complete(x: Execution, stored: StoredResult) -> None:
+    """The rest of the text and `done`, the permits, the entry: after the result was committed."""
+    rest = await rest_of_text(x)
+    await append_last(x, [*rest, attempt_events.done_event(stored)])
+    await acknowledge(x)
 
 
-class Cleanup:
-    """The tails of one delivery."""
+async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
+    """The task had ended, and its last process may have died before it could say so: events, permits and entry."""
+    x.in_flight.claimed(ended.attempt)
+    x.row_ended()
+    code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
+    event = attempt_events.ended_event(ended)
+    try:
+        if code is not None:
+            await end(x, [event], code, "ended before")
+        else:
+            text = ended.result.content if x.plan.stream and ended.result is not None else ""
+            await _append_last_with_text(x, event, text)
+            await acknowledge(x)
+    except (DependencyAway, RedisFull):
+        raise
+    except Exception as error:  # noqa: BLE001  # its end can't be told (the key of its events is no stream, say)
+        _log.exception("tail.broke", error=type(error).__name__, task_id=x.task.task_id)
+        await dead_letter(x, Code.INTERNAL, f"its end can't be told: {type(error).__name__}")
+    return Repeated()
 
-    def __init__(self, world: World, hold: Hold, patience: Patience) -> None:
-        self._world = world
-        self._hold = hold
-        self._patience = patience
 
-    async def conclude(self, task: TaskIdentity, drafts: Sequence[EventDraft], *, heed: bool) -> None:
-        """Last events and release of the guards, one flush.
+async def leave_running(x: Execution, transition: Ending) -> bool:
+    """Move the row out of `running`, if the attempt still owns it."""
+    attempt = x.in_flight.attempt or 0
+    left = await x.insist(lambda: x.deps.ledger.leave(x.task.task_id, attempt, transition))
+    if left:
+        x.row_ended()
+    return left
 
-        Without events it only releases; without either it does nothing.
-        """
-        hold = self._hold
-        # -1: an attempt that Postgres did not give us speaks as whatever attempt the stream saw last.
-        attempt = -1 if hold.attempt is None else hold.attempt
-        if drafts:
-            await self._patience.of(
-                lambda: self._world.tail.conclude(task, attempt, drafts, hold.member, hold.places, hold.report),
-                heed=heed,
-            )
-        elif hold.places:
-            await self._patience.of(
-                lambda: self._world.guards.release(hold.member, hold.places, hold.report), heed=heed
-            )
-        hold.member, hold.places, hold.report = "", (), None
 
-    async def conclude_again(self, task: TaskIdentity, attempt: int, end: EventDraft, text: str) -> None:
-        """The end of a task whose last process could not say it, after what viewers lack of its text.
+async def rest_of_text(x: Execution) -> list[EventDraft]:
+    """Text that viewers lack still, once Redis has said what became of the batch under way."""
+    if x.writer is None:
+        return []
+    try:
+        async with asyncio.timeout(x.deps.hold_result_s):
+            return await x.writer.close()
+    except TimeoutError:
+        raise RedisAway("Redis: no word about the last deltas") from None
 
-        Redis may have been away when the result was committed, and that process may still be about to send its rest:
-        the text that is there and the end are one compare-and-set, so nothing is doubled.
-        """
-        tail, hold = self._world.tail, self._hold
-        for _ in range(_LOOKS_MAX if text else 0):
-            told, seq = await self._patience.of(lambda: tail.told(task, attempt), heed=False)
-            lacking = text[len(told) :] if text.startswith(told) else ""
-            drafts = [*([token_batch(lacking, Channel.TEXT)] if lacking else []), end]
-            step = partial(tail.conclude, task, attempt, drafts, hold.member, hold.places, hold.report, after=seq)
-            appended = await self._patience.of(step, heed=False)
-            hold.member, hold.places, hold.report = "", (), None
-            if not appended.overtaken:
-                return
-        await self.conclude(task, [end], heed=False)
 
-    async def ack(self, *, whole_task: bool = True) -> None:
-        """The entry is settled; nothing of it is beaten for any more."""
-        if whole_task:
-            await self._drop_blobs()
-        await self._patience.of(lambda: self._world.tail.ack(self._hold.delivery, whole_task=whole_task), heed=False)
-        self._hold.settled = True
+async def append_last(x: Execution, drafts: Sequence[EventDraft]) -> None:
+    """The last events and the release of the permits in one flush; without events only the release."""
+    in_flight, held = x.in_flight, x.in_flight.held
+    if drafts:
+        append = x.deps.tail.conclude
+        await x.insist(lambda: append(x.task, in_flight.event_attempt, drafts, *held), interruptible=False)
+    elif held.permits:
+        await x.insist(lambda: x.deps.guards.release(*held), interruptible=False)
+    in_flight.released_permits()
 
-    async def dead_letter(
-        self, code: Code, reason: str, *, whole_task: bool = True, with_blobs: bool | None = None
-    ) -> None:
-        """The entry is settled and a letter without content lies in `:dead`. Blobs go with the task if not said."""
-        d, attempts = self._hold.delivery, self._hold.attempt or 0
-        if whole_task if with_blobs is None else with_blobs:
-            await self._drop_blobs()
-        await self._patience.of(
-            lambda: self._world.tail.dead_letter(d, code=code, reason=reason, attempts=attempts, whole_task=whole_task),
-            heed=False,
-        )
-        self._hold.settled = True
 
-    async def _drop_blobs(self) -> None:
-        """The images go after the terminal event and before the ack: a crash in between repeats this tail."""
-        entry = self._hold.delivery.entry
-        if entry is None or not self._hold.blobs:
+async def _append_last_with_text(x: Execution, end_event: EventDraft, text: str) -> None:
+    """The end after what viewers lack of `text`.
+
+    Redis may have been away when the result was committed, and that process may still be about to send its rest: the
+    text that is there and the end are one compare-and-set, so nothing is doubled.
+    """
+    tail, attempt = x.deps.tail, x.in_flight.event_attempt
+    for _ in range(_LOOKS_MAX if text else 0):
+        told, seq = await x.insist(lambda: tail.told(x.task, attempt), interruptible=False)
+        lacking = text[len(told) :] if text.startswith(told) else ""
+        drafts = [*([token_batch(lacking, Channel.TEXT)] if lacking else []), end_event]
+        step = partial(tail.conclude, x.task, attempt, drafts, *x.in_flight.held, after=seq)
+        appended = await x.insist(step, interruptible=False)
+        x.in_flight.released_permits()
+        if not appended.overtaken:
             return
-        try:
-            async with asyncio.timeout(_DROP_S):
-                await self._world.blobs.drop(self._hold.blobs, entry.message.user_id)
-        except (DependencyAway, TimeoutError) as error:
-            self._hold.trace.blobs_left = str(error) or type(error).__name__
+    await append_last(x, [end_event])
 
-    async def end(self, task: TaskIdentity, drafts: Sequence[EventDraft], code: Code, reason: str) -> None:
-        """The tail of a task that ended badly. A cancelled one leaves no dead letter: that is what its user wanted."""
-        await self.conclude(task, drafts, heed=False)
-        if code is Code.CANCELLED:
-            await self.ack()
-        else:
-            await self.dead_letter(code, reason)
 
-    async def park(
-        self,
-        task: TaskIdentity,
-        drafts: Sequence[EventDraft],
-        delay_s: float,
-        *,
-        reason: str,
-        since_ms: int = 0,
-        wakeable: bool = False,
-    ) -> None:
-        """The tail of a task that waits. Its row has left `running` before."""
-        await self.conclude(task, drafts, heed=False)
-        due_in_ms = max(1, int(delay_s * 1000))
-        await self._patience.of(
-            lambda: self._world.tail.park(
-                self._hold.delivery, due_in_ms, reason=reason, waiting_since_ms=since_ms, wakeable=wakeable
-            )
-        )
-        self._hold.settled = True
+async def acknowledge(x: Execution, *, whole_task: bool = True) -> None:
+    """The entry is settled; with `whole_task` the task is over, and its images go."""
+    if whole_task:
+        await _drop_blobs(x)
+    ack = x.deps.tail.ack
+    await x.insist(lambda: ack(x.in_flight.delivery, whole_task=whole_task), interruptible=False)
+    x.in_flight.settled_entry()
 
-    async def lay_aside(self, ahead: Ahead) -> bool:
-        """Leave an entry of a newer release to a newer daemon.
 
-        False once that has been tried for as long as a guard's wait.
-        """
-        world, d = self._world, self._hold.delivery
-        waited_s = world.clock.time() - ahead.since_ms / 1000 if ahead.since_ms else 0.0
-        if waited_s > world.guard_settings.wait_max_s:
-            return False
-        await self._patience.of(lambda: world.tail.lay_aside(d, ahead, int(world.retry.cap_s * 1000)))
-        self._hold.settled = True
-        return True
+async def dead_letter(
+    x: Execution, code: Code, reason: str, *, whole_task: bool = True, with_blobs: bool | None = None
+) -> None:
+    """The entry is settled and a letter without content lies in `:dead`. Images go with the task if not said."""
+    d, attempts, write = x.in_flight.delivery, x.in_flight.attempt or 0, x.deps.tail.dead_letter
+    if whole_task if with_blobs is None else with_blobs:
+        await _drop_blobs(x)
+    step = partial(write, d, code=code, reason=reason, attempts=attempts, whole_task=whole_task)
+    await x.insist(step, interruptible=False)
+    x.in_flight.settled_entry()
 
-    async def drop(self, task: TaskIdentity, *, foreign: str = "") -> None:
-        """Settle an entry that has no say about its task.
 
-        A duplicate, or (`foreign`) another body under the same id.
-        """
-        await self.conclude(task, (), heed=False)
-        if foreign:
-            # It was accepted and will never start: its place goes back. Images may be those of the task it names.
-            await self.dead_letter(Code.INVALID_PAYLOAD, foreign, with_blobs=False)
-        else:
-            await self.ack(whole_task=False)
+async def end(x: Execution, drafts: Sequence[EventDraft], code: Code, reason: str) -> None:
+    """Events, permits and entry of a task that failed. A cancelled one leaves no dead letter: its user wanted that."""
+    await append_last(x, drafts)
+    if code is Code.CANCELLED:
+        await acknowledge(x)
+    else:
+        await dead_letter(x, code, reason)
 
-    async def give_back(self, task: TaskIdentity, why: Exception) -> Outcome:
-        """Let another daemon have it, if it is still ours to give.
 
-        No failure is counted; in a hurry, since a lease may be over.
-        """
-        hold = self._hold
-        outcome = "fenced" if isinstance(why, LeaseLost) else "handed_back"
-        try:
-            async with asyncio.timeout(_GIVE_BACK_S):
-                if hold.attempt is not None:
-                    ending = Ending(State.QUEUED, None, outcome, model_id=hold.trace.model_id or None)
-                    if not await self._world.ledger.leave(task.task_id, hold.attempt, ending):
-                        await self.conclude(task, (), heed=False)
-                        return Fenced()
-                else:
-                    # A claim whose reply was lost may have said `running` by this entry, which is about to move.
-                    await self._world.ledger.let_go(task.task_id, hold.delivery.entry_id, self._world.lease.lease_s)
-                await self.conclude(task, [given_back_event()] if hold.attempt is not None else (), heed=False)
-                moved = await self._world.tail.hand_back(hold.delivery)
-        except (DependencyAway, RedisFull, TimeoutError) as error:
-            return Abandoned(type(error).__name__)
-        hold.settled = True
-        return HandedBack() if moved else Fenced()
+async def park(
+    x: Execution,
+    drafts: Sequence[EventDraft],
+    delay_s: float,
+    *,
+    reason: str,
+    since_ms: int = 0,
+    wakeable: bool = False,
+) -> None:
+    """Events, permits and entry of a task that waits for `delay_s`. Its row has left `running` before."""
+    await append_last(x, drafts)
+    due_in_ms = max(1, int(delay_s * 1000))
+    move = partial(x.deps.tail.park, reason=reason, waiting_since_ms=since_ms, wakeable=wakeable)
+    await x.insist(lambda: move(x.in_flight.delivery, due_in_ms))
+    x.in_flight.settled_entry()
+
+
+async def _drop_blobs(x: Execution) -> None:
+    """The images go after the terminal event and before the ack: a crash in between repeats this."""
+    entry = x.in_flight.delivery.entry
+    if entry is None or not x.in_flight.blobs:
+        return
+    try:
+        async with asyncio.timeout(_DROP_S):
+            await x.deps.blobs.drop(x.in_flight.blobs, entry.message.user_id)
+    except (DependencyAway, TimeoutError) as error:
+        x.in_flight.trace.blobs_left = str(error) or type(error).__name__

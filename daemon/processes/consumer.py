@@ -35,7 +35,7 @@ from daemon.limiter.permits import RedisGuards
 from daemon.observability.logging import bind_attempt, logger
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.dependencies import World
-from daemon.pipeline.executor import run
+from daemon.pipeline.executor import execute
 from daemon.pipeline.in_flight import Hold
 from daemon.pipeline.outcome import Abandoned, Fenced
 from daemon.pipeline.retry_budget import RetryBudget
@@ -309,7 +309,7 @@ class Daemon:
     async def _attempt(self, hold: Hold) -> None:
         began = self._clock.monotonic()
         with bind_attempt(**hold.ids):
-            outcome = await run(self._world, hold)
+            outcome = await execute(self._world, hold)
         # Fenced: the entry is somebody else's, or still ours and its tail to be repeated; nobody but us would look.
         if isinstance(outcome, Abandoned | Fenced):
             self._reclaimer.suspect(hold.delivery.queue)

@@ -63,7 +63,7 @@ class Leases:
         """Beat for this delivery from now on."""
         d = hold.delivery
         self._holds[d.queue, d.stream, d.id] = hold
-        hold.good_at = self._clock.monotonic()
+        hold.lease_renewed(self._clock.monotonic())
         self.busy.set()
 
     def remove(self, hold: Hold) -> None:
@@ -128,26 +128,26 @@ class Leases:
         And not a call that outlived its own clocks (its vendor ignores cancels).
         """
         now = self._clock.monotonic()
-        return [h for h in self._holds.values() if not h.settled and now < h.stuck_after]
+        return [h for h in self._holds.values() if not h.settled and now < h.hard_deadline]
 
     async def _renew_guards(self, holds: Iterable[Hold]) -> None:
         lease_ms = int(self._settings.lease_s * 1000)
-        held = {h.member: h for h in holds if h.member and h.places}
-        renewed = {member: h.places for member, h in held.items()}
+        held = {h.held.token: h for h in holds if h.held.token and h.held.permits}
+        renewed = {member: h.held.permits for member, h in held.items()}
         for member in await self._guards.renew(list(renewed.items()), lease_ms):
             hold = held[member]
             places = renewed[member]
-            if hold.member != member or hold.places is not places:
+            if hold.held.token != member or hold.held.permits is not places:
                 continue  # released, or on the way to another model, while the beat was under way
             # Redis lost the place (a flush, a stall longer than the lease). Taken again if there is room, else we are
             # one too many.
             if await self._guards.acquire(member, places, lease_ms) is not None:
                 self._lose([hold], "a guard place ran out")
-            elif hold.member != member or hold.places is not places:
-                await self._guards.release(member, [place for place in places if place not in hold.places])
+            elif hold.held.token != member or hold.held.permits is not places:
+                await self._guards.release(member, [place for place in places if place not in hold.held.permits])
 
     async def _beat_ledger(self) -> None:
-        claimed = {h.task_id: h for h in self._holds.values() if h.attempt is not None and not h.row_left}
+        claimed = {h.task_id: h for h in self._holds.values() if h.attempt is not None and not h.row_released}
         if not claimed:
             return
         try:
@@ -159,7 +159,7 @@ class Leases:
             self._metrics.postgres_errors.labels("away").inc()
             _log.warning("heartbeat.failed", error=type(error).__name__, holds=len(claimed))
             return
-        self._lose([claimed[t] for t in lost if not claimed[t].row_left], "a higher attempt exists")
+        self._lose([claimed[t] for t in lost if not claimed[t].row_released], "a higher attempt exists")
 
     def _lose(self, holds: Iterable[Hold], why: str) -> None:
         for hold in holds:
@@ -172,10 +172,10 @@ class Leases:
 
     def _fence_overdue(self) -> None:
         limit = self._clock.monotonic() - self._settings.self_fence_s
-        overdue = [h for h in self._holds.values() if h.good_at < limit and h.scope.interrupted is None]
+        overdue = [h for h in self._holds.values() if h.renewed_at < limit and h.scope.interrupted is None]
         self._lose(overdue, f"no good beat for {self._settings.self_fence_s:g} s")
 
 
 def _keep(holds: Iterable[Hold], now: float) -> None:
     for hold in holds:
-        hold.good_at = now
+        hold.lease_renewed(now)

@@ -33,7 +33,7 @@ from daemon.events.log import Events
 from daemon.limiter.permits import RedisGuards
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.dependencies import World
-from daemon.pipeline.executor import run
+from daemon.pipeline.executor import execute
 from daemon.pipeline.in_flight import Hold
 from daemon.pipeline.outcome import Outcome
 from daemon.pipeline.retry_budget import RetryBudget
@@ -147,7 +147,7 @@ class Process:
             self._flushing = asyncio.ensure_future(self.deltas.run())  # noqa: TID251  # awaited below
         self._running += 1
         try:
-            return await run(self.world, hold)
+            return await execute(self.world, hold)
         finally:
             self._running -= 1
             if not self._running:

@@ -185,7 +185,7 @@ async def test_falling_back_keeps_the_users_place(bench: Bench) -> None:
 
     async def look(call: str) -> None:
         if call == "guards.switch":  # a beat now must not renew what is being left: it would count as lost
-            on_the_way.extend(place.key for place in hold.places)
+            on_the_way.extend(place.key for place in hold.held.permits)
 
     a.recorder.before = look
     work = a.start(hold)
@@ -195,7 +195,7 @@ async def test_falling_back_keeps_the_users_place(bench: Bench) -> None:
     held = await bench.places()
     assert {"{guard}:user:u_t1", "{guard}:model:n:paid"} <= held.keys()
     assert "{guard}:model:m:paid" not in held
-    assert "{guard}:model:m:paid" not in [place.key for place in hold.places]
+    assert "{guard}:model:m:paid" not in [place.key for place in hold.held.permits]
     async with asyncio.timeout(5):
         assert await work == Done("n", USAGE)
 

@@ -96,7 +96,7 @@ async def test_an_attempt_that_stood_still_until_its_call_calls_nobody(bench: Be
     """SIGSTOP between the claim and the call: another one may have run the task to its end, so no money is spent."""
     a = bench.process()
     hold = await arrive(bench, a)
-    hold.good_at = SystemClock().monotonic() - 3600
+    hold.lease_renewed(SystemClock().monotonic() - 3600)
     assert await a.run(hold) == HandedBack()
     assert bench.calls() == 0
     assert (await bench.attempts())[0] == (1, "fenced", None)

@@ -14,7 +14,7 @@ from daemon.config import RedisSettings
 from daemon.config.types import SecretStr
 from daemon.domain.errors import LeaseLost, RedisAway, StoreAway
 from daemon.domain.permits import GuardPlace
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import HeldPermits, Hold
 from daemon.redis_client import keys
 from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy
@@ -33,8 +33,8 @@ async def begin(crew: Crew, attempt: int | None = 1) -> Hold:
 
 
 async def take_place(crew: Crew, hold: Hold) -> None:
-    hold.member, hold.places = "t1:token", (PLACE,)
-    assert await crew.guards.acquire(hold.member, hold.places, LEASE_MS) is None
+    hold.held = HeldPermits("t1:token", (PLACE,), None)
+    assert await crew.guards.acquire(hold.held.token, hold.held.permits, LEASE_MS) is None
 
 
 async def test_an_attempt_ten_times_as_long_as_its_lease_stays_with_its_owner(crew: Crew, new_crew: NewCrew) -> None:
@@ -76,7 +76,7 @@ async def test_what_has_left_running_by_our_own_doing_is_not_lost(crew: Crew) ->
     """Between the commit and the ack neither the row's state nor a settled entry interrupts anything."""
     async with crew.at_work("leases"):
         hold = await begin(crew)
-        hold.row_left = True
+        hold.released_row()
         crew.ledger.lost = {"t1"}
         await asyncio.sleep(LEASE.beat_s * 3)
         assert hold.scope.interrupted is None
@@ -196,7 +196,7 @@ async def test_a_place_that_was_lost_is_taken_again_if_there_is_room(crew: Crew,
         hold = await begin(crew)
         await take_place(crew, hold)
         await crew.client.delete(PLACE.key)
-        await wait_until(lambda: crew.client.zscore(PLACE.key, hold.member), description="taken again")
+        await wait_until(lambda: crew.client.zscore(PLACE.key, hold.held.token), description="taken again")
         assert hold.scope.interrupted is None
 
 
@@ -217,8 +217,8 @@ async def test_a_released_place_is_not_taken_again(crew: Crew) -> None:
         hold = await begin(crew)
         await take_place(crew, hold)
         await asyncio.sleep(LEASE.beat_s * 2)
-        await crew.guards.release(hold.member, hold.places)
-        hold.member, hold.places = "", ()
+        await crew.guards.release(hold.held.token, hold.held.permits)
+        hold.released_permits()
         await asyncio.sleep(LEASE.beat_s * 3)
         assert await crew.client.zcard(PLACE.key) == 0
         assert hold.scope.interrupted is None
@@ -229,7 +229,7 @@ async def test_a_call_that_outlived_its_own_clocks_is_not_beaten_for(crew: Crew,
     other = new_crew("b")
     async with crew.at_work("leases"):
         hold = await begin(crew)
-        hold.stuck_after = crew.clock.monotonic()
+        hold.hard_deadline = crew.clock.monotonic()
         await asyncio.sleep(LEASE.lease_s * 1.3)
         swept = await other.work.sweep(QUEUE, LEASE_MS, 10, ("0-0", "0-0"), 1)
         assert swept is not None

@@ -12,7 +12,8 @@ from daemon.domain.events import Channel, EventDraft, Usage
 from daemon.domain.messages import content_sha256
 from daemon.domain.model_io import Finished, ModelRequest
 from daemon.pipeline.call_scope import CallScope
-from daemon.pipeline.model_call import Answer, execute, result_of
+from daemon.pipeline.model_call import Answer, result_of
+from daemon.pipeline.model_call import ask as ask_model
 from daemon.pipeline.timeouts import Limits
 from daemon.ports import DeltaWriter
 from daemon.services import Model
@@ -48,7 +49,7 @@ async def ask(
     provider = ScriptedProvider(script)
     request = ModelRequest("deepseek", "m", "", "hello", stream=stream)
     try:
-        answer = await execute(request, provider, scope or CallScope(), LIMITS, page, LoopClock())
+        answer = await ask_model(request, provider, scope or CallScope(), LIMITS, page, LoopClock())
     finally:
         assert provider.open == 0, "the socket outlived the call"
     return answer, provider

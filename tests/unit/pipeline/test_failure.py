@@ -6,7 +6,7 @@ import pytest
 
 from daemon.domain.errors import Code
 from daemon.domain.states import TERMINAL, State
-from daemon.pipeline.settlement import terminal_state
+from daemon.pipeline.failure import terminal_state
 
 
 @pytest.mark.parametrize("code", Code)

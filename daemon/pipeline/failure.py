@@ -1,0 +1,203 @@
+"""Every way in which a delivery leaves this process without a result: again, later, elsewhere or never.
+
+Decides with the plain functions of `retry_policy` and `permit_policy`; `settlement` carries it out. The row leaves
+`running` before the entry moves, so that no row stays `running` for an entry that another process may read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from daemon.domain.errors import Code, DependencyAway, LeaseLost, RedisFull, TaskError
+from daemon.domain.events import EventDraft, Reason, Stage
+from daemon.domain.permits import MustWait, Shut
+from daemon.domain.states import State
+from daemon.pipeline import attempt_events, settlement
+from daemon.pipeline.execution import Execution
+from daemon.pipeline.outcome import Abandoned, Deferred, Dropped, Failed, Fenced, HandedBack, Outcome, Retrying
+from daemon.pipeline.permit_policy import denied, shut_out
+from daemon.pipeline.retry_policy import GiveUp, RunAgain, Wait, final_code, settle
+from daemon.ports import Ending
+
+#: requeueing happens in a hurry, since a lease may be over: longer, and the entry is left to be found by its lease
+_REQUEUE_S: Final = 5.0
+
+
+def terminal_state(code: Code) -> State:
+    """The state of a task that ends with `code`."""
+    return {Code.EXPIRED: State.EXPIRED, Code.CANCELLED: State.CANCELLED}.get(code, State.FAILED)
+
+
+# --- an attempt that failed ---------------------------------------------------------------------------------------
+
+
+async def fail_attempt(x: Execution, error: TaskError) -> Outcome:
+    """The attempt failed: again, later, or never."""
+    error = x.cancelled or error  # asked for while the attempt was failing by itself
+    now, deps, claim = x.deps.clock.time(), x.deps, x.claim
+    x.in_flight.trace.detail = error.detail
+    expires_in = None if x.plan.expires_at is None else x.plan.expires_at - now
+    verdict = settle(
+        error,
+        failures=claim.failures,
+        attempts_max=x.plan.attempts_max,
+        expires_in_s=expires_in,
+        retry=deps.retry,
+        jitter=deps.random(),
+        reopens_in_s=x.permits.available_in_s,
+        first=x.permits.has_priority,
+    )
+    rest = await settlement.rest_of_text(x)
+    match verdict:
+        case RunAgain(delay):
+            return await _retry(x, error, delay, rest)
+        case Wait():
+            return await _wait_for_model(x, error, verdict, rest)
+        case GiveUp():
+            code = final_code(error, expires_in_s=expires_in, failures=claim.failures, attempts_max=x.plan.attempts_max)
+            return await give_up(x, error, stage=x.stage, code=code, rest=rest)
+
+
+async def _retry(x: Execution, error: TaskError, delay_s: float, rest: Sequence[EventDraft]) -> Outcome:
+    """A counted failure with attempts left."""
+    deps = x.deps
+    if not deps.budget.may_retry(x.permits.model.id, deps.clock.monotonic()):
+        delay_s = max(delay_s, deps.retry.cap_s)  # the model is in trouble: retries must not become most of its load
+    await _leave(x, Ending(State.RETRYING, error.code, "failed", count_failure=True))
+    events = [*rest, *attempt_events.retry_events(error, x.stage, deps.clock.time() + delay_s)]
+    await settlement.park(x, events, delay_s, reason="RETRY_AT")
+    return Retrying(error.code, delay_s)
+
+
+async def _wait_for_model(x: Execution, error: TaskError, wait: Wait, rest: Sequence[EventDraft]) -> Outcome:
+    """No model is available to this attempt: no failure, unless it has waited too long in all."""
+    now = x.deps.clock.time()
+    since_ms = x.entry.parked_at or int(now * 1000)
+    if now - since_ms / 1000 > x.deps.guard_settings.wait_max_s:
+        return await give_up(x, error, stage=x.stage, code=Code.WORKER_OVERLOADED, rest=rest)
+    await _leave(x, Ending(State.RETRYING, error.code, "deferred"))
+    events = [*rest, attempt_events.waiting_event(Stage.EXECUTE, wait.reason)]
+    await settlement.park(x, events, wait.delay_s, reason=wait.reason, since_ms=since_ms)
+    return Deferred(wait.reason, wait.delay_s)
+
+
+async def give_up(
+    x: Execution, error: TaskError, *, stage: Stage, code: Code | None = None, rest: Sequence[EventDraft] = ()
+) -> Outcome:
+    """The task ends with `code` (that of `error` if not said): row, terminal event, dead letter."""
+    code = code or error.code
+    state = terminal_state(code)
+    await _leave(x, Ending(state, code, state.value, count_failure=state is State.FAILED))
+    message = error.message if code is error.code else ""
+    await settlement.end(x, [*rest, attempt_events.final_event(stage, code, message)], code, error.detail)
+    return Failed(code)
+
+
+async def _leave(x: Execution, transition: Ending) -> None:
+    if not await settlement.leave_running(x, transition):
+        raise LeaseLost("a higher attempt exists")
+
+
+# --- before an attempt --------------------------------------------------------------------------------------------
+
+
+async def set_aside(x: Execution) -> Outcome:
+    """An entry that can't be read: deferred for a while if a newer release wrote it, else dead-lettered as poison."""
+    deps, d = x.deps, x.in_flight.delivery
+    newer = d.ahead
+    waited_s = deps.clock.time() - newer.since_ms / 1000 if newer is not None and newer.since_ms else 0.0
+    if newer is None or waited_s > deps.guard_settings.wait_max_s:
+        await settlement.dead_letter(x, Code.INVALID_PAYLOAD, d.poison, whole_task=False)
+        return Dropped("poison")
+    await x.insist(partial(deps.tail.lay_aside, d, newer, int(deps.retry.cap_s * 1000)))
+    x.in_flight.settled_entry()
+    return Deferred(Reason.RETRY_AT, deps.retry.cap_s)
+
+
+async def reject(x: Execution, error: TaskError) -> Outcome:
+    """A task that ends without starting: bad, unknown, expired, cancelled, or having waited too long."""
+    d, ledger, state = x.in_flight.delivery, x.deps.ledger, terminal_state(error.code)
+    await _release_claim(x)
+    if not await x.insist(lambda: ledger.end_unclaimed(x.entry, state, error.code, d.entry_id)):
+        conflict = await x.insist(lambda: ledger.foreign(d.queue, x.entry))
+        return await drop(x, conflict=conflict)
+    event = attempt_events.final_event(Stage.QUEUE, error.code, error.message)
+    await settlement.end(x, [event], error.code, error.detail)
+    return Failed(error.code)
+
+
+async def end_without_row(x: Execution, error: TaskError) -> Outcome:
+    """A message that Postgres can't hold: event and dead letter only."""
+    event = attempt_events.final_event(Stage.LOAD, error.code, error.message)
+    await settlement.end(x, [event], error.code, error.detail)
+    return Failed(error.code)
+
+
+async def wait_for_permits(x: Execution, answer: MustWait | Shut) -> Outcome:
+    """A limiter is full or no model is available: leave the slot at once and say why."""
+    if x.cancelled is not None:
+        return await reject(x, x.cancelled)
+    deps, entry = x.deps, x.entry
+    now_ms, jitter, limits = int(deps.clock.time() * 1000), deps.random(), deps.guard_settings
+    if isinstance(answer, MustWait):
+        wait = denied(entry, answer.place, now_ms, limits, deps.retry, jitter, answer.rank)
+    else:
+        wait = shut_out(entry, answer, now_ms, limits, deps.retry, jitter, first=x.permits.has_priority)
+    if wait is None:
+        return await reject(x, TaskError(code=Code.WORKER_OVERLOADED))
+    await _release_claim(x)
+    # Told once for each reason, not at every look.
+    events = [] if entry.parked == wait.reason else [attempt_events.waiting_event(Stage.GUARDS, wait.reason)]
+    await settlement.park(x, events, wait.delay_s, reason=wait.reason, since_ms=wait.since_ms, wakeable=wait.wakeable)
+    return Deferred(wait.reason, wait.delay_s)
+
+
+async def _release_claim(x: Execution) -> None:
+    """A row that still says `running` by this entry belongs to a dead process: release it before the entry moves."""
+    d = x.in_flight.delivery
+    if d.redelivered:
+        lease_s = x.deps.lease.lease_s
+        await x.insist(lambda: x.deps.ledger.let_go(x.task.task_id, d.entry_id, lease_s))
+
+
+async def drop(x: Execution, *, conflict: str = "") -> Outcome:
+    """Settle an entry that has no say about its task: a duplicate, or (`conflict`) another body under the same id."""
+    await settlement.append_last(x, ())
+    if not conflict:
+        await settlement.acknowledge(x, whole_task=False)
+        return Dropped("duplicate")
+    # It was accepted and will never start: its place goes back. Images may be those of the task it names.
+    await settlement.dead_letter(x, Code.INVALID_PAYLOAD, conflict, with_blobs=False)
+    return Dropped("foreign")
+
+
+# --- interrupted --------------------------------------------------------------------------------------------------
+
+
+async def requeue(x: Execution, why: Exception) -> Outcome:
+    """Let another process have the task, if it is still ours to give. No failure is counted."""
+    in_flight, ledger = x.in_flight, x.deps.ledger
+    if in_flight.delivery.entry is None:
+        return Abandoned(type(why).__name__)
+    outcome = "fenced" if isinstance(why, LeaseLost) else "handed_back"
+    try:
+        async with asyncio.timeout(_REQUEUE_S):
+            events: list[EventDraft] = []
+            if in_flight.attempt is None:
+                # A claim whose reply was lost may have said `running` by this entry, which is about to move.
+                await ledger.let_go(x.task.task_id, in_flight.delivery.entry_id, x.deps.lease.lease_s)
+            else:
+                ending = Ending(State.QUEUED, None, outcome, model_id=in_flight.trace.model_id or None)
+                if not await ledger.leave(x.task.task_id, in_flight.attempt, ending):
+                    await settlement.append_last(x, ())
+                    return Fenced()
+                events = [attempt_events.given_back_event()]
+            await settlement.append_last(x, events)
+            moved = await x.deps.tail.hand_back(in_flight.delivery)
+    except (DependencyAway, RedisFull, TimeoutError) as error:
+        return Abandoned(type(error).__name__)
+    in_flight.settled_entry()
+    return HandedBack() if moved else Fenced()
