@@ -11,22 +11,23 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from aiohttp import ClientError, web
 
 from daemon.config import QstashSettings, RelaySettings
-from daemon.domain.errors import CODES, Code, DependencyAway, QstreamdError, RedisFull, Rejected, TaskError
+from daemon.domain.errors import CODES, Code, RedisFull, Rejected, TaskError
 from daemon.domain.events import CURRENT_ATTEMPT, Stage, error
 from daemon.domain.messages import BODY_BYTES_MAX, identity_of
 from daemon.domain.queues import QueueSpec
 from daemon.events.log import Events
 from daemon.observability.logging import logger
-from daemon.observability.metrics import CONTENT_TYPE, UNKNOWN, Metrics
+from daemon.observability.metrics import CONTENT_TYPE, Metrics
 from daemon.ports import Clock
-from daemon.queues.admission import Accepted, Admission, Conflict, Full, Verdict
+from daemon.queues.admission import Accepted, Admission, Verdict
 from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
+from daemon.relay.responses import Answer, Unauthorized, judged, refusal
 from daemon.relay.signature import judge
 
 FAILED_BYTES_MAX: Final = 4 * BODY_BYTES_MAX  #: a failure callback carries the source message as base64, and an answer
@@ -36,20 +37,6 @@ FULL_RETRY_AFTER_S: Final = 20  #: tasks of a minute leave a queue slowly
 _DEPRECATED: Final = "@1767225600"  # RFC 9745: since 2026-01-01
 _UNDELIVERED: Final = error(Stage.DELIVER, Code.DELIVERY_FAILED, CODES[Code.DELIVERY_FAILED].en, retryable=False)
 _log = logger("relay")
-
-
-class Answer(NamedTuple):
-    """What a call gets; `outcome`, `queue` and `cause` are for our metrics and log only."""
-
-    status: int
-    body: Mapping[str, Any]
-    outcome: str = ""
-    queue: str = UNKNOWN
-    cause: object = None
-
-
-class Unauthorized(QstreamdError):
-    """The call is not believed; the flaw is its text."""
 
 
 @dataclass(slots=True)
@@ -208,29 +195,3 @@ class Relay:
 
 def _path(request: web.Request) -> str:
     return request.raw_path.partition("?")[0]
-
-
-def judged(found: Ingested, verdict: Verdict) -> Answer:
-    """The answer to a message that Redis has judged."""
-    task_id, queue = found.message.task_id, found.queue.name
-    if isinstance(verdict, Full):
-        told: dict[str, Any] = {"code": Code.QUEUE_FULL, "message": CODES[Code.QUEUE_FULL].en}
-        if verdict.retry_after_s is not None:
-            told["retryAfter"] = verdict.retry_after_s
-        return Answer(429, told, "full", queue)
-    if isinstance(verdict, Conflict):
-        text = f"taskId: {task_id} was accepted with another body"
-        return Answer(489, {"code": Code.INVALID_PAYLOAD, "message": text}, "conflict", queue)
-    status = "queued" if isinstance(verdict, Accepted) else "duplicate"
-    return Answer(200, {"taskId": task_id, "status": status, "entryId": verdict.entry_id}, status, queue)
-
-
-def refusal(problem: Exception) -> Answer:
-    """The answer to a call that went wrong before it was judged; what it tells has no secret and no server's words."""
-    if isinstance(problem, Unauthorized):
-        return Answer(401, {"code": "BAD_SIGNATURE"}, "unauthorized", cause=problem)
-    away = isinstance(problem, DependencyAway | RedisFull | TimeoutError)
-    code = problem.code if isinstance(problem, TaskError) else Code.WORKER_OVERLOADED if away else Code.INTERNAL
-    text = problem.message if isinstance(problem, TaskError) else CODES[code].en
-    outcome = "rejected" if isinstance(problem, Rejected) else "unavailable"
-    return Answer(CODES[code].http_status or 500, {"code": code, "message": text}, outcome, cause=problem)

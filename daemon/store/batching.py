@@ -15,7 +15,8 @@ from daemon.domain.errors import TaskError
 from daemon.ports import ClaimAnswer, Delivery, ResultDraft, StoredResult
 from daemon.redis_client.batcher import Gathering
 from daemon.store.pool import StatementTimeout
-from daemon.store.tasks import ClaimRequest, PostgresLedger
+from daemon.store.task_rows import ClaimRequest
+from daemon.store.tasks import PostgresLedger
 
 A = TypeVar("A")
 

@@ -17,7 +17,7 @@ from daemon.domain.states import State
 from daemon.ports import StoredResult
 from daemon.store.pool import Pool, Row
 from daemon.store.sql import load_queries
-from daemon.store.tasks import stored_result
+from daemon.store.task_rows import stored_result
 
 FORGOTTEN_MAX: Final = 100  #: rows of one look of the sweeper
 

@@ -8,49 +8,25 @@ after a commit looks just like being fenced out. The `…_many` need no more sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import msgspec
-
-from daemon.domain.errors import Code, LeaseLost, Rejected, StoreAway, TaskError
-from daemon.domain.events import Usage
-from daemon.domain.messages import TaskMessage, WorkEntry, content_sha256, identity_of
+from daemon.domain.errors import Code, LeaseLost, StoreAway, TaskError
+from daemon.domain.messages import WorkEntry, identity_of
 from daemon.domain.queues import DEFAULT_QUEUES, QueueSpec
-from daemon.domain.states import TERMINAL, State
-from daemon.ports import (
-    AlreadyEnded,
-    ClaimAnswer,
-    Claimed,
-    Delivery,
-    Duplicate,
-    Ending,
-    Foreign,
-    ResultDraft,
-    StoredResult,
-    TaskContext,
-)
-from daemon.store.jsonb import storable, storable_text
+from daemon.domain.states import State
+from daemon.ports import ClaimAnswer, Delivery, Ending, ResultDraft, StoredResult
 from daemon.store.pool import Pool, Row, SchemaMismatch, StatementRefused, StatementTimeout
 from daemon.store.sql import load_queries
+from daemon.store.task_rows import (
+    ClaimRequest,
+    claim_answer,
+    conflict_in,
+    storable_draft,
+    stored_result,
+    without_images,
+)
 
 CLAIM_LOOKS_MAX: Final = 5  #: each further look means that another claim got through in between
-CONTEXT_BYTES_MAX: Final = 4 * 1024 * 1024  #: variables or images of one task; four times what a message may carry
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """One claim of a batch."""
-
-    delivery: Delivery
-    model_id: str
-
-    @property
-    def entry(self) -> WorkEntry:
-        """The message; an entry that can't be read has nothing to claim."""
-        if self.delivery.entry is None:
-            raise ValueError(f"{self.delivery.entry_id} is poison: {self.delivery.poison}")
-        return self.delivery.entry
 
 
 def _default_queues() -> Mapping[str, QueueSpec]:
@@ -80,7 +56,7 @@ class PostgresLedger:
             if not batch:
                 break
             for row in await self._claim_rows(dict(batch.values()), owner, lease_s):
-                answer = _answer(requests[row["ord"]], row)
+                answer = claim_answer(requests[row["ord"]], row)
                 if answer is not None:
                     answers[row["ord"]] = answer
         if len(answers) < len(requests):
@@ -116,7 +92,7 @@ class PostgresLedger:
 
     async def finish_many(self, drafts: Sequence[tuple[str, int, ResultDraft]]) -> list[StoredResult | LeaseLost]:
         """The outcome of each, in order, in one statement (and one more for each that matched nothing). Repeatable."""
-        clean = [(task_id, attempt, _storable_draft(draft)) for task_id, attempt, draft in drafts]
+        clean = [(task_id, attempt, storable_draft(draft)) for task_id, attempt, draft in drafts]
         rows = {
             (task_id, attempt): {
                 "task_id": task_id, "attempt": attempt, "content": d.content, "data": d.data, "model_id": d.model_id,
@@ -170,7 +146,7 @@ class PostgresLedger:
     async def foreign(self, queue: str, entry: WorkEntry) -> str:
         """See `Ledger.foreign`."""
         rows = await self._pool.fetch(self._sql["identity"], entry.message.task_id)
-        return _foreign(rows[0], queue, entry) if rows else ""
+        return conflict_in(rows[0], queue, entry) if rows else ""
 
     async def let_go(self, task_id: str, entry_id: str, lease_s: float) -> None:
         """See `Ledger.let_go`; the crash is counted only if the heartbeat has lapsed, as a claim would."""
@@ -197,73 +173,6 @@ class PostgresLedger:
             "task_id": m.task_id, "queue_id": queue, "entry_id": entry_id, "service_id": m.service_id,
             "user_id": m.user_id, "tier": tier, "model_id": model_id, "job_id": m.job_id,
             "refs": m.refs, "request_id": identity.request_id, "trace_id": identity.trace_id,
-            "message": _without_images(m), "body_sha256": entry.sha256, "accepted_at": entry.accepted_at / 1000,
+            "message": without_images(m), "body_sha256": entry.sha256, "accepted_at": entry.accepted_at / 1000,
             "wants_context": m.id_first,
         }  # fmt: skip
-
-
-def _without_images(message: TaskMessage) -> TaskMessage:
-    if not any(image.data for image in message.images or ()):
-        return message
-    bare = [msgspec.structs.replace(image, data=None) for image in message.images or ()]
-    return msgspec.structs.replace(message, images=bare)
-
-
-def _storable_draft(draft: ResultDraft) -> ResultDraft:
-    """`draft` as Postgres will hold it, hash included, so that what is announced is what a reader will find."""
-    content, data = storable_text(draft.content), storable(draft.data)
-    sha256 = draft.content_sha256 if content is draft.content else content_sha256(content)
-    return replace(draft, content=content, data=data, content_sha256=sha256)
-
-
-def _answer(request: ClaimRequest, row: Row) -> ClaimAnswer | None:
-    """What one row of the claim means; None: the snapshot was older than the row that refused us, look again."""
-    entry = request.entry
-    if row["attempt"] is not None:
-        context, error = _context(row) if entry.message.id_first else (None, None)
-        return Claimed(row["attempt"], row["failures"], row["crashes"], context, row["created_at"], error)
-    if row["old_state"] is None:
-        return None
-    if why := _foreign(row, request.delivery.queue, entry):
-        return Foreign(why)
-    state = State(row["old_state"])
-    if state in TERMINAL:
-        code = Code(row["old_code"]) if row["old_code"] else None
-        return AlreadyEnded(state, row["old_attempt"], code, stored_result(row) if state is State.DONE else None)
-    if state is State.RUNNING and row["old_entry"] != request.delivery.entry_id and not row["old_lapsed"]:
-        return Duplicate()
-    return None
-
-
-def _foreign(row: Row, queue: str, entry: WorkEntry) -> str:
-    if row["old_queue"] != queue:
-        return f"the id belongs to a task of queue {row['old_queue']}"
-    return "" if row["old_sha256"] == entry.sha256 else "the id belongs to a task with another body"
-
-
-def _context(row: Row) -> tuple[TaskContext | None, TaskError | None]:
-    if row.get("context_failure"):
-        return None, row["context_failure"]
-    if not row["context_found"]:
-        return None, Rejected(code=Code.CONTEXT_NOT_FOUND)
-    try:
-        variables = _decoded(row["variables"], dict[str, Any]) or {}
-        images = _decoded(row["images"], list[dict[str, Any]]) or []
-    except (msgspec.MsgspecError, ValueError) as error:
-        # Types and paths only: msgspec's texts hold no values.
-        return None, Rejected(code=Code.CONTEXT_NOT_FOUND, detail=f"task_context: {error}")
-    return TaskContext(row["template_id"], variables, images), None
-
-
-def _decoded(text: str | None, kind: Any) -> Any:
-    if text is None:
-        return None
-    if len(text) > CONTEXT_BYTES_MAX:
-        raise ValueError(f"{len(text)} characters, at most {CONTEXT_BYTES_MAX} are allowed")
-    return msgspec.json.decode(text, type=kind | None)
-
-
-def stored_result(row: Row) -> StoredResult:
-    """The result in a row that holds the columns of `results`."""
-    usage = msgspec.convert(row["usage"], Usage)
-    return StoredResult(row["id"], row["content_sha256"], row["data"], row["content"], row["model_id"], usage)

@@ -11,7 +11,8 @@ from daemon.domain.messages import ImageRef, content_sha256
 from daemon.domain.states import State
 from daemon.ports import AlreadyEnded, Claimed, Duplicate, Ending, Foreign
 from daemon.store.pool import Pool
-from daemon.store.tasks import ClaimRequest, PostgresLedger
+from daemon.store.task_rows import ClaimRequest
+from daemon.store.tasks import PostgresLedger
 from tests.integration.store.samples import (
     CLOCK,
     LEASE_S,

@@ -11,7 +11,8 @@ from daemon.config import PostgresSettings
 from daemon.domain.errors import Code, Rejected
 from daemon.ports import Claimed, TaskContext
 from daemon.store.pool import Pool
-from daemon.store.tasks import CONTEXT_BYTES_MAX, ClaimRequest, PostgresLedger
+from daemon.store.task_rows import CONTEXT_BYTES_MAX, ClaimRequest
+from daemon.store.tasks import PostgresLedger
 from tests.integration.store.samples import LEASE_S, claimed, delivery, let_heartbeat_lapse, outcomes
 
 pytestmark = pytest.mark.postgres_versions

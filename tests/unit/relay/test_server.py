@@ -15,7 +15,8 @@ from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.observability.metrics import Metrics
 from daemon.queues.admission import Accepted, Conflict, Duplicate, Full, Verdict
 from daemon.relay.ingest import Ingested
-from daemon.relay.server import FULL_RETRY_AFTER_S, INFLIGHT_MAX, Relay, Unauthorized, judged, refusal
+from daemon.relay.responses import Unauthorized, judged, refusal
+from daemon.relay.server import FULL_RETRY_AFTER_S, INFLIGHT_MAX, Relay
 
 MESSAGE = TaskMessage(task_id="t1", queue_id="q_paid_stream", service_id="s", user_id="u")
 FOUND = Ingested(MESSAGE, DEFAULT_QUEUES["q_paid_stream"], "0" * 64, {})

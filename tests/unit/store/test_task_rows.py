@@ -6,7 +6,7 @@ import pytest
 
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.ports import ClaimAnswer, Delivery, Duplicate
-from daemon.store.tasks import ClaimRequest, _answer
+from daemon.store.task_rows import ClaimRequest, claim_answer
 
 MESSAGE = TaskMessage(task_id="t", queue_id="q", service_id="s", user_id="u", variables={})
 REQUEST = ClaimRequest(Delivery("q", "tasks", "1-0", WorkEntry(message=MESSAGE, sha256="x", accepted_at=0)), "m")
@@ -35,4 +35,4 @@ def test_a_snapshot_that_does_not_explain_the_refusal_is_not_believed(
     old: dict[str, object], answer: ClaimAnswer | None
 ) -> None:
     """Another claim got through after it was taken: None, look again."""
-    assert _answer(REQUEST, seen(**old)) == answer
+    assert claim_answer(REQUEST, seen(**old)) == answer

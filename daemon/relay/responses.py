@@ -1,0 +1,51 @@
+"""What the relay answers: one value for each verdict of Redis and for each error. Plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from daemon.domain.errors import CODES, Code, DependencyAway, QstreamdError, RedisFull, Rejected, TaskError
+from daemon.observability.metrics import UNKNOWN
+from daemon.queues.admission import Accepted, Conflict, Full, Verdict
+from daemon.relay.ingest import Ingested
+
+
+class Answer(NamedTuple):
+    """What a call gets; `outcome`, `queue` and `cause` are for our metrics and log only."""
+
+    status: int
+    body: Mapping[str, Any]
+    outcome: str = ""
+    queue: str = UNKNOWN
+    cause: object = None
+
+
+class Unauthorized(QstreamdError):
+    """The call is not believed; the flaw is its text."""
+
+
+def judged(found: Ingested, verdict: Verdict) -> Answer:
+    """The answer to a message that Redis has judged."""
+    task_id, queue = found.message.task_id, found.queue.name
+    if isinstance(verdict, Full):
+        told: dict[str, Any] = {"code": Code.QUEUE_FULL, "message": CODES[Code.QUEUE_FULL].en}
+        if verdict.retry_after_s is not None:
+            told["retryAfter"] = verdict.retry_after_s
+        return Answer(429, told, "full", queue)
+    if isinstance(verdict, Conflict):
+        text = f"taskId: {task_id} was accepted with another body"
+        return Answer(489, {"code": Code.INVALID_PAYLOAD, "message": text}, "conflict", queue)
+    status = "queued" if isinstance(verdict, Accepted) else "duplicate"
+    return Answer(200, {"taskId": task_id, "status": status, "entryId": verdict.entry_id}, status, queue)
+
+
+def refusal(problem: Exception) -> Answer:
+    """The answer to a call that went wrong before it was judged; what it tells has no secret and no server's words."""
+    if isinstance(problem, Unauthorized):
+        return Answer(401, {"code": "BAD_SIGNATURE"}, "unauthorized", cause=problem)
+    away = isinstance(problem, DependencyAway | RedisFull | TimeoutError)
+    code = problem.code if isinstance(problem, TaskError) else Code.WORKER_OVERLOADED if away else Code.INTERNAL
+    text = problem.message if isinstance(problem, TaskError) else CODES[code].en
+    outcome = "rejected" if isinstance(problem, Rejected) else "unavailable"
+    return Answer(CODES[code].http_status or 500, {"code": code, "message": text}, outcome, cause=problem)
