@@ -54,7 +54,7 @@ async def claimed(ledger: PostgresLedger, task_id: str = "t1") -> int:
 
 async def finished(ledger: PostgresLedger, task_id: str = "t1") -> None:
     attempt = await claimed(ledger, task_id)
-    usage = Usage(input_tokens=3, output_tokens=2)
+    usage = Usage(3, 0, 2, 0)
     await ledger.finish(task_id, attempt, ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None))
 
 
