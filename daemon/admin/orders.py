@@ -26,8 +26,8 @@ from daemon.domain.states import TERMINAL, State
 from daemon.events.cancel_notices import Cancels
 from daemon.events.log import Events
 from daemon.ports import Blobs
+from daemon.queues.scripts import hasten
 from daemon.redis_client import keys
-from daemon.redis_client.scripts import load_script
 from daemon.store.audit import AuditLog
 from daemon.store.tasks import PostgresLedger
 
@@ -117,8 +117,8 @@ async def _retry(at: Connections, task_id: str, reason: str) -> Answer:
 
 async def _hasten(at: Connections, queue: str, task_id: str) -> bool:
     names = keys.queue_keys(queue)
-    moved = await at.scripts.one(load_script("queues", "hasten"), (names.retry, names.held, names.ready), (task_id,))
-    return int(moved) == 1
+    call = hasten(retry=names.retry, held=names.held, ready=names.ready, task_id=task_id)
+    return int(await at.scripts.one(call)) == 1
 
 
 async def _audit(at: Connections, action: str, answer: Answer, reason: str) -> None:
