@@ -294,6 +294,12 @@ class Work:
         key = names.ready if stream == "ready" else names.tasks
         return lua.renew_leases(stream=key, consumer=self.consumer, entry_ids=ids)
 
+    async def hasten(self, queue: str, task_id: str) -> bool:
+        """Move a parked task to `:ready` now; False when it is not parked (any more)."""
+        names = keys.queue_keys(queue)
+        call = lua.hasten(retry=names.retry, held=names.held, ready=names.ready, task_id=task_id)
+        return int(await self._scripts.one(call)) == 1
+
     async def live(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int) -> Liveness:
         """Register us as reader of `queues` for `ttl_ms` and learn who lives."""
         members = [f"{queue}/{self.consumer}" for queue in queues]
