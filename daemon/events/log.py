@@ -20,7 +20,7 @@ from daemon.events import scripts as lua
 from daemon.ports import Appended, Clock, TaskIdentity
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
-from daemon.redis_client.scripts import Argument, Call, Scripts
+from daemon.redis_client.scripts import Call, Scripts
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
@@ -63,7 +63,7 @@ class Events:
         now = round(self._clock.time(), 3)
         common = _encode(task.task_id), _common(task, now)
         nonce = drafts[0].nonce if drafts else secrets.token_hex(16)
-        fence: Argument = attempt if after is None else f"{attempt}@{after}"
+        fence = str(attempt) if after is None else f"{attempt}@{after}"
         return lua.append(
             stream=keys.events(task.task_id),
             state=keys.events_state(task.task_id),

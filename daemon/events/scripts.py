@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from daemon.redis_client.keys import GROUP
-from daemon.redis_client.scripts import Argument, Call, load_scripts
+from daemon.redis_client.scripts import Call, load_scripts
 
 SCRIPTS: Final = load_scripts("events")
 
@@ -29,7 +29,7 @@ def append(
     stream: str,
     state: str,
     nonce: str,
-    fence: Argument,
+    fence: str,
     ttl_s: int,
     ended_ttl_s: int,
     queued: bytes,
