@@ -18,8 +18,8 @@ from tests.integration.redis_side import QUEUE, Side
 
 NOT_PAUSED = ["", "0", "false", "False", "FALSE", "fAlSe", "no", "No", "NO", "nO"]
 PAUSED = [
-    "1", "true", "True", "yes", "YES", "on", "off", "2", "-1", "00", "0.0", "+0", "n", "f", "none", "null", "nope", "falsey",
-    " ", " no", "no ", "0 ", "no\n", "\0", "ＮＯ", "ﬀalse", "falſe", "İ", "\N{KELVIN SIGN}", "暂停",
+    "1", "true", "True", "yes", "YES", "on", "off", "2", "-1", "00", "0.0", "+0", "n", "f", "none", "null", "nope",
+    "falsey", " ", " no", "no ", "0 ", "no\n", "\0", "ＮＯ", "ﬀalse", "falſe", "İ", "\N{KELVIN SIGN}", "暂停",
 ]  # fmt: skip
 RAW = [b"\xff", b"no\xff", b"\xc3", b"\x00no"]
 SPELLINGS = [(text.encode(), False) for text in NOT_PAUSED] + [(text.encode(), True) for text in PAUSED]
