@@ -20,11 +20,12 @@ test: setup ## All tests, on a real Redis and a real Postgres that the suite sta
 	@$(python) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
 .PHONY: check
-check: setup ## Format, lint, strict types, import direction, sizes, generated files
+check: setup ## Format, lint (Python, Lua), strict types, import direction, sizes, generated files
 	@$(python) -m ruff format --check --quiet $(code) || { echo 'make format puts that right'; exit 1; }
 	@$(python) -m ruff check --quiet $(code)
 	@$(python) -m mypy $(code)
 	@.venv/bin/lint-imports --no-logo
+	@requirements/luacheck --quiet --no-color daemon
 	@$(python) -m pytest -q --no-header tests/rules
 
 .PHONY: format

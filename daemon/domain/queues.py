@@ -25,6 +25,14 @@ class Mode(StrEnum):
     BATCH = "batch"
 
 
+def is_paused(field: bytes | None) -> bool:
+    """What the field `paused` of a control hash says, however it is spelled; `is_paused` in Lua says the same."""
+    return (field or b"").lower() not in _NOT_PAUSED
+
+
+_NOT_PAUSED: Final = frozenset({b"", b"0", b"false", b"no"})
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
     """One queue: its tier and mode decide what may be sent to it; `parallelism` is for one process."""

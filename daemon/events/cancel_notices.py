@@ -15,9 +15,10 @@ from redis.asyncio import Redis
 
 from daemon.config import EventSettings, QueueSettings, RedisSettings
 from daemon.domain.messages import IMAGES_MAX, WorkEntry
+from daemon.events import scripts as lua
 from daemon.redis_client import keys
 from daemon.redis_client.connection import Polling, connect_blocking, translated
-from daemon.redis_client.scripts import Scripts, load_script
+from daemon.redis_client.scripts import Scripts
 
 NOTICES_MAX: Final = 1000  #: kept in the stream of notices, about
 NOTICES_TTL_S: Final = 86_400
@@ -36,12 +37,10 @@ class Cancels:
         self._scripts = scripts
         self._ttl_s = int(events.ttl_s)
         self._seen_ttl_s = int(queues.seen_ttl_s)
-        self._cancel = load_script("events", "cancel")
-        self._withdraw = load_script("events", "withdraw")
 
     async def mark(self, task_id: str) -> bool:
         """Let every append to the task's events tell that it is to end; False when it has ended. Repeatable."""
-        return bool(await self._scripts.one(self._cancel, (keys.events_state(task_id),), (self._ttl_s,)))
+        return bool(await self._scripts.one(lua.cancel(state=keys.events_state(task_id), ttl_s=self._ttl_s)))
 
     async def notify(self, task_id: str) -> None:
         """Tell every daemon that runs something; whoever runs this task stops its model call. Repeatable."""
@@ -74,11 +73,20 @@ class Cancels:
         One that was only promised is refused when it comes. Repeatable.
         """
         names = keys.queue_keys(queue)
-        where = (
-            *(names.retry, names.held, keys.seen(queue, task_id), names.tasks, keys.promise(queue, task_id)),
-            *(names.waiting, names.counter, *(keys.blob(queue, task_id, at) for at in range(IMAGES_MAX))),
+        withdrawn, _clamped = await self._scripts.one(
+            lua.withdraw(
+                retry=names.retry,
+                held=names.held,
+                seen=keys.seen(queue, task_id),
+                tasks=names.tasks,
+                reservation=keys.promise(queue, task_id),
+                waiting=names.waiting,
+                counter=names.counter,
+                blobs=[keys.blob(queue, task_id, at) for at in range(IMAGES_MAX)],
+                task_id=task_id,
+                seen_ttl_s=self._seen_ttl_s,
+            )
         )
-        withdrawn, _clamped = await self._scripts.one(self._withdraw, where, (task_id, keys.GROUP, self._seen_ttl_s))
         return bool(withdrawn)
 
     async def _content(self, stream: str, entry_id: str) -> bytes | None:

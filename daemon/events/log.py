@@ -16,10 +16,11 @@ import msgspec
 from daemon.config import EventSettings
 from daemon.domain.events import Channel, Event, EventDraft, EventType, Reason, Stage, progress
 from daemon.domain.messages import CONTRACT_VERSION
+from daemon.events import scripts as lua
 from daemon.ports import Appended, Clock, TaskIdentity
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
-from daemon.redis_client.scripts import Argument, Call, Scripts, load_script
+from daemon.redis_client.scripts import Call, Scripts
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
@@ -31,8 +32,8 @@ class Events:
     def __init__(self, scripts: Scripts, settings: EventSettings, clock: Clock) -> None:
         self._scripts = scripts
         self._clock = clock
-        self._ttls = (int(settings.ttl_s), int(settings.ttl_after_end_s))
-        self._append = load_script("events", "append")
+        self._ttl_s = int(settings.ttl_s)
+        self._ended_ttl_s = int(settings.ttl_after_end_s)
 
     async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
         """What became of the drafts, appended in order under one nonce; one flush.
@@ -62,11 +63,17 @@ class Events:
         now = round(self._clock.time(), 3)
         common = _encode(task.task_id), _common(task, now)
         nonce = drafts[0].nonce if drafts else secrets.token_hex(16)
-        fence: Argument = attempt if after is None else f"{attempt}@{after}"
-        args: list[Argument] = [nonce, fence, *self._ttls, _queued(task, position, common)]
-        for draft in drafts:
-            args += (draft.type.value, int(draft.terminal), *_pieces(draft, *common))
-        return Call(self._append, (keys.events(task.task_id), keys.events_state(task.task_id)), args)
+        fence = str(attempt) if after is None else f"{attempt}@{after}"
+        return lua.append(
+            stream=keys.events(task.task_id),
+            state=keys.events_state(task.task_id),
+            nonce=nonce,
+            fence=fence,
+            ttl_s=self._ttl_s,
+            ended_ttl_s=self._ended_ttl_s,
+            queued=_queued(task, position, common),
+            events=[lua.EventParts(d.type.value, int(d.terminal), *_pieces(d, *common)) for d in drafts],
+        )
 
     @staticmethod
     def appended(reply: Any) -> Appended:

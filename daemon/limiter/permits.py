@@ -15,10 +15,11 @@ from daemon.config import GuardSettings
 from daemon.domain.errors import RedisAway, RedisFull
 from daemon.domain.events import Reason
 from daemon.domain.permits import Ask, CallReport, Candidate, Entered, GuardPlace, MustWait, Shut
+from daemon.limiter import scripts as lua
 from daemon.limiter.rates import requests, tokens
 from daemon.observability.logging import logger
 from daemon.redis_client import keys
-from daemon.redis_client.scripts import Argument, Call, Scripts, load_script
+from daemon.redis_client.scripts import Call, Scripts
 
 _log = logger(__name__)
 
@@ -44,34 +45,27 @@ class RedisGuards:
         self._keep_ms = int(self._settings.handover_s * 1000)
         # What waits is ended by its own process after wait_max_s; what is never seen again goes with its line.
         self._wait_ttl_ms = int(self._settings.wait_max_s * 2000) + 600_000
-        self._acquire = load_script("limiter", "guard_acquire", "places")
-        self._renew = load_script("limiter", "guard_renew", "places")
-        self._enter = load_script("limiter", "guard_enter", "places")
-        self._release = load_script("limiter", "guard_release", "places")
-        self._sweep = load_script("limiter", "guard_sweep", "places")
-        self._relimit = load_script("limiter", "guard_relimit", "places")
-        self._forget = load_script("limiter", "guard_forget")
-        self._wake = load_script("limiter", "wake")
 
     async def acquire(self, member: str, places: Sequence[GuardPlace], lease_ms: int) -> int | None:
         """Take back places that were lost, if there is room: None, or the index of the first full guard; repeatable.
 
         Looks at no waiters and no model: whoever had the places and still runs comes first.
         """
+        permits, limits = [p.key for p in places], [p.limit for p in places]
         full = await self._scripts.one(
-            self._acquire, [p.key for p in places], [member, lease_ms, *(p.limit for p in places)]
+            lua.retake_permits(permits=permits, token=member, lease_ms=lease_ms, limits=limits)
         )
         return None if full == 0 else int(full) - 1
 
     async def enter(self, ask: Ask, lease_ms: int) -> Answer:
         """Places in all shared guards and in the first open candidate, or why not; repeatable with the same member."""
-        reply = await self._scripts.one(*self._enter_call(ask, lease_ms))
+        reply = await self._scripts.one(self._enter_call(ask, lease_ms))
         return await self._answered(ask, reply)
 
     async def switch(self, ask: Ask, lease_ms: int, left: Sequence[GuardPlace], report: CallReport) -> Answer:
         """Leave the places of one model with `report` and enter another one's, in one flush; repeatable."""
         freed, reply = await self._scripts.run(
-            [self.release_call(ask.member, left, report), Call(*self._enter_call(ask, lease_ms))]
+            [self.release_call(ask.member, left, report), self._enter_call(ask, lease_ms)]
         )
         await self.wake(freed[2:])
         return await self._answered(ask, reply)
@@ -82,7 +76,8 @@ class RedisGuards:
         if not guards:
             return set()
         members = [member for member, places in held for _ in places]
-        return {lost.decode() for lost in await self._scripts.one(self._renew, guards, [lease_ms, *members])}
+        call = lua.renew_permits(permits=guards, lease_ms=lease_ms, tokens=members)
+        return {lost.decode() for lost in await self._scripts.one(call)}
 
     async def release(self, member: str, places: Sequence[GuardPlace], report: CallReport | None = None) -> None:
         """Give the places back and wake whoever is next; nothing happens to places of others. Repeatable."""
@@ -91,13 +86,16 @@ class RedisGuards:
 
     def release_call(self, member: str, places: Sequence[GuardPlace], report: CallReport | None = None) -> Call:
         """The script call of a release, to be sent in a batch: reply {freed, opened, heads…} (see `wake`)."""
-        names = [keys.GUARD_CALLED, *(name for p in places for name in (p.key, keys.guard_wait(p.key)))]
-        args: list[Argument] = [member, self._keep_ms, len(places), *(p.limit for p in places)]
-        if report is not None and report.candidate.place in places:
-            more, told = self._told(report, places)
-            names += more
-            args += told
-        return Call(self._release, names, args)
+        if report is not None and report.candidate.place not in places:
+            report = None
+        return lua.release_permits(
+            limiters=[_limiter(p) for p in places],
+            model=None if report is None else _model(report.candidate),
+            token=member,
+            reservation_ms=self._keep_ms,
+            limits=[p.limit for p in places],
+            report=None if report is None else self._told(report, places),
+        )
 
     async def wake(self, heads: Sequence[bytes]) -> None:
         """Wake tasks that a place is kept for (`queue/taskId`); a call that is lost is made again by the sweep."""
@@ -105,8 +103,17 @@ class RedisGuards:
         for head in heads:
             queue, _, task_id = head.decode().partition("/")
             names = keys.queue_keys(queue)
-            where = (names.retry, names.held, names.ready, keys.woken(queue, task_id))
-            calls.append(Call(self._wake, where, (task_id, _WOKEN_MS)))
+            mark = keys.woken(queue, task_id)
+            calls.append(
+                lua.wake(
+                    retry=names.retry,
+                    held=names.held,
+                    ready=names.ready,
+                    woken_mark=mark,
+                    task_id=task_id,
+                    mark_ms=_WOKEN_MS,
+                )
+            )
         if calls:
             try:
                 await self._scripts.run(calls)
@@ -119,38 +126,43 @@ class RedisGuards:
 
         0: nobody waits any more, in any process.
         """
-        where = (keys.GUARD_SWEEP, keys.GUARD_CALLED, keys.GUARD_WAITS)
         mark_ms = int(self._settings.sweep_s * 750)
-        left, *heads = await self._scripts.one(self._sweep, where, (self._keep_ms, mark_ms, _SWEEP_PAGE))
+        left, *heads = await self._scripts.one(
+            lua.sweep_permits(reservation_ms=self._keep_ms, mark_ms=mark_ms, page=_SWEEP_PAGE)
+        )
         await self.wake(heads)
         return int(left)
 
     async def relimit(self, place: GuardPlace) -> None:
         """The limit of a guard has changed: call those who fit now. Repeatable."""
-        where = (keys.GUARD_CALLED, keys.GUARD_WAITS, place.key, keys.guard_wait(place.key))
-        await self.wake(await self._scripts.one(self._relimit, where, (place.limit, self._keep_ms)))
+        call = lua.change_limit(
+            permits=place.key,
+            waiters=keys.guard_wait(place.key),
+            limit=place.limit,
+            reservation_ms=self._keep_ms,
+        )
+        await self.wake(await self._scripts.one(call))
 
     async def forget(self, queue: str) -> int:
         """Take all waiters of a queue that is paused out of the lines, so that no place is kept for them; how many."""
-        return int(await self._scripts.one(self._forget, (keys.GUARD_WAITS,), (f"{queue}/",)))
+        return int(await self._scripts.one(lua.forget_waiters(waiter_prefix=f"{queue}/")))
 
     # --- shapes ----------------------------------------------------------------------------------------------
 
-    def _enter_call(self, ask: Ask, lease_ms: int) -> tuple[Any, list[str], list[Argument]]:
-        names = [keys.GUARD_CALLED, keys.GUARD_WAITS]
-        for place in ask.shared:
-            names += (place.key, keys.guard_wait(place.key))
-        args: list[Argument] = [ask.member, ask.waiter, ask.since_ms, lease_ms, int(ask.goes_first)]
-        args += (self._keep_ms, self._wait_ttl_ms, len(ask.shared), *(p.limit for p in ask.shared))
-        for c in ask.candidates:
-            model = keys.model_keys(c.model_id)
-            names += (c.place.key, keys.guard_wait(c.place.key), model.probe, keys.guard_wait(model.probe))
-            names += (model.closed, model.breaker, keys.model_pace(c.model_id, c.tier))
-            names += (model.rpm, model.tpm, model.paying, model.others)
-            by_request, by_token = requests(c.requests_per_minute), tokens(c.tokens_per_minute)
-            args += (c.place.limit, by_request.each_ms, by_request.burst_ms)
-            args += (by_token.each_ms, by_token.burst_ms, c.tokens)
-        return self._enter, names, args
+    def _enter_call(self, ask: Ask, lease_ms: int) -> Call:
+        return lua.acquire_permits(
+            shared=[_limiter(p) for p in ask.shared],
+            candidates=[_candidate(c) for c in ask.candidates],
+            token=ask.member,
+            waiter=ask.waiter,
+            since_ms=ask.since_ms,
+            lease_ms=lease_ms,
+            goes_first=ask.goes_first,
+            reservation_ms=self._keep_ms,
+            wait_ttl_ms=self._wait_ttl_ms,
+            shared_limits=[p.limit for p in ask.shared],
+            rates=[_rates(c) for c in ask.candidates],
+        )
 
     async def _answered(self, ask: Ask, reply: Any) -> Answer:
         answer, heads = _answer(ask, reply)
@@ -159,19 +171,70 @@ class RedisGuards:
         await self.wake(heads)
         return answer
 
-    def _told(self, report: CallReport, places: Sequence[GuardPlace]) -> tuple[Sequence[str], Sequence[Argument]]:
+    def _told(self, report: CallReport, places: Sequence[GuardPlace]) -> lua.Report:
         c, s = report.candidate, self._settings
-        model = keys.model_keys(c.model_id)
-        names = (model.closed, model.breaker, keys.model_pace(c.model_id, c.tier), model.rpm, model.tpm, model.probe)
-        used = -1 if report.tokens is None else report.tokens
-        rates = (requests(c.requests_per_minute).each_ms, tokens(c.tokens_per_minute).each_ms)
-        breaker = (s.breaker_window_s, s.breaker_open_s, s.breaker_open_max_s)
-        args: tuple[Argument, ...] = (
-            *(report.outcome, report.closed_ms, report.closed_why, *rates, c.tokens, used),
-            *(s.breaker_failures, *(int(seconds * 1000) for seconds in breaker)),
-            *(int(report.slow_down), list(places).index(c.place) + 1, report.requests),
+        return lua.Report(
+            outcome=report.outcome,
+            closed_ms=report.closed_ms,
+            closed_reason=report.closed_why,
+            request_ms=requests(c.requests_per_minute).each_ms,
+            token_ms=tokens(c.tokens_per_minute).each_ms,
+            tokens_reserved=c.tokens,
+            tokens_used=-1 if report.tokens is None else report.tokens,
+            failures_max=s.breaker_failures,
+            window_ms=int(s.breaker_window_s * 1000),
+            open_ms=int(s.breaker_open_s * 1000),
+            open_max_ms=int(s.breaker_open_max_s * 1000),
+            slow_down=int(report.slow_down),
+            own_limiter=list(places).index(c.place) + 1,
+            requests_sent=report.requests,
         )
-        return (*names, keys.guard_wait(model.probe)), args
+
+
+def _limiter(place: GuardPlace) -> lua.LimiterKeys:
+    return lua.LimiterKeys(place.key, keys.guard_wait(place.key))
+
+
+def _candidate(c: Candidate) -> lua.CandidateKeys:
+    model = keys.model_keys(c.model_id)
+    return lua.CandidateKeys(
+        permits=c.place.key,
+        waiters=keys.guard_wait(c.place.key),
+        probe=model.probe,
+        probe_waiters=keys.guard_wait(model.probe),
+        closed=model.closed,
+        breaker=model.breaker,
+        slowdown=keys.model_pace(c.model_id, c.tier),
+        requests=model.rpm,
+        tokens=model.tpm,
+        paid_turns=model.paying,
+        free_turns=model.others,
+    )
+
+
+def _rates(c: Candidate) -> lua.CandidateRates:
+    by_request, by_token = requests(c.requests_per_minute), tokens(c.tokens_per_minute)
+    return lua.CandidateRates(
+        limit=c.place.limit,
+        request_ms=by_request.each_ms,
+        request_burst_ms=by_request.burst_ms,
+        token_ms=by_token.each_ms,
+        token_burst_ms=by_token.burst_ms,
+        tokens=c.tokens,
+    )
+
+
+def _model(c: Candidate) -> lua.ModelKeys:
+    model = keys.model_keys(c.model_id)
+    return lua.ModelKeys(
+        closed=model.closed,
+        breaker=model.breaker,
+        slowdown=keys.model_pace(c.model_id, c.tier),
+        requests=model.rpm,
+        tokens=model.tpm,
+        probe=model.probe,
+        probe_waiters=keys.guard_wait(model.probe),
+    )
 
 
 def _answer(ask: Ask, reply: Any) -> tuple[Answer, Sequence[bytes]]:

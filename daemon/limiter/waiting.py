@@ -10,6 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from daemon.domain.events import Reason
+from daemon.domain.queues import is_paused
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
 
@@ -56,7 +57,7 @@ class Waits:
             pipe.hget(names.control, "paused")
             rank, due, held, paused = await pipe.execute()
         reason = _reason(held)
-        if _is_on(paused):
+        if is_paused(paused):
             reason = Reason.QUEUE_PAUSED.value
         eta_s = None if due is None else round(max(0.0, float(due) / 1000 - now), 1)
         return Waiting(reason, None if rank is None else int(rank) + 1, eta_s)
@@ -75,7 +76,7 @@ class Waits:
 
 def _size(counter: bytes | None, control: list[bytes | None]) -> QueueSize:
     limit, paused = control
-    return QueueSize(max(0, _number(counter) or 0), _number(limit), _is_on(paused))
+    return QueueSize(max(0, _number(counter) or 0), _number(limit), is_paused(paused))
 
 
 def _number(raw: bytes | None) -> int | None:
@@ -83,10 +84,6 @@ def _number(raw: bytes | None) -> int | None:
         return None if raw is None else int(raw)
     except ValueError:
         return None
-
-
-def _is_on(raw: bytes | None) -> bool:
-    return raw not in {None, b"", b"0", b"false"}
 
 
 def _reason(held: Any) -> str | None:

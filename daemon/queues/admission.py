@@ -18,9 +18,10 @@ from daemon.domain.errors import DependencyAway, RedisFull
 from daemon.domain.messages import ImageRef, TaskMessage, WorkEntry
 from daemon.domain.model_io import Picture
 from daemon.ports import Clock, Shelf
+from daemon.queues import scripts as lua
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
-from daemon.redis_client.scripts import Scripts, load_script
+from daemon.redis_client.scripts import Scripts
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -87,10 +88,6 @@ class Admission:
         self._settings = settings
         self._clock = clock
         self._shelf = shelf
-        self._accept = load_script("queues", "accept")
-        self._refund = load_script("queues", "refund")
-        self._promise = load_script("queues", "promise")
-        self._expire = load_script("queues", "expire")
 
     async def accept(
         self,
@@ -136,20 +133,25 @@ class Admission:
     ) -> Verdict:
         message, task_id = entry.message, entry.message.task_id
         names = keys.queue_keys(message.queue_id)
-        reply = await self._scripts.one(
-            self._accept,
-            (
-                *(names.tasks, keys.seen(message.queue_id, task_id), names.waiting, names.counter, names.control),
-                names.pace,
-                *(keys.blob(message.queue_id, task_id, index) for index in pictures),
-            ),
-            (
-                *(task_id, entry.sha256, _encode(entry), max_size, int(message.counted), int(dry)),
-                *(int(self._settings.seen_ttl_s), int(self._settings.blob_ttl_s)),
-                *(picture.data for picture in pictures.values()),
-            ),
+        call = lua.accept(
+            tasks=names.tasks,
+            seen=keys.seen(message.queue_id, task_id),
+            waiting=names.waiting,
+            counter=names.counter,
+            control=names.control,
+            pace=names.pace,
+            blobs=[keys.blob(message.queue_id, task_id, index) for index in pictures],
+            task_id=task_id,
+            sha256=entry.sha256,
+            entry=_encode(entry),
+            max_size=max_size,
+            counted=message.counted,
+            dry_run=dry,
+            seen_ttl_s=int(self._settings.seen_ttl_s),
+            blob_ttl_s=int(self._settings.blob_ttl_s),
+            blob_bytes=[picture.data for picture in pictures.values()],
         )
-        return _verdict(reply)
+        return _verdict(await self._scripts.one(call))
 
     async def promise(
         self, queue: str, task_id: str, sha256: str, max_size: int, *, delay_s: float | None = None
@@ -161,14 +163,22 @@ class Admission:
         again. Raises as `accept`.
         """
         names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
-        record_ms = ttl_ms + int((delay_s or 0.0) * 1000)
         reply = await self._scripts.one(
-            self._promise,
-            (
-                *(keys.seen(queue, task_id), names.waiting, names.counter, names.control),
-                *(keys.promise(queue, task_id), names.pace),
-            ),
-            (task_id, sha256, max_size, record_ms, ttl_ms, keys.seen(queue, ""), int(delay_s is None)),
+            lua.reserve(
+                seen=keys.seen(queue, task_id),
+                waiting=names.waiting,
+                counter=names.counter,
+                control=names.control,
+                reservation=keys.promise(queue, task_id),
+                pace=names.pace,
+                task_id=task_id,
+                sha256=sha256,
+                max_size=max_size,
+                record_ttl_ms=ttl_ms + int((delay_s or 0.0) * 1000),
+                reservation_ttl_ms=ttl_ms,
+                seen_prefix=keys.seen(queue, ""),
+                takes_slot=delay_s is None,
+            )
         )
         if reply[0] == b"promised":
             return Promised(reply[1])
@@ -188,16 +198,26 @@ class Admission:
     async def expire(self, queue: str) -> int:
         """Give back the places of promises that were not kept in time; how many. One flush."""
         names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
-        args = (ttl_ms, keys.seen(queue, ""), _EXPIRE_BATCH)
-        return int(await self._scripts.one(self._expire, (names.waiting, names.counter), args))
+        call = lua.expire_reservations(
+            waiting=names.waiting,
+            counter=names.counter,
+            reservation_ttl_ms=ttl_ms,
+            seen_prefix=keys.seen(queue, ""),
+            batch=_EXPIRE_BATCH,
+        )
+        return int(await self._scripts.one(call))
 
     async def refund(self, queue: str, task_id: str) -> bool:
         """Give the producer's place back, once; False when the message was accepted after all, and nothing changed."""
         names = keys.queue_keys(queue)
         accepted, _clamped = await self._scripts.one(
-            self._refund,
-            (keys.seen(queue, task_id), names.waiting, names.counter, keys.promise(queue, task_id)),
-            (task_id,),
+            lua.cancel_reservation(
+                seen=keys.seen(queue, task_id),
+                waiting=names.waiting,
+                counter=names.counter,
+                reservation=keys.promise(queue, task_id),
+                task_id=task_id,
+            )
         )
         return not accepted
 

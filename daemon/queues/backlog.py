@@ -16,9 +16,10 @@ from daemon.domain.events import CURRENT_ATTEMPT, EventDraft
 from daemon.domain.messages import WorkEntry, identity_of
 from daemon.events.log import Events
 from daemon.observability.logging import logger
+from daemon.queues import scripts as lua
 from daemon.redis_client import keys
 from daemon.redis_client.connection import server_ms, translated
-from daemon.redis_client.scripts import Call, Scripts, load_script
+from daemon.redis_client.scripts import Call, Scripts
 
 PAGE: Final = 200  #: entries a flush: some milliseconds of the server's time at most
 
@@ -47,7 +48,6 @@ class Backlog:
     def __init__(self, scripts: Scripts, events: Events) -> None:
         self._scripts = scripts
         self._events = events
-        self._purge = load_script("queues", "purge")
 
     async def pages(self, queue: str) -> AsyncIterator[list[Waiting]]:
         """All that wait, page by page; what comes or goes meanwhile may or may not be among them."""
@@ -123,10 +123,16 @@ class Backlog:
     def _removed(self, queue: str, waiting: Waiting) -> Call:
         names = keys.queue_keys(queue)
         message = waiting.entry.message
-        stream = names.ready if waiting.stream == "ready" else names.tasks
-        images = [keys.blob(queue, message.task_id, at) for at, i in enumerate(message.images or ()) if i.blob]
-        where = (stream, names.retry, names.held, names.waiting, names.counter, *images)
-        return Call(self._purge, where, (keys.GROUP, waiting.id, message.task_id))
+        return lua.purge(
+            stream=names.ready if waiting.stream == "ready" else names.tasks,
+            retry=names.retry,
+            held=names.held,
+            waiting=names.waiting,
+            counter=names.counter,
+            blobs=[keys.blob(queue, message.task_id, at) for at, i in enumerate(message.images or ()) if i.blob],
+            entry_id=waiting.id,
+            task_id=message.task_id,
+        )
 
 
 def _judge(page: Sequence[Waiting], replies: Sequence[Any]) -> None:

@@ -14,12 +14,11 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from daemon.config import RedisSettings
+from daemon.domain.queues import is_paused
 from daemon.ports import Clock
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect_blocking, translated
 from daemon.redis_client.scripts import Scripts
-
-_OFF: Final = frozenset({"", "0", "false", "no"})
 
 #: what may be set, as it is named on the wire
 FIELDS: Final = ("paused", "parallelism", "maxSize", "globalParallelism")
@@ -74,7 +73,7 @@ def parse(reply: Mapping[bytes, bytes]) -> Control:
     said = {name.decode(): value.decode("utf-8", "replace") for name, value in reply.items()}
     at = said.get("at", "")
     return Control(
-        paused=said.get("paused", "").lower() not in _OFF,
+        paused=is_paused(reply.get(b"paused")),
         parallelism=_number(said.get("parallelism"), least=1),
         max_size=_number(said.get("maxSize"), least=0),
         global_parallelism=_number(said.get("globalParallelism"), least=1),

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from daemon.queues import scripts as lua
 from daemon.redis_client import keys
 from daemon.redis_client.connection import server_ms, translated
-from daemon.redis_client.scripts import Scripts, load_script
+from daemon.redis_client.scripts import Scripts
 
 _PAGE: Final = 500  #: letters of one read: a few hundred microseconds of the server's time
 
@@ -56,7 +57,6 @@ class DeadLetters:
     def __init__(self, client: Redis, scripts: Scripts) -> None:
         self._client = client
         self._scripts = scripts
-        self._begin_again = load_script("queues", "begin_again")
 
     async def read(self, queue: str, wanted: Wanted, limit: int) -> list[Letter]:
         """At most `limit` letters of `queue`, newest first."""
@@ -87,8 +87,8 @@ class DeadLetters:
 
     async def begin_again(self, task_id: str) -> bool:
         """Empty the task's events if they have ended; False when there is nothing to empty."""
-        where = (keys.events(task_id), keys.events_state(task_id))
-        return bool(await self._scripts.one(self._begin_again, where, ()))
+        call = lua.begin_again(stream=keys.events(task_id), state=keys.events_state(task_id))
+        return bool(await self._scripts.one(call))
 
 
 def _letter(queue: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Letter:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.domain.queues import Tier
+from daemon.queues import scripts as lua
 from daemon.queues.control import Control, parse
 from daemon.redis_client import keys
-from daemon.redis_client.scripts import Call, Scripts, load_script
+from daemon.redis_client.scripts import Call, Scripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +56,15 @@ class DepthReader:
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
-        self._queue = load_script("queues", "depths")
-        self._shared = load_script("queues", "shared_depths")
 
     async def read(self, queues: Sequence[str], models: Sequence[str]) -> Depths:
         """One look in one flush. Raises `RedisAway`; a queue that was never used has zeros."""
         guards = [(model, tier) for model in models for tier in Tier]
-        names = [
-            keys.CONSUMERS,
-            *(keys.guard_model(model, tier) for model, tier in guards),
-            *(keys.model_keys(model).closed for model in models),
-        ]
-        calls = [Call(self._shared, names, (len(guards),)), *(self._call(queue) for queue in queues)]
+        shared = lua.shared_depths(
+            permits=[keys.guard_model(model, tier) for model, tier in guards],
+            closed=[keys.model_keys(model).closed for model in models],
+        )
+        calls = [shared, *(_call(queue) for queue in queues)]
         (now_ms, members, used, closed, memory, most), *each = await self._scripts.run(calls)
         alive = Counter(member.decode().partition("/")[0] for member in members)
         return Depths(
@@ -78,9 +76,10 @@ class DepthReader:
             memory_bytes_max=None if most < 0 else most,
         )
 
-    def _call(self, queue: str) -> Call:
-        k = keys.queue_keys(queue)
-        return Call(self._queue, (k.ready, k.tasks, k.retry, k.dead, k.counter, k.control), (keys.GROUP,))
+
+def _call(queue: str) -> Call:
+    k = keys.queue_keys(queue)
+    return lua.depths(ready=k.ready, tasks=k.tasks, retry=k.retry, dead=k.dead, counter=k.counter, control=k.control)
 
 
 def _depth(queue: str, reply: Sequence[Any], consumers: int) -> QueueDepth:

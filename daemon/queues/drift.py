@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from daemon.config import QueueSettings
 from daemon.ports import Clock
+from daemon.queues import scripts as lua
 from daemon.queues.admission import Admission
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
-from daemon.redis_client.scripts import Scripts, load_script
+from daemon.redis_client.scripts import Scripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,6 @@ class Drift:
         self._scripts = scripts
         self._admission = Admission(scripts, settings, clock)
         self._ttl_ms = int(settings.promise_ttl_s * 1000)
-        self._reconcile = load_script("queues", "reconcile")
 
     async def counted(self, queues: Sequence[str]) -> list[str]:
         """Those of `queues` whose counter stands at anything but nothing; one command for all.
@@ -47,6 +47,14 @@ class Drift:
         Nothing while another process has looked within `mark_ms`. One flush, or two when a promise is old; repeatable.
         """
         names = keys.queue_keys(queue)
-        where = (names.counter, names.waiting, names.drift, keys.reconciling(queue))
-        old, raised, lowered = await self._scripts.one(self._reconcile, where, (self._ttl_ms, mark_ms))
+        old, raised, lowered = await self._scripts.one(
+            lua.reconcile(
+                counter=names.counter,
+                waiting=names.waiting,
+                drift=names.drift,
+                mark=keys.reconciling(queue),
+                reservation_ttl_ms=self._ttl_ms,
+                mark_ms=mark_ms,
+            )
+        )
         return Repairs(raised, lowered, await self._admission.expire(queue)) if old else Repairs(raised, lowered)

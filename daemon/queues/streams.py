@@ -18,20 +18,16 @@ from daemon.config import QueueSettings
 from daemon.domain.errors import Code, QstreamdError
 from daemon.domain.messages import CONTRACT_VERSION, TASK_ID, WorkEntry
 from daemon.ports import Ahead, Delivery
+from daemon.queues import scripts as lua
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
-from daemon.redis_client.scripts import Call, Scripts, load_script
+from daemon.redis_client.scripts import Argument, Call, Scripts
 
 _decode_entry: Final = msgspec.json.Decoder(WorkEntry).decode
 _encode_entry: Final = msgspec.json.Encoder().encode
 
 #: entries a page when the sweeper looks through a stream: a few hundred microseconds of the server's time
 _PAGE: Final = 500
-
-_SCRIPTS: Final = (
-    "fetch", "begin", "ack", "dead_letter", "park", "hand_back", "beat", "promote", "sweep", "liveness", "bury",
-    "forget", "restore", "ghosts", "hasten",
-)  # fmt: skip
 
 
 class QueuePaused(QstreamdError):
@@ -67,7 +63,6 @@ class Work:
         self._reads = reads or scripts
         self._settings = settings
         self.consumer = consumer
-        self._script = {name: load_script("queues", name) for name in _SCRIPTS}
 
     async def make_groups(self, queues: Iterable[str]) -> None:
         """Make both streams and their group at 0, so that nothing that was queued before is skipped; repeatable."""
@@ -88,7 +83,7 @@ class Work:
         """At most `count` new entries, those of `:ready` first; one flush, never waits. Raises `QueuePaused`."""
         names = keys.queue_keys(queue)
         ready, tasks, *paused = await self._reads.one(
-            self._script["fetch"], (names.ready, names.tasks, names.control), (keys.GROUP, self.consumer, count)
+            lua.fetch(ready=names.ready, tasks=names.tasks, control=names.control, consumer=self.consumer, count=count)
         )
         if paused:
             raise QueuePaused(queue)
@@ -122,9 +117,17 @@ class Work:
         """Entries whose owner's lease ran out, now ours; None while another process sweeps this queue."""
         names = keys.queue_keys(queue)
         reply = await self._reads.one(
-            self._script["sweep"],
-            (names.sweep, names.ready, names.tasks),
-            (keys.GROUP, self.consumer, lease_ms, count, *cursors, hold_ms),
+            lua.reclaim(
+                mark=names.sweep,
+                ready=names.ready,
+                tasks=names.tasks,
+                consumer=self.consumer,
+                lease_ms=lease_ms,
+                count=count,
+                ready_cursor=cursors[0],
+                tasks_cursor=cursors[1],
+                mark_ms=hold_ms,
+            )
         )
         if not reply:
             return None
@@ -140,22 +143,35 @@ class Work:
     def begin_call(self, d: Delivery, task_id: str) -> Call:
         """The place is given back and ownership looked up: reply {owned, clamped}."""
         names = keys.queue_keys(d.queue)
-        where = (_stream(d), names.waiting, names.counter, names.pace)
-        return Call(self._script["begin"], where, (*self._ours(d), task_id))
+        return lua.begin(
+            stream=_stream(d),
+            waiting=names.waiting,
+            counter=names.counter,
+            pace=names.pace,
+            entry_id=d.id,
+            consumer=self.consumer,
+            task_id=task_id,
+        )
 
     def ack_call(self, d: Delivery, *, whole_task: bool) -> Call:
         """XACK + XDEL of an entry that is ours: reply {owned, clamped}."""
-        task_id = d.entry.message.task_id if d.entry else ""
-        return Call(
-            self._script["ack"],
-            (_stream(d), *_queue_places(d.queue), *_blobs(d, whole_task=whole_task)),
-            (*self._ours(d), task_id, int(whole_task)),
+        names = keys.queue_keys(d.queue)
+        return lua.ack(
+            stream=_stream(d),
+            waiting=names.waiting,
+            counter=names.counter,
+            blobs=_blobs(d, whole_task=whole_task),
+            entry_id=d.id,
+            consumer=self.consumer,
+            task_id=d.entry.message.task_id if d.entry else "",
+            whole_task=whole_task,
         )
 
     def dead_letter_call(self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool) -> Call:
         """The same, leaving a letter without content: reply {owned, clamped}."""
         task_id = d.entry.message.task_id if d.entry else ""
-        letter = {
+        names = keys.queue_keys(d.queue)
+        letter: dict[str, Argument] = {
             "taskId": task_id,
             "entryId": d.entry_id,
             "code": code.value,
@@ -165,11 +181,19 @@ class Work:
         if d.entry is not None:
             message = d.entry.message
             letter |= {"serviceId": message.service_id, "sha256": d.entry.sha256, "acceptedAt": d.entry.accepted_at}
-        keep = (self._settings.dead_count_max, int(self._settings.dead_age_s * 1000))
-        return Call(
-            self._script["dead_letter"],
-            (_stream(d), *_queue_places(d.queue), keys.queue_keys(d.queue).dead, *_blobs(d, whole_task=whole_task)),
-            (*self._ours(d), task_id, int(whole_task), *keep, *(part for pair in letter.items() for part in pair)),
+        return lua.dead_letter(
+            stream=_stream(d),
+            waiting=names.waiting,
+            counter=names.counter,
+            dead=names.dead,
+            blobs=_blobs(d, whole_task=whole_task),
+            entry_id=d.id,
+            consumer=self.consumer,
+            task_id=task_id,
+            whole_task=whole_task,
+            keep_count=self._settings.dead_count_max,
+            keep_ms=int(self._settings.dead_age_s * 1000),
+            letter=letter,
         )
 
     def park_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int, *, wakeable: bool = False) -> Call:
@@ -179,15 +203,25 @@ class Work:
     def lay_aside_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int, *, wakeable: bool = False) -> Call:
         """The same for an entry that is not read."""
         names = keys.queue_keys(d.queue)
-        return Call(
-            self._script["park"],
-            (_stream(d), names.retry, names.held, keys.seen(d.queue, task_id), keys.woken(d.queue, task_id)),
-            (*self._ours(d), task_id, due_in_ms, raw, int(self._settings.seen_ttl_s), int(wakeable)),
+        return lua.snooze(
+            stream=_stream(d),
+            retry=names.retry,
+            held=names.held,
+            seen=keys.seen(d.queue, task_id),
+            woken=keys.woken(d.queue, task_id),
+            entry_id=d.id,
+            consumer=self.consumer,
+            task_id=task_id,
+            due_in_ms=due_in_ms,
+            entry=raw,
+            seen_ttl_s=int(self._settings.seen_ttl_s),
+            wakeable=wakeable,
         )
 
     def hand_back_call(self, d: Delivery) -> Call:
         """Back into `:ready`: reply 1, or 0 when it is no longer ours."""
-        return Call(self._script["hand_back"], (_stream(d), keys.queue_keys(d.queue).ready), self._ours(d))
+        ready = keys.queue_keys(d.queue).ready
+        return lua.requeue(stream=_stream(d), ready=ready, entry_id=d.id, consumer=self.consumer)
 
     async def hand_back(self, d: Delivery) -> bool:
         """Back into `:ready` at once; False when it is no longer ours."""
@@ -197,7 +231,7 @@ class Work:
         """How many due tasks moved to `:ready`; seconds until the next (None: none waits); ids without a message."""
         names = keys.queue_keys(queue)
         moved, next_ms, *lost = await self._scripts.one(
-            self._script["promote"], (names.retry, names.held, names.ready), (batch,)
+            lua.promote(retry=names.retry, held=names.held, ready=names.ready, batch=batch)
         )
         return moved, None if next_ms < 0 else next_ms / 1000, [task_id.decode() for task_id in lost]
 
@@ -234,8 +268,7 @@ class Work:
         """How many entries lay in either stream that nobody would ever have been handed; they are in `:ready` now."""
         names = keys.queue_keys(queue)
         calls = [
-            Call(self._script["ghosts"], (stream, names.ready), (keys.GROUP, _PAGE))
-            for stream in (names.ready, names.tasks)
+            lua.rescue_stranded(stream=stream, ready=names.ready, count=_PAGE) for stream in (names.ready, names.tasks)
         ]
         return sum(await self._scripts.run(calls))
 
@@ -243,8 +276,15 @@ class Work:
         """Append a forgotten task to `:ready`; False when somebody did so just now."""
         names = keys.queue_keys(queue)
         task_id = entry.message.task_id
-        where = (names.retry, names.ready, keys.restored(queue, task_id))
-        return bool(await self._scripts.one(self._script["restore"], where, (task_id, _encode_entry(entry), mark_ms)))
+        call = lua.restore(
+            retry=names.retry,
+            ready=names.ready,
+            mark=keys.restored(queue, task_id),
+            task_id=task_id,
+            entry=_encode_entry(entry),
+            mark_ms=mark_ms,
+        )
+        return bool(await self._scripts.one(call))
 
     # --- leases and liveness ---------------------------------------------------------------------------------
 
@@ -252,18 +292,18 @@ class Work:
         """Renew entries of one stream: reply the ids that are no longer ours."""
         names = keys.queue_keys(queue)
         key = names.ready if stream == "ready" else names.tasks
-        return Call(self._script["beat"], (key,), (keys.GROUP, self.consumer, *ids))
+        return lua.renew_leases(stream=key, consumer=self.consumer, entry_ids=ids)
 
     async def hasten(self, queue: str, task_id: str) -> bool:
         """Move a parked task to `:ready` now; False when it is not parked (any more)."""
         names = keys.queue_keys(queue)
-        where = (names.retry, names.held, names.ready)
-        return int(await self._scripts.one(self._script["hasten"], where, (task_id,))) == 1
+        call = lua.hasten(retry=names.retry, held=names.held, ready=names.ready, task_id=task_id)
+        return int(await self._scripts.one(call)) == 1
 
     async def live(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int) -> Liveness:
         """Register us as reader of `queues` for `ttl_ms` and learn who lives."""
         members = [f"{queue}/{self.consumer}" for queue in queues]
-        lapsed, everyone = await scripts.one(self._script["liveness"], (keys.CONSUMERS,), (ttl_ms, *members))
+        lapsed, everyone = await scripts.one(lua.liveness(ttl_ms=ttl_ms, members=members))
         return Liveness(frozenset(m.decode() for m in lapsed), frozenset(m.decode() for m in everyone))
 
     async def bury(self, queue: str, consumer: str) -> bool:
@@ -273,18 +313,16 @@ class Work:
     async def bury_some(self, queue: str, consumers: Sequence[str]) -> list[str]:
         """Remove those of them that have nothing pending, in one flush; which they were."""
         names = keys.queue_keys(queue)
-        script, where = self._script["bury"], (names.ready, names.tasks)
-        done = await self._scripts.run([Call(script, where, (keys.GROUP, consumer)) for consumer in consumers])
+        done = await self._scripts.run([
+            lua.delete_consumer(ready=names.ready, tasks=names.tasks, consumer=consumer) for consumer in consumers
+        ])  # fmt: skip
         return [consumer for consumer, gone in zip(consumers, done, strict=True) if gone]
 
     async def forget(self, members: Sequence[str], *, only_lapsed: bool = True) -> None:
         """Drop liveness records; one that was renewed meanwhile stays."""
-        await self._scripts.one(self._script["forget"], (keys.CONSUMERS,), (int(only_lapsed), *members))
+        await self._scripts.one(lua.forget_consumers(only_lapsed=only_lapsed, members=members))
 
     # --- shapes ----------------------------------------------------------------------------------------------
-
-    def _ours(self, d: Delivery) -> tuple[str, str, str]:
-        return keys.GROUP, d.id, self.consumer
 
     def _streams(self, queue: str, reply: dict[bytes, Any], *, redelivered: bool = False) -> list[Delivery]:
         found: list[Delivery] = []
@@ -352,11 +390,6 @@ def _ahead(raw: bytes) -> Ahead | None:
 def _stream(d: Delivery) -> str:
     names = keys.queue_keys(d.queue)
     return names.ready if d.stream == "ready" else names.tasks
-
-
-def _queue_places(queue: str) -> tuple[str, str]:
-    names = keys.queue_keys(queue)
-    return names.waiting, names.counter
 
 
 def _blobs(d: Delivery, *, whole_task: bool) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ GUARD_CALLED: Final = "{guard}:called"
 GUARD_WAITS: Final = "{guard}:waits"
 #: string with a short life: somebody sweeps the waiters
 GUARD_SWEEP: Final = "{guard}:sweep"
+#: string with a short life: where that sweep goes on
+GUARD_SWEEP_CURSOR: Final = "{guard}:sweep:cursor"
 #: never written: what a blocking read waits on when a server is asked whether it blocks
 BLOCK_PROBE: Final = "{guard}:block_probe"
 #: pub/sub channel: the name of a queue whose `control` has changed

@@ -1,15 +1,17 @@
 """Lua scripts called by their hash, many in one flush; each lies in `lua/` of the room whose code calls it.
 
-Everything that changes more than one key is such a script, and each may be repeated.
+Everything that changes more than one key is such a script, and each may be repeated. A script begins with its contract;
+`scripts.py` of its room has a function of its name that builds the `Call` (`tests/rules/test_lua.py` compares the two).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from redis import exceptions as rx
 from redis.asyncio import Redis
@@ -28,14 +30,45 @@ class Script:
     sha: str
 
 
-def load_script(room: str, name: str, *before: str) -> Script:
-    """The script `daemon/{room}/lua/{name}.lua`, with those `before` it, of the same room, that it builds on.
+def load_scripts(room: str) -> dict[str, Script]:
+    """Every script in `daemon/{room}/lua/`, by its name, each behind what it uses of the preludes.
 
-    Read once at start, never on the task path.
+    There is one prelude for all rooms, in `daemon/redis_client/lua/`, and perhaps one of the room. Read once, at
+    import, never on the task path.
     """
     folder = files(f"daemon.{room}") / "lua"
-    source = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*before, name))
+    sources = {
+        path.name.removesuffix(".lua"): path.read_text("utf-8")
+        for path in folder.iterdir()
+        if path.name.endswith(".lua")
+    }
+    common = (files("daemon.redis_client") / "lua" / "prelude.lua").read_text("utf-8")
+    blocks = [*_blocks(common), *_blocks(sources.pop("prelude", ""))]
+    return {name: script_of(name, _used(blocks, source) + source) for name, source in sources.items()}
+
+
+def script_of(name: str, source: str) -> Script:
+    """A script with its hash."""
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+_COMMENT: Final = re.compile(r"--.*")
+_BLOCK: Final = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+
+
+def _blocks(prelude: str) -> list[tuple[str, str]]:
+    """Each block of a prelude, by the name it defines; the page's own comment defines none."""
+    texts = (text + "\n\n" for text in prelude.strip().split("\n\n"))
+    return [(defined[1], text) for text in texts if (defined := _BLOCK.search(text))]
+
+
+def _used(blocks: Sequence[tuple[str, str]], source: str) -> str:
+    """The blocks whose name stands in the script, or in a block that it uses."""
+    used = ""
+    for name, text in reversed(blocks):
+        if re.search(rf"\b{name}\b", _COMMENT.sub("", used + source)):
+            used = text + used
+    return used
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +87,9 @@ class Scripts:
         self.client = client
         self.flushes = 0  #: round trips so far; a test holds a task to its budget
 
-    async def one(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def one(self, call: Call) -> Any:
         """The reply of one script; may be repeated, as all of ours may."""
-        return (await self.run([Call(script, keys, args)]))[0]
+        return (await self.run([call]))[0]
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """The replies in order, in one flush. The first error is raised translated; later calls have still run."""

@@ -2,57 +2,88 @@
 // Copy it into the front end again when you upgrade qstreamd.
 
 /** Takes a place in a queue for a task that is about to be published; see `takePlace` for keys and arguments. */
-export const PROMISE = `-- Takes a place for a task that a producer promises, before it is published; a repeated call finds what the first one did.
--- KEYS: seen, waiting, counter, control, promise, pace. ARGV: taskId, sha256, max_size, record_ttl_ms, promise_ttl_ms, prefix of \`seen\` keys,
--- place (1; 0: keep the body's hash only, as a delayed message takes its place at delivery).
--- Reply: {'promised', position}, {'duplicate', entry id}, {'conflict', entry id or ''} or {'full', waiting, limit, ms until a
--- place is free (-1: unknown)}.
--- A member of \`waiting\` without a \`seen\` key is a promise; one older than promise_ttl_ms is dropped here when its place is wanted.
--- Every read comes before the first write, which is a SET, so a full Redis refuses all of it.
-local seen = redis.call('GET', KEYS[1])
-if seen then
-  local id, sha = string.match(seen, '^([^:]*):(.*)$')
-  return {sha == ARGV[2] and 'duplicate' or 'conflict', id or seen}
-end
-local promised = redis.call('GET', KEYS[5])
-if promised and promised ~= ARGV[2] then return {'conflict', ''} end
-if ARGV[7] == '0' then
-  redis.call('SET', KEYS[5], ARGV[2], 'PX', ARGV[4])
-  return {'promised', 0}
-end
-local place = redis.call('ZRANK', KEYS[2], ARGV[1])
-if place then
-  redis.call('SET', KEYS[5], ARGV[2], 'PX', ARGV[4])
-  return {'promised', place + 1}
+export const PROMISE = `-- The server's clock in ms: the only one that all processes share.
+local function server_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local waiting = redis.call('ZCARD', KEYS[2])
-local count = redis.call('GET', KEYS[3]) or '0'
-if #count > 15 or not string.match(count, '^%-?%d+$') then return redis.error_reply('ERR the counter of the queue is not an integer') end
-local limit = tonumber(redis.call('HGET', KEYS[4], 'maxSize') or ARGV[3]) or tonumber(ARGV[3])
-local taken, gone = math.max(tonumber(count), waiting), {}
+-- The reply to a task id that was accepted before, or nil.
+local function reply_if_seen(seen, sha256)
+  local accepted = redis.call('GET', seen)
+  if not accepted then return nil end
+  local entry_id, accepted_sha256 = string.match(accepted, '^([^:]*):(.*)$')
+  return {accepted_sha256 == sha256 and 'duplicate' or 'conflict', entry_id or accepted}
+end
+
+-- The counter of a queue as a number; nil when it holds something else.
+local function slot_count(counter)
+  local text = redis.call('GET', counter) or '0'
+  if #text > 15 or not string.match(text, '^%-?%d+$') then return nil end
+  return tonumber(text)
+end
+
+-- How many slots the queue has: what its control hash says, else \`max_size\`.
+local function slot_limit(control, max_size)
+  return tonumber(redis.call('HGET', control, 'maxSize') or max_size) or tonumber(max_size)
+end
+
+-- The ETA: ms until as many tasks have started as \`starts\` (-1: unknown). It never promises a faster pace than the
+-- time since the last start.
+local function eta_ms(pace, starts)
+  local last, mean = unpack(redis.call('HMGET', pace, 'last', 'mean'))
+  if not mean then return -1 end
+  local each_ms = math.max(tonumber(mean), server_ms() - last)
+  return math.floor(each_ms < 0 and -1 or each_ms * starts)
+end
+
+-- Reserves a slot for a task before its message is published.
+-- KEYS: seen, waiting, counter, control, reservation, pace
+-- ARGV: task_id, sha256, max_size, record_ttl_ms, reservation_ttl_ms, seen_prefix, takes_slot
+--   max_size: slots of the queue, unless its control hash says another number
+--   record_ttl_ms: the hash of the body is kept so long
+--   seen_prefix: of the \`seen\` keys; their ids are known only here, and they share the slot of KEYS
+--   takes_slot: 0 keep the body's hash only, as a delayed message takes its slot at delivery
+-- Reply: {'promised', position}, {'duplicate', entry id}, {'conflict', entry id or ''} or {'full', slots taken,
+--   limit, ms until a slot is free (-1: unknown)}
+-- Repeatable: a repeated call finds what the first one did. Every read comes before the first write, which is a SET,
+--   so a full Redis refuses all of it. A member of \`waiting\` without a \`seen\` key is a reservation; one older than
+--   reservation_ttl_ms is dropped here when its slot is wanted.
+local seen, waiting, counter, control, reservation, pace = unpack(KEYS)
+local task_id, sha256, max_size, record_ttl_ms, reservation_ttl_ms, seen_prefix, takes_slot = unpack(ARGV)
+
+local EXPIRED_MAX = 1000 -- looked at in one call, so that it takes a few ms at most
+local earlier = reply_if_seen(seen, sha256)
+if earlier then return earlier end
+local reserved = redis.call('GET', reservation)
+if reserved and reserved ~= sha256 then return {'conflict', ''} end
+local rank = takes_slot == '0' and -1 or redis.call('ZRANK', waiting, task_id)
+if rank then
+  redis.call('SET', reservation, sha256, 'PX', record_ttl_ms)
+  return {'promised', rank + 1}
+end
+
+local now = server_ms()
+local waiting_count = redis.call('ZCARD', waiting)
+local count = slot_count(counter)
+if not count then return redis.error_reply('ERR the counter of the queue is not an integer') end
+local limit = slot_limit(control, max_size)
+local taken, expired = math.max(count, waiting_count), {}
 if taken >= limit then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[5], 'LIMIT', 0, 1000)) do
-    if redis.call('EXISTS', ARGV[6] .. id) == 0 then gone[#gone + 1] = id end
+  local due = now - reservation_ttl_ms
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', due, 'LIMIT', 0, EXPIRED_MAX)) do
+    if redis.call('EXISTS', seen_prefix .. other) == 0 then expired[#expired + 1] = other end
   end
-  taken = taken - #gone
-  if taken >= limit then
-    -- When as many have started as stand before this one; nothing is promised faster than the last start was long ago.
-    local last, mean = unpack(redis.call('HMGET', KEYS[6], 'last', 'mean'))
-    local t = redis.call('TIME')
-    local each = mean and math.max(tonumber(mean), t[1] * 1000 + math.floor(t[2] / 1000) - last) or -1
-    return {'full', taken, limit, math.floor(each < 0 and -1 or each * (taken - limit + 1))}
-  end
+  taken = taken - #expired
+  if taken >= limit then return {'full', taken, limit, eta_ms(pace, taken - limit + 1)} end
 end
 
-redis.call('SET', KEYS[5], ARGV[2], 'PX', ARGV[4])
-if #gone > 0 then
-  redis.call('ZREM', KEYS[2], unpack(gone))
-  redis.call('DECRBY', KEYS[3], math.min(#gone, math.max(0, tonumber(count))))
+redis.call('SET', reservation, sha256, 'PX', record_ttl_ms)
+if #expired > 0 then
+  redis.call('ZREM', waiting, unpack(expired))
+  redis.call('DECRBY', counter, math.min(#expired, math.max(0, count)))
 end
-redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('INCR', KEYS[3])
-return {'promised', redis.call('ZRANK', KEYS[2], ARGV[1]) + 1}
+redis.call('ZADD', waiting, now, task_id)
+redis.call('INCR', counter)
+return {'promised', redis.call('ZRANK', waiting, task_id) + 1}
 `;

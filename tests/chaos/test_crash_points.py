@@ -36,23 +36,30 @@ class Course:
     stops: bool = False  #: SIGTERM twice while the model writes
 
 
-BEGINS: Final = ("read", "guard_enter", "claim", "begin+append")
+BEGINS: Final = ("read", "acquire_permits", "claim", "begin+append")
 COURSES: Final = (
-    Course("done", "plain", (*BEGINS, "append", "beat", "heartbeat", "finish", "append+guard_release", "ack")),
+    Course(
+        "done", "plain", (*BEGINS, "append", "renew_leases", "heartbeat", "finish", "append+release_permits", "ack")
+    ),
     Course("backlog", "plain", ("fetch",), begins="backlog"),
-    Course("reclaim", "hang-once", ("sweep", "claim", "finish"), begins="died"),
-    Course("retry", "f-cut-once", ("leave", "append+guard_release", "park", "promote")),
-    Course("dead", "f-blocked", ("leave", "append+guard_release", "dead_letter")),
-    Course("deferred", "f-429-after-1-once", ("leave", "append+guard_release", "park", "promote")),
-    Course("stop", "hang-once", ("leave", "append+guard_release", "hand_back", "bury", "forget"), stops=True),
+    Course("reclaim", "hang-once", ("reclaim", "claim", "finish"), begins="died"),
+    Course("retry", "f-cut-once", ("leave", "append+release_permits", "snooze", "promote")),
+    Course("dead", "f-blocked", ("leave", "append+release_permits", "dead_letter")),
+    Course("deferred", "f-429-after-1-once", ("leave", "append+release_permits", "snooze", "promote")),
+    Course(
+        "stop",
+        "hang-once",
+        ("leave", "append+release_permits", "requeue", "delete_consumer", "forget_consumers"),
+        stops=True,
+    ),
 )
 ACTIONS: Final = ("kill", "raise", "lose", "stall")
 #: which pass is meant where it is not the first: the first `append` is that of `started`
 PASS: Final = {"append": 2}
 #: what every queue of a daemon does at its start: only that of the task is meant
-SHARED: Final = ("fetch", "sweep")
+SHARED: Final = ("fetch", "reclaim")
 #: long enough for a few beats
-TOKENS: Final = {"beat": 300, "heartbeat": 300}
+TOKENS: Final = {"renew_leases": 300, "heartbeat": 300}
 #: of all: a machine that stands still for a second fences nobody
 LEASE_S: Final = 2.0
 LEASE: Final = {"QSTREAMD_LEASE_S": "2", "QSTREAMD_SELF_FENCE_S": "1.5"}
@@ -88,7 +95,7 @@ class Point:
     @property
     def after_the_commit(self) -> bool:
         """Whether the result is durable there: no other model call may be made."""
-        row = ("finish", "append+guard_release", "ack")
+        row = ("finish", "append+release_permits", "ack")
         return self.course.name == "done" and self.effect in row and (self.effect, self.when) != ("finish", "before")
 
 

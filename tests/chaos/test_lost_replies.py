@@ -42,7 +42,7 @@ async def test_entries_whose_reclaim_was_lost_run_within_a_lease(world: World) -
         first.kill()
 
         await wait_until(lambda: _idle_beyond(world, 0.8), description="the lease is nearly over", within_s=10)
-        proxy.lose_reply(script("sweep").sha)
+        proxy.lose_reply(script("reclaim").sha)
         await wait_until(lambda: proxy.lost, description="a sweep lost its reply")
         await world.ended("t1", within_s=10)
         assert second.running
@@ -53,7 +53,7 @@ async def test_a_task_whose_parking_was_lost_is_woken_in_time(world: World) -> N
     """The entry is in `:retry`, though the repeated script says that it was not ours: the mover looks all the same."""
     async with RedisProxy(world.redis_url) as proxy:
         await world.start_daemon(redis_url=proxy.url)
-        proxy.lose_reply(script("park").sha)
+        proxy.lose_reply(script("snooze").sha)
         await world.publish("t1", "f-cut-once")
         await wait_until(lambda: proxy.lost, description="the parking lost its reply")
         await world.ended("t1", within_s=3 * LEASE_S)
@@ -65,7 +65,10 @@ async def test_a_task_whose_parking_was_lost_is_woken_in_time(world: World) -> N
     "name",
     [
         "append",
-        *(pytest.param(n, marks=pytest.mark.long) for n in ("guard_enter", "begin", "ack", "beat", "dead_letter")),
+        *(
+            pytest.param(n, marks=pytest.mark.long)
+            for n in ("acquire_permits", "begin", "ack", "renew_leases", "dead_letter")
+        ),
     ],
 )
 async def test_a_lost_reply_changes_nothing_else(world: World, name: str) -> None:
@@ -73,8 +76,7 @@ async def test_a_lost_reply_changes_nothing_else(world: World, name: str) -> Non
     world.variables |= CALM
     async with RedisProxy(world.redis_url) as proxy:
         await world.start_daemon(redis_url=proxy.url)
-        sent = script(name, "places") if name == "guard_enter" else script(name)
-        proxy.lose_reply(sent.sha, count=2)
+        proxy.lose_reply(script(name).sha, count=2)
         await world.publish("t1", "f-blocked" if name == "dead_letter" else "plain", tokens=150)
         await world.ended("t1")
         await wait_until(lambda: proxy.lost == 2, description="both replies were lost")  # that of the ack comes last

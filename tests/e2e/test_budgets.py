@@ -129,16 +129,17 @@ async def test_a_task_costs_four_flushes(world: World) -> None:
     effects = [line["effect"] for line in daemon.log("failpoint")[before:]]
     beside = {
         "liveness",
-        "beat",
+        "renew_leases",
         "heartbeat",
-        "guard_renew",
-        "guard_sweep",
-        "sweep",
+        "renew_permits",
+        "sweep_permits",
+        "reclaim",
         "read",
         "other",
         "forgotten",
         "promote",
-        *("reconcile", "expire", "ghosts", "bury", "forget"),  # upkeep, whose turn may come now
+        # upkeep, whose turn may come now
+        *("reconcile", "expire_reservations", "rescue_stranded", "delete_consumer", "forget_consumers"),
         *("depths", "shared_depths"),
     }
     own = [effect for effect in effects if not set(effect.split("+")) <= beside and effect != "fetch"]

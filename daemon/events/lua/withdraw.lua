@@ -1,23 +1,23 @@
--- Takes a task that has ended before it ran out of its queue. KEYS: retry, held, seen, tasks, promise, waiting, counter, blobs….
--- ARGV: taskId, group, seen_ttl_s. Reply: {withdrawn, clamped}; withdrawn 0: it is pending or in :ready, and whoever reads it finds it
--- ended. One that was promised and not delivered leaves a `seen` behind, so that its message is a duplicate when it comes.
--- ZREM comes first, so that this runs when Redis is full.
-local withdrawn = redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
-local seen = redis.call('GET', KEYS[3])
-if seen and withdrawn == 0 then
-  local id = string.match(seen, '^(%d+%-%d+):')
-  local pending = id and redis.pcall('XPENDING', KEYS[4], ARGV[2], id, id, 1)
-  if id and (pending.err or #pending == 0) then withdrawn = redis.call('XDEL', KEYS[4], id) end
-elseif not seen then
-  redis.call('SET', KEYS[3], '0-0:' .. (redis.call('GET', KEYS[5]) or ''), 'EX', ARGV[3])
+-- Takes a task that has ended before it ran out of its queue.
+-- KEYS: retry, held, seen, tasks, reservation, waiting, counter, blobs…
+-- ARGV: task_id, group, seen_ttl_s
+-- Reply: {withdrawn, clamped}; withdrawn 0: it is pending or in :ready, and whoever reads it finds it ended
+-- Repeatable: it is withdrawn once. One whose slot was reserved and that was not delivered leaves a `seen` behind, so
+--   that its message is a duplicate when it comes. ZREM comes first, so that this runs when Redis is full.
+local retry, held, seen, tasks, reservation, waiting, counter = unpack(KEYS, 1, 7)
+local task_id, group, seen_ttl_s = unpack(ARGV)
+local blobs = take(KEYS, 8)
+
+local withdrawn = redis.call('ZREM', retry, task_id)
+redis.call('HDEL', held, task_id)
+local accepted = redis.call('GET', seen)
+if accepted and withdrawn == 0 then
+  local entry_id = string.match(accepted, '^(%d+%-%d+):')
+  local pending = entry_id and redis.pcall('XPENDING', tasks, group, entry_id, entry_id, 1)
+  if entry_id and (pending.err or #pending == 0) then withdrawn = redis.call('XDEL', tasks, entry_id) end
+elseif not accepted then
+  redis.call('SET', seen, '0-0:' .. (redis.call('GET', reservation) or ''), 'EX', seen_ttl_s)
   withdrawn = 1
 end
 if withdrawn == 0 then return {0, 0} end
-local clamped = 0
-if redis.call('ZREM', KEYS[6], ARGV[1]) == 1 and redis.call('DECR', KEYS[7]) < 0 then
-  redis.call('INCR', KEYS[7])
-  clamped = 1
-end
-for i = 8, #KEYS do redis.call('DEL', KEYS[i]) end
-return {1, clamped}
+return {1, finish_task(waiting, counter, task_id, blobs)}

@@ -1,11 +1,15 @@
--- Moves one parked task to :ready because a place is kept for it. KEYS: retry, held, ready, woken. ARGV: taskId, mark_ms.
--- Reply: 1 moved, 0 it is not parked: it may be on its way to being parked, so a mark tells `park` not to let it sleep.
-local entry = redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('HGET', KEYS[2], ARGV[1])
+-- Moves one delayed task to :ready because a permit is reserved for it.
+-- KEYS: retry, held, ready, woken_mark
+-- ARGV: task_id, mark_ms
+-- Reply: 1 moved, 0 it is not delayed: it may be on its way there, so a mark tells snooze.lua not to let it sleep
+-- Repeatable: it is moved once. XADD comes first: a full Redis refuses all of it.
+local retry, held, ready, woken_mark = unpack(KEYS)
+local task_id, mark_ms = unpack(ARGV)
+
+local entry = redis.call('ZSCORE', retry, task_id) and redis.call('HGET', held, task_id)
 if not entry then
-  redis.call('SET', KEYS[4], '1', 'PX', ARGV[2])
+  redis.call('SET', woken_mark, '1', 'PX', mark_ms)
   return 0
 end
-redis.call('XADD', KEYS[3], '*', 'task', entry)
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
+run_delayed(retry, held, ready, task_id, entry)
 return 1

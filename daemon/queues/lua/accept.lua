@@ -1,42 +1,43 @@
--- Accepts one task message, or says why not; a repeated call finds what the first one did. KEYS: tasks, seen, waiting, counter, control,
--- pace, blobs…. ARGV: taskId, sha256, entry JSON, max_size, counted (1|0), dry (1|0: judge, write nothing), seen_ttl_s, blob_ttl_s, bytes of
--- each blob…. Reply: {'queued', entry id, position, paused (1|0)}, {'duplicate', entry id}, {'conflict', entry id} or {'full', waiting, limit, ms until a place is free
--- (-1: unknown)}.
--- Every read comes before the first write, so a key of a wrong type leaves nothing behind; XADD is the first write, so a full Redis
--- refuses all of it, and what follows can't fail any more (the counter is known to be a number, the zset to be one).
-local seen = redis.call('GET', KEYS[2])
-if seen then
-  local id, sha = string.match(seen, '^([^:]*):(.*)$')
-  return {sha == ARGV[2] and 'duplicate' or 'conflict', id or seen}
-end
-local place = redis.call('ZSCORE', KEYS[3], ARGV[1])
-local waiting = redis.call('ZCARD', KEYS[3])
-local count = redis.call('GET', KEYS[4]) or '0'
-if #count > 15 or not string.match(count, '^%-?%d+$') then return redis.error_reply('ERR the counter of the queue is not an integer') end
-local limit = tonumber(redis.call('HGET', KEYS[5], 'maxSize') or ARGV[4]) or tonumber(ARGV[4])
-local counted = ARGV[5] == '1'
+-- Accepts one task message, or says why not.
+-- KEYS: tasks, seen, waiting, counter, control, pace, blobs…
+-- ARGV: task_id, sha256, entry, max_size, counted, dry_run, seen_ttl_s, blob_ttl_s, blob_bytes…
+--   entry: JSON
+--   max_size: slots of the queue, unless its control hash says another number
+--   counted: 1 the producer has counted the task itself, by a bare INCR
+--   dry_run: 1 decide, write nothing
+--   blob_bytes: the content of each of `blobs`
+-- Reply: {'queued', entry id, position, paused (1|0)} (dry run: {'queued', '', position}), {'duplicate', entry id},
+--   {'conflict', entry id} or {'full', slots taken, limit, ms until a slot is free (-1: unknown)}
+-- Repeatable: a repeated call finds `seen`. Every read comes before the first write, so a key of a wrong type leaves
+--   nothing behind; XADD is the first write, so a full Redis refuses all of it, and what follows can't fail any more
+--   (the counter is known to be a number, the zset to be one).
+local tasks, seen, waiting, counter, control, pace = unpack(KEYS, 1, 6)
+local task_id, sha256, entry, max_size, counted, dry_run, seen_ttl_s, blob_ttl_s = unpack(ARGV, 1, 8)
+local blobs, blob_bytes = take(KEYS, 7), take(ARGV, 9)
 
--- A place that the producer took is kept. The counter may lag behind the set (a lost key), never the other way for long.
-if not place and not counted then
-  local taken = math.max(tonumber(count), waiting)
-  if taken >= limit then
-    -- When as many have started as stand before this one; nothing is promised faster than the last start was long ago.
-    local last, mean = unpack(redis.call('HMGET', KEYS[6], 'last', 'mean'))
-    local t = redis.call('TIME')
-    local each = mean and math.max(tonumber(mean), t[1] * 1000 + math.floor(t[2] / 1000) - last) or -1
-    return {'full', taken, limit, math.floor(each < 0 and -1 or each * (taken - limit + 1))}
-  end
-end
-if ARGV[6] == '1' then return {'queued', '', place and redis.call('ZRANK', KEYS[3], ARGV[1]) + 1 or waiting + 1} end
+local earlier = reply_if_seen(seen, sha256)
+if earlier then return earlier end
+local has_slot = redis.call('ZSCORE', waiting, task_id)
+local waiting_count = redis.call('ZCARD', waiting)
+local count = slot_count(counter)
+if not count then return redis.error_reply('ERR the counter of the queue is not an integer') end
+local limit = slot_limit(control, max_size)
 
-local id = redis.call('XADD', KEYS[1], '*', 'task', ARGV[3])
-redis.call('SET', KEYS[2], id .. ':' .. ARGV[2], 'EX', ARGV[7])
-if not place then
-  local t = redis.call('TIME')
-  redis.call('ZADD', KEYS[3], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
-  if not counted then redis.call('INCR', KEYS[4]) end
+-- A slot that the producer took is kept. The counter may lag behind the set (a lost key), never the other way for
+-- long.
+if not has_slot and counted ~= '1' then
+  local taken = math.max(count, waiting_count)
+  if taken >= limit then return {'full', taken, limit, eta_ms(pace, taken - limit + 1)} end
 end
-for i = 7, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 2], 'EX', ARGV[8]) end
-local paused = string.lower(redis.call('HGET', KEYS[5], 'paused') or '')
-paused = paused ~= '' and paused ~= '0' and paused ~= 'false' and paused ~= 'no'
-return {'queued', id, redis.call('ZRANK', KEYS[3], ARGV[1]) + 1, paused and 1 or 0}
+if dry_run == '1' then
+  return {'queued', '', has_slot and redis.call('ZRANK', waiting, task_id) + 1 or waiting_count + 1}
+end
+
+local entry_id = redis.call('XADD', tasks, '*', 'task', entry)
+redis.call('SET', seen, entry_id .. ':' .. sha256, 'EX', seen_ttl_s)
+if not has_slot then
+  redis.call('ZADD', waiting, server_ms(), task_id)
+  if counted ~= '1' then redis.call('INCR', counter) end
+end
+for i, blob in ipairs(blobs) do redis.call('SET', blob, blob_bytes[i], 'EX', blob_ttl_s) end
+return {'queued', entry_id, redis.call('ZRANK', waiting, task_id) + 1, is_paused(control) and 1 or 0}

@@ -1,16 +1,13 @@
--- Settles an entry: XACK + XDEL, only if it is pending to us. KEYS: stream, waiting, counter, blobs…. ARGV: group, id, consumer, taskId,
--- whole (1: the task is over, so its place, if it still has one, is given back and its blobs go; 0: only this entry goes).
--- Reply: {owned, clamped}. XACK comes first, so that it runs when Redis is full.
-local entry = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)[1]
-if not entry or entry[2] ~= ARGV[3] then return {0, 0} end
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-redis.call('XDEL', KEYS[1], ARGV[2])
-local clamped = 0
-if ARGV[5] == '1' then
-  if redis.call('ZREM', KEYS[2], ARGV[4]) == 1 and redis.call('DECR', KEYS[3]) < 0 then
-    redis.call('INCR', KEYS[3])
-    clamped = 1
-  end
-  for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end
-end
-return {1, clamped}
+-- Settles an entry of ours: XACK and XDEL.
+-- KEYS: stream, waiting, counter, blobs…
+-- ARGV: group, entry_id, consumer, task_id, whole_task
+--   whole_task: 1 the task is over: its slot, if it still has one, and its blobs go too; 0 only this entry goes
+-- Reply: {owned, clamped}; owned 0: it is not pending to us, and nothing was changed
+-- Repeatable: a settled entry is not ours. XACK comes first, so that this runs when Redis is full.
+local stream, waiting, counter = unpack(KEYS, 1, 3)
+local group, entry_id, consumer, task_id, whole_task = unpack(ARGV)
+local blobs = take(KEYS, 4)
+
+if not is_owner(stream, group, entry_id, consumer) then return {0, 0} end
+settle(stream, group, entry_id)
+return {1, whole_task == '1' and finish_task(waiting, counter, task_id, blobs) or 0}

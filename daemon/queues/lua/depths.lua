@@ -1,25 +1,25 @@
--- How much lies where in one queue; changes nothing. KEYS: ready, tasks, retry, dead, counter, control. ARGV: group.
--- Reply: {waiting, running, delayed, dead, places, id time (ms) of the oldest entry that nobody has read or 0, control as a flat list}.
--- waiting = XLEN - XPENDING, never XINFO's lag, which is nil once entries are deleted.
-local waiting, running, oldest = 0, 0, 0
-for i = 1, 2 do
-  local length = redis.call('XLEN', KEYS[i])
-  local pending, last = 0, nil
-  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[i])
-  if not groups.err then
-    for _, group in ipairs(groups) do
-      local known = {}
-      for at = 1, #group, 2 do known[group[at]] = group[at + 1] end
-      if known.name == ARGV[1] then pending, last = known.pending, known['last-delivered-id'] end
-    end
-  end
+-- How much lies where in one queue.
+-- KEYS: ready, tasks, retry, dead, counter, control
+-- ARGV: group
+-- Reply: {waiting, running, delayed, dead, slots taken, id time (ms) of the oldest entry that nobody has read or 0,
+--   control as a flat list}
+-- Repeatable: changes nothing. waiting = XLEN - XPENDING, never XINFO's lag, which is nil once entries are deleted.
+local ready, tasks, retry, dead, counter, control = unpack(KEYS)
+local group = ARGV[1]
+
+local waiting, running, oldest_ms = 0, 0, 0
+for _, stream in ipairs({ready, tasks}) do
+  local length, info = redis.call('XLEN', stream), group_info(stream, group)
+  local pending = info and info.pending or 0
   running = running + pending
   if length > pending then
     waiting = waiting + length - pending
-    local head = redis.call('XRANGE', KEYS[i], last and '(' .. last or '-', '+', 'COUNT', 1)[1]
-    local at = head and tonumber(string.match(head[1], '^%d+')) or 0
-    if at > 0 and (oldest == 0 or at < oldest) then oldest = at end
+    local unread = info and '(' .. info['last-delivered-id'] or '-'
+    local head = redis.call('XRANGE', stream, unread, '+', 'COUNT', 1)[1]
+    local head_ms = head and tonumber(string.match(head[1], '^%d+')) or 0
+    if head_ms > 0 and (oldest_ms == 0 or head_ms < oldest_ms) then oldest_ms = head_ms end
   end
 end
-return {waiting, running, redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), tonumber(redis.call('GET', KEYS[5]) or 0) or 0,
-  oldest, redis.call('HGETALL', KEYS[6])}
+local taken = tonumber(redis.call('GET', counter) or 0) or 0
+local delayed, letters = redis.call('ZCARD', retry), redis.call('XLEN', dead)
+return {waiting, running, delayed, letters, taken, oldest_ms, redis.call('HGETALL', control)}

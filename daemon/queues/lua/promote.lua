@@ -1,19 +1,24 @@
--- Moves what is due from :retry to :ready. KEYS: retry, held, ready. ARGV: batch.
--- Reply: {moved, ms until the next one is due (-1: none), ids without a message…}. XADD comes first, so a full Redis refuses it whole.
--- An id without a message is an incident: it leaves :retry and the caller repairs it from Postgres.
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
+-- Moves delayed tasks that are due to :ready.
+-- KEYS: retry, held, ready
+-- ARGV: batch
+-- Reply: {moved, ms until the next one is due (-1: none), ids without a message…}
+-- Repeatable: each task is moved once. XADD comes first, so a full Redis refuses it whole. An id without a message is
+--   an
+--   incident: it leaves :retry and the caller repairs it from Postgres.
+local retry, held, ready = unpack(KEYS)
+local batch = ARGV[1]
+
+local now = server_ms()
 local moved, lost = 0, {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])) do
-  local entry = redis.call('HGET', KEYS[2], id)
+for _, task_id in ipairs(redis.call('ZRANGEBYSCORE', retry, '-inf', now, 'LIMIT', 0, batch)) do
+  local entry = redis.call('HGET', held, task_id)
   if entry then
-    redis.call('XADD', KEYS[3], '*', 'task', entry)
+    run_delayed(retry, held, ready, task_id, entry)
     moved = moved + 1
   else
-    lost[#lost + 1] = id
+    redis.call('ZREM', retry, task_id)
+    lost[#lost + 1] = task_id
   end
-  redis.call('ZREM', KEYS[1], id)
-  redis.call('HDEL', KEYS[2], id)
 end
-local head = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-return {moved, head and math.max(0, tonumber(head) - now) or -1, unpack(lost)}
+local next_due = redis.call('ZRANGE', retry, 0, 0, 'WITHSCORES')[2]
+return {moved, next_due and math.max(0, tonumber(next_due) - now) or -1, unpack(lost)}

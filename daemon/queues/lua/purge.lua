@@ -1,20 +1,21 @@
--- Takes one task that has ended out of its queue, wherever it waits. KEYS: stream ('' entry: any), retry, held, waiting, counter, blobs….
--- ARGV: group, entry id ('' when it is parked), taskId. Reply: {taken, clamped}; taken 0: somebody reads it now, and will find it ended.
--- ZREM or XDEL comes first, so that this runs when Redis is full.
+-- Takes one task that has ended out of its queue, wherever it waits.
+-- KEYS: stream, retry, held, waiting, counter, blobs…
+-- ARGV: group, entry_id, task_id
+--   entry_id: '' when the task is delayed; `stream` is then not looked at
+-- Reply: {taken, clamped}; taken 0: a consumer has it and will find it ended
+-- Repeatable: it is taken once. ZREM or XDEL comes first, so that this runs when Redis is full.
+local stream, retry, held, waiting, counter = unpack(KEYS, 1, 5)
+local group, entry_id, task_id = unpack(ARGV)
+local blobs = take(KEYS, 6)
+
 local taken
-if ARGV[2] == '' then
-  taken = redis.call('ZREM', KEYS[2], ARGV[3])
-  redis.call('HDEL', KEYS[3], ARGV[3])
+if entry_id == '' then
+  taken = redis.call('ZREM', retry, task_id)
+  redis.call('HDEL', held, task_id)
 else
-  local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)
+  local pending = redis.pcall('XPENDING', stream, group, entry_id, entry_id, 1)
   if not pending.err and #pending > 0 then return {0, 0} end
-  taken = redis.call('XDEL', KEYS[1], ARGV[2])
+  taken = redis.call('XDEL', stream, entry_id)
 end
 if taken == 0 then return {0, 0} end
-local clamped = 0
-if redis.call('ZREM', KEYS[4], ARGV[3]) == 1 and redis.call('DECR', KEYS[5]) < 0 then
-  redis.call('INCR', KEYS[5])
-  clamped = 1
-end
-for i = 6, #KEYS do redis.call('DEL', KEYS[i]) end
-return {1, clamped}
+return {1, finish_task(waiting, counter, task_id, blobs)}

@@ -1,6 +1,14 @@
--- Puts a task back that Redis has forgotten. KEYS: retry, ready, mark. ARGV: taskId, entry JSON, mark_ms.
--- Reply: 1 put back, 0 somebody has it or did so just now. The mark keeps two sweepers, or one whose reply was lost, from doubling it.
-if redis.call('ZSCORE', KEYS[1], ARGV[1]) or redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
-redis.call('XADD', KEYS[2], '*', 'task', ARGV[2])
-redis.call('SET', KEYS[3], '1', 'PX', ARGV[3])
+-- Puts a task back that Redis has lost.
+-- KEYS: retry, ready, mark
+-- ARGV: task_id, entry, mark_ms
+--   entry: JSON
+-- Reply: 1 put back, 0 it is delayed, or somebody put it back just now
+-- Repeatable: the mark keeps two rescuers, or one whose reply was lost, from doubling it. XADD is the first write: a
+--   full Redis refuses all of it.
+local retry, ready, mark = unpack(KEYS)
+local task_id, entry, mark_ms = unpack(ARGV)
+
+if redis.call('ZSCORE', retry, task_id) or redis.call('EXISTS', mark) == 1 then return 0 end
+redis.call('XADD', ready, '*', 'task', entry)
+redis.call('SET', mark, '1', 'PX', mark_ms)
 return 1

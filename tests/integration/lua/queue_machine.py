@@ -19,15 +19,16 @@ from daemon.domain.clock import SystemClock
 from daemon.domain.errors import Code
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.events.cancel_notices import Cancels
+from daemon.limiter.scripts import wake
 from daemon.ports import Delivery
 from daemon.queues.admission import Admission
 from daemon.queues.drift import Drift, Repairs
+from daemon.queues.scripts import hasten, purge
 from daemon.queues.streams import QueuePaused
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Call, Scripts
 from tests.integration.lua.queue_model import GHOST, NOBODY, Entry, QueueModel
 from tests.integration.redis_side import QUEUE, Side
-from tests.lua_scripts import script as load
 
 T = TypeVar("T")
 NAMES = keys.queue_keys(QUEUE)
@@ -268,8 +269,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(task=tasks)
     def wake(self, task: str) -> None:
         """A place was kept for it."""
-        where = (NAMES.retry, NAMES.held, NAMES.ready, keys.woken(QUEUE, task))
-        moved = self.do(self.scripts.one(load("wake"), where, (task, LONG_MS)))
+        where = {"retry": NAMES.retry, "held": NAMES.held, "ready": NAMES.ready, "woken_mark": keys.woken(QUEUE, task)}
+        moved = self.do(self.scripts.one(wake(**where, task_id=task, mark_ms=LONG_MS)))
         assert bool(moved) == self.model.move_delayed(task)
         if not moved:
             self.model.woken.add(task)
@@ -278,7 +279,7 @@ class QueueMachine(RuleBasedStateMachine):
     def hasten(self, task: str, *, repeat: bool) -> None:
         """An operator does not want to wait."""
         known = -1 if task in self.model.delayed and task not in self.model.held else 0
-        call = Call(load("hasten"), (NAMES.retry, NAMES.held, NAMES.ready), (task,))
+        call = hasten(retry=NAMES.retry, held=NAMES.held, ready=NAMES.ready, task_id=task)
         assert self.run_twice(call, repeat=repeat) == (1 if self.model.move_delayed(task) else known)
 
     @rule(pick=picks, parked=st.booleans(), repeat=again)
@@ -298,8 +299,11 @@ class QueueMachine(RuleBasedStateMachine):
                 model.remove(entry)
         else:
             return
-        where = (stream, NAMES.retry, NAMES.held, NAMES.waiting, NAMES.counter)
-        assert self.run_twice(Call(load("purge"), where, (keys.GROUP, entry_id, task)), repeat=repeat)[0] == taken
+        call = purge(
+            stream=stream, retry=NAMES.retry, held=NAMES.held, waiting=NAMES.waiting, counter=NAMES.counter, blobs=(),
+            entry_id=entry_id, task_id=task,
+        )  # fmt: skip
+        assert self.run_twice(call, repeat=repeat)[0] == taken
         if taken:
             model.give_place_back(task)
 

@@ -5,8 +5,6 @@ One mutant in `make test`, all in `make mutate`.
 
 from __future__ import annotations
 
-import hashlib
-from importlib import import_module
 from typing import NamedTuple
 
 import pytest
@@ -14,7 +12,8 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine
 
 from daemon.config import RedisSettings
-from daemon.redis_client.scripts import Script, load_script
+from daemon.limiter.scripts import SCRIPTS as LIMITER
+from daemon.redis_client.scripts import script_of
 from tests import lua_scripts
 from tests.integration.lua import machines
 from tests.integration.lua.events_machine import EventsMachine
@@ -23,11 +22,6 @@ from tests.integration.lua.queue_machine import QueueMachine
 
 pytestmark = pytest.mark.timeout(600)
 
-#: modules that load scripts
-USERS = (
-    "queues.admission", "queues.dead_letters", "queues.drift", "queues.streams", "events.cancel_notices", "events.log",
-    "limiter.permits",
-)  # fmt: skip
 RUNS = 300  #: of up to fifty steps; most mutants die in the first three
 
 
@@ -40,79 +34,83 @@ class Mutant(NamedTuple):
     machine: type[RuleBasedStateMachine] = QueueMachine
 
 
-OWNER = "if not entry or entry[2] ~= ARGV[3] then"
+EVERY = "every script of permits"
+SLOT = "if redis.call('ZREM', waiting, task_id) == 0 then return 0, 0 end", "redis.call('ZREM', waiting, task_id)"
+OWNER = "return entry and entry[2] == consumer", "return entry"
 MUTANTS = {
-    "renewal without owner check": Mutant("beat", "if entry and entry[2] == ARGV[2] then", "if entry then"),
-    "ack without owner check": Mutant("ack", OWNER, "if not entry then"),
-    "start without owner check": Mutant("begin", OWNER, "if not entry then"),
-    "parking without owner check": Mutant("park", OWNER, "if not entry then"),
-    "hand-back without owner check": Mutant("hand_back", OWNER, "if not entry then"),
-    "dead letter without owner check": Mutant("dead_letter", OWNER, "if not entry then"),
-    "count-based trim": Mutant("accept", "KEYS[1], '*', 'task'", "KEYS[1], 'MAXLEN', '2', '*', 'task'"),
-    "accepted as often as delivered": Mutant("accept", "if seen then", "if false then"),
+    "renewal without owner check": Mutant("renew_leases", *OWNER),
+    "ack without owner check": Mutant("ack", *OWNER),
+    "start without owner check": Mutant("begin", *OWNER),
+    "snoozing without owner check": Mutant("snooze", *OWNER),
+    "requeueing without owner check": Mutant("requeue", *OWNER),
+    "dead letter without owner check": Mutant("dead_letter", *OWNER),
+    "count-based trim": Mutant("accept", "tasks, '*', 'task'", "tasks, 'MAXLEN', '2', '*', 'task'"),
+    "accepted as often as delivered": Mutant("accept", "if earlier then return earlier end", ""),
     "full is not refused": Mutant("accept", "if taken >= limit then", "if taken > limit then"),
-    "place given back at every start": Mutant(
-        "begin", "if redis.call('ZREM', KEYS[2], ARGV[4]) == 0 then", "if redis.call('ZREM', KEYS[2], ARGV[4]) > 1 then"
+    "slot released at every start": Mutant("begin", *SLOT),
+    "slot released at every cancelled reservation": Mutant("cancel_reservation", *SLOT),
+    "counter below zero": Mutant("ack", "redis.call('INCR', counter)", ""),
+    "ack without delete": Mutant("ack", "redis.call('XDEL', stream, entry_id)", ""),
+    "snoozed and still pending": Mutant("snooze", "redis.call('XACK', stream, group, entry_id)", ""),
+    "snoozed without its message": Mutant("snooze", "redis.call('HSET', held, task_id, entry)", ""),
+    "promoted and still delayed": Mutant("promote", "redis.call('ZREM', retry, task_id)", ""),
+    "requeued empty": Mutant("requeue", "if entry then redis", "if false then redis"),
+    "reclaim of what lives": Mutant("reclaim", "consumer, lease_ms, cursor", "consumer, 0, cursor"),
+    "two reclaim at once": Mutant("reclaim", "if holder and holder ~= consumer then return false end", ""),
+    "restored twice": Mutant("restore", " or redis.call('EXISTS', mark) == 1", ""),
+    "a consumer is deleted with its entries": Mutant("delete_consumer", "consumer) > 0 then", "consumer) > 9 then"),
+    "stranded entries are left": Mutant("rescue_stranded", "'COUNT', count)", "'COUNT', 1)"),
+    "accepted work expires like a reservation": Mutant(
+        "expire_reservations", "if redis.call('EXISTS', seen_prefix .. task_id) == 0 then", "if true then"
     ),
-    "place given back at every refund": Mutant("refund", "redis.call('ZREM', KEYS[2], ARGV[1]) == 1 and ", ""),
-    "ack without delete": Mutant("ack", "redis.call('XDEL', KEYS[1], ARGV[2])", ""),
-    "parked and still pending": Mutant("park", "redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])", ""),
-    "parked without its message": Mutant("park", "redis.call('HSET', KEYS[3], ARGV[4], ARGV[6])", ""),
-    "promoted and still delayed": Mutant("promote", "redis.call('ZREM', KEYS[1], id)", ""),
-    "handed back empty": Mutant("hand_back", "if content then", "if false then"),
-    "reclaim of what lives": Mutant("sweep", "ARGV[2], ARGV[3], cursor", "ARGV[2], 0, cursor"),
-    "two sweepers at once": Mutant("sweep", "if holder and holder ~= ARGV[2] then return false end", ""),
-    "restored twice": Mutant("restore", " or redis.call('EXISTS', KEYS[3]) == 1", ""),
-    "a consumer is buried with its entries": Mutant("bury", "> 0 then return 0 end", "> 9 then return 0 end"),
-    "ghosts are left": Mutant("ghosts", "'COUNT', ARGV[2])", "'COUNT', 1)"),
-    "accepted work expires like a promise": Mutant("expire", "redis.call('EXISTS', ARGV[2] .. id) == 0 and ", ""),
-    "a surplus is taken at once": Mutant("reconcile", "if now - since >= tonumber(ARGV[1]) then", "if true then"),
-    "a paused queue is read": Mutant("fetch", "paused ~= 'no' then return", "paused == 'no' then return"),
+    "a surplus is taken at once": Mutant(
+        "reconcile", "if now - since >= tonumber(reservation_ttl_ms) then", "if true then"
+    ),
+    "a paused queue is read": Mutant("fetch", "if is_paused(control) then return", "if false then return"),
     "withdrawn although it runs": Mutant("withdraw", "(pending.err or #pending == 0)", "true"),
     "fence off": Mutant("append", "if attempt < seen then", "if false then", EventsMachine),
-    "no nonce": Mutant("append", "if state[3] == ARGV[1] or state[4] == ARGV[1] then", "if false then", EventsMachine),
-    "one nonce for all": Mutant("append", "attempt, nonce = seen, 'side'", "attempt = seen", EventsMachine),
-    "a rest without a look": Mutant("append", "if last and last ~= seq then", "if false then", EventsMachine),
-    "words after the end": Mutant("append", "if state[5] then", "if false then", EventsMachine),
+    "no nonce": Mutant("append", "if op == nonce or side == nonce then", "if false then", EventsMachine),
+    "one nonce for all": Mutant("append", "attempt, nonce_field = seen, 'side'", "attempt = seen", EventsMachine),
+    "a rest without a look": Mutant(
+        "append", "if only_after and only_after ~= seq then", "if false then", EventsMachine
+    ),
+    "words after the end": Mutant("append", "if has_ended then", "if false then", EventsMachine),
     "replayed twice": Mutant("begin_again", "== 0 then return 0 end", "== 9 then return 0 end", EventsMachine),
     "replay forgets the fence": Mutant(
         "begin_again", "'ended', 'cancel'", "'attempt', 'ended', 'cancel'", EventsMachine
     ),
-    "guard as counter": Mutant(
-        "guard_release",
-        "redis.call('ZREM', KEYS[2 * i], member)",
-        "#redis.call('ZPOPMIN', KEYS[2 * i]) / 2",
+    "limiter as counter": Mutant(
+        "release_permits",
+        "redis.call('ZREM', limiter.permits, token)",
+        "#redis.call('ZPOPMIN', limiter.permits) / 2",
         GuardsMachine,
     ),
-    "the dead keep their places": Mutant(
-        "places", "redis.call('ZCOUNT', guard, '(' .. now, '+inf')", "redis.call('ZCARD', guard)", GuardsMachine
+    "the dead keep their permits": Mutant(
+        EVERY, "redis.call('ZCOUNT', permits, '(' .. now, '+inf')", "redis.call('ZCARD', permits)", GuardsMachine
     ),
     "one too many": Mutant(
-        "guard_enter", "local free = guard.limit -", "local free = guard.limit + 1 -", GuardsMachine
+        "acquire_permits", "local free = limiter.limit -", "local free = limiter.limit + 1 -", GuardsMachine
     ),
-    "some places instead of all": Mutant(
-        "guard_enter", "for i = 1, shared do taken[#taken + 1] = guards[i] end", "", GuardsMachine
+    "some permits instead of all": Mutant(
+        "acquire_permits",
+        "for _, limiter in ipairs(shared) do taken[#taken + 1] = limiter end",
+        "",
+        GuardsMachine,
     ),
-    "a zombie renews its place": Mutant(
-        "guard_renew", "if score and tonumber(score) > now then", "if score then", GuardsMachine
+    "a zombie renews its permit": Mutant(
+        "renew_permits", "return lease_end and tonumber(lease_end) > now", "return lease_end", GuardsMachine
     ),
 }
-SAMPLE = "parked and still pending"
+SAMPLE = "snoozed and still pending"
 
 
 def break_script(monkeypatch: pytest.MonkeyPatch, mutant: Mutant) -> None:
-    """Whoever loads the script gets it with one rule broken."""
-    assert mutant.old in lua_scripts.script(mutant.script).source, "the script has changed: so must its mutant"
-
-    def loaded(room: str, name: str, *before: str) -> Script:
-        script = load_script(room, name, *before)
-        if mutant.script not in (name, *before):
-            return script
-        source = script.source.replace(mutant.old, mutant.new)
-        return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-    for module in USERS:
-        monkeypatch.setattr(import_module(f"daemon.{module}"), "load_script", loaded)
+    """Whoever calls the script gets it with one rule broken."""
+    scripts = LIMITER if mutant.script == EVERY else lua_scripts.table(mutant.script)
+    names = [name for name in scripts if mutant.script in (name, EVERY) and mutant.old in scripts[name].source]
+    assert names, "the script has changed: so must its mutant"
+    for name in names:
+        monkeypatch.setitem(scripts, name, script_of(name, scripts[name].source.replace(mutant.old, mutant.new)))
 
 
 @pytest.mark.parametrize(

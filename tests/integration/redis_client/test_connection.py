@@ -48,7 +48,7 @@ async def test_a_batch_is_one_round_trip_and_each_reply_is_its_own(side: Side) -
 async def test_only_what_was_missing_is_sent_again(side: Side) -> None:
     """A server that lost one script runs the others once."""
     known, unknown = script(INCR), script(INCR + " -- unknown")
-    await side.scripts.one(known, ["a"], [])
+    await side.scripts.one(Call(known, ["a"], []))
     assert await side.scripts.run([Call(known, ["a"], []), Call(unknown, ["b"], [])]) == [2, 1]
 
 
@@ -57,7 +57,7 @@ async def test_a_dead_server_is_away_within_the_connect_limit() -> None:
     async with connect(settings("redis://127.0.0.1:1/0", connect_timeout_s=0.5)) as client:
         with pytest.raises(RedisAway):
             async with asyncio.timeout(3):
-                await Scripts(client).one(script(INCR), ["a"], [])
+                await Scripts(client).one(Call(script(INCR), ["a"], []))
 
 
 @pytest.mark.redis_forms("server")
@@ -65,11 +65,11 @@ async def test_a_silent_network_is_away_within_the_command_limit(redis_url: str)
     """A black hole holds no caller longer than the limit, retries included."""
     async with Proxy.before(redis_url) as proxy, connect(settings(proxy.url_of(redis_url), command_timeout_s=0.2)) as c:
         scripts = Scripts(c)
-        await scripts.one(script(INCR), ["a"], [])
+        await scripts.one(Call(script(INCR), ["a"], []))
         proxy.silent = True
         with pytest.raises(RedisAway):
             async with asyncio.timeout(10):
-                await scripts.one(script(INCR), ["a"], [])
+                await scripts.one(Call(script(INCR), ["a"], []))
 
 
 @pytest.mark.redis_forms("server")
@@ -77,9 +77,9 @@ async def test_a_connection_that_was_cut_while_idle_is_replaced_unnoticed(redis_
     """A restart of the server costs no task an error once it is back."""
     async with Proxy.before(redis_url) as proxy, connect(settings(proxy.url_of(redis_url))) as client:
         scripts = Scripts(client)
-        await scripts.one(script(INCR), ["a"], [])
+        await scripts.one(Call(script(INCR), ["a"], []))
         proxy.cut()
-        assert await scripts.one(script(INCR), ["a"], []) == 2
+        assert await scripts.one(Call(script(INCR), ["a"], [])) == 2
 
 
 @pytest.mark.redis_forms("server")
@@ -105,20 +105,20 @@ async def test_an_exhausted_pool_waits_and_then_says_so(redis_url: str) -> None:
         async with holder:
             await holder.ping()
             with pytest.raises(RedisAway):
-                await Scripts(client).one(script(INCR), ["a"], [])
-        assert await Scripts(client).one(script(INCR), ["a"], []) == 1
+                await Scripts(client).one(Call(script(INCR), ["a"], []))
+        assert await Scripts(client).one(Call(script(INCR), ["a"], [])) == 1
 
 
 async def test_a_restarted_server_serves_its_scripts_again(redis_server: EmbeddedRedis) -> None:
     """Scripts are gone with the process; they are loaded on the way."""
     async with connect(settings(redis_server.url)) as client:
         scripts = Scripts(client)
-        await scripts.one(script(INCR), ["a"], [])
+        await scripts.one(Call(script(INCR), ["a"], []))
         await asyncio.to_thread(redis_server.kill)
         with pytest.raises(RedisAway):
-            await scripts.one(script(INCR), ["a"], [])
+            await scripts.one(Call(script(INCR), ["a"], []))
         await asyncio.to_thread(redis_server.start)
-        assert await scripts.one(script(INCR), ["a"], []) == 2
+        assert await scripts.one(Call(script(INCR), ["a"], [])) == 2
 
 
 async def test_a_server_that_is_busy_with_a_script_is_away(redis_server: EmbeddedRedis) -> None:
@@ -131,13 +131,13 @@ async def test_a_server_that_is_busy_with_a_script_is_away(redis_server: Embedde
                 await _until_refused(Scripts(client))
             await client.script_kill()
             assert await loop
-        assert await Scripts(client).one(script(INCR), ["a"], []) > 0
+        assert await Scripts(client).one(Call(script(INCR), ["a"], [])) > 0
 
 
 async def _until_refused(scripts: Scripts) -> None:
     async with asyncio.timeout(10):
         while True:
-            await scripts.one(script(INCR), ["a"], [])
+            await scripts.one(Call(script(INCR), ["a"], []))
 
 
 async def _looped(client: Redis) -> bool:
