@@ -11,7 +11,7 @@ from tests.rules.tree import ROOT, files
 
 TOP = set(
     """
-    .ci .dockerignore .env.example .env.production.example .git .gitignore CHANGELOG.md Dockerfile LICENSE Makefile
+    .ci .dockerignore .env.example .env.production.example .git .gitignore CHANGELOG.md CONTRIBUTING.md Dockerfile LICENSE Makefile
     README.md README.zh-CN.md bench daemon docker-compose.yml docs pyproject.toml requirements systemd tests
     """.split()
 )
