@@ -1,4 +1,4 @@
-"""What an operator orders for one task: end it, or run it again. Each order is audited and may be repeated.
+"""What an operator orders for one task (end it, run it again) or one model. Each order is audited and may be repeated.
 
 The order of the law holds here too: row first, then the terminal event, then out of the queue; a crash in between is
 healed by whoever reads the entry.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from daemon.admin.connections import Connections
 from daemon.admin.replay import REPLAYABLE, replay
+from daemon.admin.status import ConsumerState
 from daemon.admin.task_facts import locate
 from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
@@ -25,9 +27,9 @@ from daemon.domain.messages import TaskIdentity
 from daemon.domain.states import TERMINAL, State
 from daemon.events.cancel_notices import Cancels
 from daemon.events.log import Events
+from daemon.limiter.models import ModelStates
 from daemon.ports import Blobs
-from daemon.redis_client import keys
-from daemon.redis_client.scripts import load_script
+from daemon.queues.streams import Work
 from daemon.store.audit import AuditLog
 from daemon.store.tasks import PostgresLedger
 
@@ -100,7 +102,7 @@ async def retry(settings: Settings, task_id: str, reason: str) -> Answer:
 
 async def _retry(at: Connections, task_id: str, reason: str) -> Answer:
     place = await locate(at, task_id, None)
-    if place is not None and place.due_at is not None and await _hasten(at, place.queue, task_id):
+    if place is not None and place.due_at is not None and await _work(at).hasten(place.queue, task_id):
         return Answer(task_id, good=True, state="ready", text=f"no longer delayed: in :ready of {place.queue}")
     found = await at.records.row(task_id)
     if found is None:
@@ -115,10 +117,31 @@ async def _retry(at: Connections, task_id: str, reason: str) -> Answer:
     return Answer(task_id, good=True, state="replayed", text=f"starts anew: in :ready of {anew.queue_id}")
 
 
-async def _hasten(at: Connections, queue: str, task_id: str) -> bool:
-    names = keys.queue_keys(queue)
-    moved = await at.scripts.one(load_script("queues", "hasten"), (names.retry, names.held, names.ready), (task_id,))
-    return int(moved) == 1
+def _work(at: Connections) -> Work:
+    return Work(at.scripts, at.settings.queues, "admin")
+
+
+async def order_model(
+    at: Connections, model: str, action: str, reason: str, order: Callable[[ModelStates], Awaitable[None]]
+) -> bool:
+    """Carry out an order for a model, in all processes at once; False when Postgres is away and it is not audited."""
+    await order(ModelStates(at.scripts))
+    if at.no_store:
+        return False
+    log = AuditLog(at.pool, at.clock)
+    log.note(action, model, actor=actor(), role="operator", result="done", params={"reason": reason})
+    await log.flush()
+    return True
+
+
+async def delete_consumers(at: Connections, dead: Iterable[ConsumerState]) -> list[ConsumerState]:
+    """Delete consumers that lapsed with nothing pending; those that were deleted. What is pending never goes."""
+    work, deleted = _work(at), []
+    for consumer in dead:
+        if await work.bury(consumer.queue, consumer.name):
+            await work.forget([f"{consumer.queue}/{consumer.name}"])
+            deleted.append(consumer)
+    return deleted
 
 
 async def _audit(at: Connections, action: str, answer: Answer, reason: str) -> None:

@@ -6,9 +6,9 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
+from daemon.admin.orders import delete_consumers
 from daemon.admin.status import ConsumerState, read_overview
 from daemon.cli import terminal as t
-from daemon.queues.streams import Work
 
 
 @click.command("consumers", epilog="Examples:  python -m daemon consumers   |   consumers --bury")
@@ -54,12 +54,8 @@ async def _look(
         if queue is not None and queue not in at.book.queues:
             t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.book.queues)}", 2)
         found = [c for c in (await read_overview(at, recent=False)).consumers if queue in {None, c.queue}]
-        buried = []
+        buried: list[ConsumerState] = []
         if bury:
             await at.require_ours()
-            work = Work(at.scripts, settings.queues, "admin")
-            for consumer in [c for c in found if c.dead]:
-                if await work.bury(consumer.queue, consumer.name):
-                    await work.forget([f"{consumer.queue}/{consumer.name}"])
-                    buried.append(consumer)
+            buried = await delete_consumers(at, [c for c in found if c.dead])
         return [c for c in found if c not in buried], buried

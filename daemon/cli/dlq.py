@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import click
-import msgspec
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.orders import actor
-from daemon.admin.replay import REPLAYABLE, replay
+from daemon.admin.letter_orders import Fate, drop_letters, read_letters, replay_letters
 from daemon.cli import terminal as t
 from daemon.cli.tasks import span_s
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import Code
-from daemon.queues.dead_letters import DeadLetters, Letter, Wanted
-from daemon.store.audit import AuditLog
+from daemon.queues.dead_letters import Letter, Wanted
 
 _MOST: Final = 100_000  #: letters that one command takes up; a queue keeps 10,000
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of one letter."""
-
-    task_id: str
-    queue: str
-    done: str  #: replayed, dropped, refused; would replay, would drop
-    text: str = ""
 
 
 @click.group("dlq", cls=t.Noun, epilog="Example:  python -m daemon dlq replay --code LLM_ERROR --newer 2h --dry-run")
@@ -104,7 +90,7 @@ def show(*, task: str, as_json: bool) -> None:
 
 @command.command("replay", epilog="Example:  dlq replay T-1042   |   dlq replay --code LLM_ERROR --newer 2h")
 @_act
-def replay_letters(*, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+def replay_command(*, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Run tasks anew: the attempts go on counting, events begin again with `queued`.
 
     Only failed and expired tasks, never twice. Images that came with the message are gone and not brought back.
@@ -145,8 +131,7 @@ async def _read(at: Connections, queues: Sequence[str], wanted: Wanted, limit: i
     unknown = sorted(set(queues) - set(at.book.queues))
     if unknown:
         raise click.UsageError(f"unknown queue {unknown[0]!r}; known: {', '.join(at.book.queues)}")
-    letters = DeadLetters(at.redis, at.scripts)
-    return [letter for q in queues or at.book.queues for letter in await letters.read(q, wanted, limit)]
+    return await read_letters(at, queues, wanted, limit)
 
 
 async def _show(task: str) -> dict[str, Any]:
@@ -160,47 +145,13 @@ async def _show(task: str) -> dict[str, Any]:
 async def _replay(queues: Sequence[str], wanted: Wanted, reason: str, *, dry_run: bool) -> list[Fate]:
     async with Connections(config.load()) as at:
         await at.require_ours()
-        found = await _read(at, queues, wanted, _MOST)
-        by_task: dict[str, list[Letter]] = {}
-        for letter in reversed(found):  # the oldest first, as they came
-            by_task.setdefault(letter.task_id or letter.id, []).append(letter)
-        return [await _replay_one(at, letters, reason, dry_run=dry_run) for letters in by_task.values()]
-
-
-async def _replay_one(at: Connections, letters: Sequence[Letter], reason: str, *, dry_run: bool) -> Fate:
-    task_id, queue = letters[-1].task_id, letters[-1].queue
-    found = await at.records.row(task_id) if task_id else None
-    if found is None:
-        return Fate(task_id, queue, "refused", "no row: it could not be read, or it was deleted")
-    row = found[0]
-    if row.queue_id != queue or row.state not in REPLAYABLE:
-        return Fate(
-            task_id, queue, "refused", f"it is {row.state} in {row.queue_id}; only failed and expired start anew"
-        )
-    if dry_run:
-        return Fate(task_id, queue, "would replay", f"{row.state} after {row.attempt} attempts")
-    try:
-        anew = await replay(at, row, actor(), reason or "dlq replay")
-    except msgspec.ValidationError:
-        return Fate(task_id, queue, "refused", "a newer release wrote its message")
-    if anew is None:
-        return Fate(task_id, queue, "refused", "somebody else replayed it just now")
-    await DeadLetters(at.redis, at.scripts).drop(letters)
-    return Fate(task_id, queue, "replayed", f"attempt {anew.attempt + 1} follows")
+        return await replay_letters(at, await _read(at, queues, wanted, _MOST), reason, dry_run=dry_run)
 
 
 async def _drop(queues: Sequence[str], wanted: Wanted, reason: str, *, dry_run: bool) -> list[Fate]:
     async with Connections(config.load()) as at:
         await at.require_ours()
-        found = await _read(at, queues, wanted, _MOST)
-        if not dry_run and found:
-            await DeadLetters(at.redis, at.scripts).drop(found)
-            log = AuditLog(at.pool, at.clock)
-            for letter in found:
-                params = {"queue": letter.queue, "code": letter.code, "reason": reason}
-                log.note("dlq.drop", letter.task_id, actor=actor(), role="operator", result="dropped", params=params)
-            await log.flush()
-        return [Fate(x.task_id, x.queue, "would drop" if dry_run else "dropped", x.code) for x in found]
+        return await drop_letters(at, await _read(at, queues, wanted, _MOST), reason, dry_run=dry_run)
 
 
 def _told(fates: Sequence[Fate], *, as_json: bool) -> None:

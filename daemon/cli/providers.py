@@ -9,11 +9,10 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.orders import actor
+from daemon.admin.orders import order_model
 from daemon.cli import terminal as t
 from daemon.cli.tasks import span_s
 from daemon.limiter.models import ModelState, ModelStates
-from daemon.store.audit import AuditLog
 
 
 @click.group(
@@ -64,13 +63,8 @@ async def _order(model: str, action: str, reason: str, order: Callable[[ModelSta
         if model not in at.book.models:
             t.fail(f"model {model!r} is not known", f"known: {', '.join(at.book.models)}", 2)
         await at.require_ours()
-        await order(ModelStates(at.scripts))
-        if at.no_store:
+        if not await order_model(at, model, action, reason, order):
             t.hint(f"not in the audit log: Postgres {at.no_store}")
-            return
-        log = AuditLog(at.pool, at.clock)
-        log.note(action, model, actor=actor(), role="operator", result="done", params={"reason": reason})
-        await log.flush()
 
 
 def _settings() -> config.Settings:

@@ -11,11 +11,10 @@ from typing import Any
 import click
 
 from daemon import config, services
-from daemon.admin.load_generator import Generator, Order, Share, Target, default_mix, parse_mix
-from daemon.admin.load_report import LoadReport, QueueReport, Spread, report
+from daemon.admin.load_generator import Order, Progress, Share, Target, default_mix, parse_mix
+from daemon.admin.load_report import LoadReport, QueueReport, Spread
+from daemon.admin.load_test import load_running
 from daemon.cli import terminal as t
-from daemon.domain.clock import SystemClock
-from daemon.redis_client.connection import connect
 from daemon.services import ServiceBook
 
 
@@ -70,7 +69,7 @@ def command(
         found = t.run(_in_process(order, sla))
     else:
         _ask_first(settings, order, yes=yes)
-        found = t.run(_running(settings, order, _target(settings, address), sla))
+        found = t.run(load_running(settings.redis, order, _target(settings, address), sla, _teller()))
     if as_json:
         t.emit(found)
     else:
@@ -106,38 +105,22 @@ def _target(settings: config.Settings, address: str | None) -> Target:
     return Target(base, signing[0].get_secret_value(), address)
 
 
-async def _running(settings: config.Settings, order: Order, target: Target, sla_s: float) -> LoadReport:
-    redis = connect(settings.redis, size=4, name="qstreamd-sim")
-    try:
-        generator = Generator(target, redis, SystemClock(), order)
-        await generator.run(_teller(generator))
-        return report(generator.tasks.values(), generator.progress, sla_s)
-    finally:
-        await redis.aclose()
-
-
 async def _in_process(order: Order, sla_s: float) -> LoadReport:
     try:
-        from daemon.dev.sim_world import sim_world
+        from daemon.dev.sim_world import run_in_process
     except ImportError as missing:
         t.fail(f"{missing.name} is not installed", "pip install 'qstreamd[demo]'")
     click.echo("starting servers of its own …", err=True)
-    calls = round(order.per_minute / 60 * order.duration_s * 3) + 10
-    async with sim_world(calls, order.fault_share) as world:
-        target = Target(world.relay_url, world.qstash.environment["QSTASH_CURRENT_SIGNING_KEY"])
-        generator = Generator(target, world.redis, SystemClock(), order)
-        await generator.run(_teller(generator))
-        return report(generator.tasks.values(), generator.progress, sla_s)
+    return await run_in_process(order, sla_s, _teller())
 
 
-def _teller(generator: Generator) -> Callable[[], None]:
+def _teller() -> Callable[[Progress], None]:
     """One line that changes on a terminal; elsewhere one line in ten seconds; all of it on stderr."""
     live, count = sys.stderr.isatty(), 0
 
-    def tell() -> None:
+    def tell(p: Progress) -> None:
         nonlocal count
         count += 1
-        p = generator.progress
         waiting = p.accepted - p.ended - p.running
         line = (
             f"{count:>4} s  sent {p.sent}  waiting {waiting}  running {p.running}  ended {p.ended}  failed {p.failed}"

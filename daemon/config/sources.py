@@ -164,3 +164,14 @@ def secrets_in(groups: Mapping[str, object]) -> Iterator[str]:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, SecretStr) and value != entry.default:
                 yield from parts_of_secret(item.get_secret_value())
+
+
+def text_of(value: Any) -> str:
+    """A setting's shown value for people."""
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.12g}" if isinstance(value, float) else str(value)

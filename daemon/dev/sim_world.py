@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
 import aiohttp
 
+from daemon.admin.load_generator import Order, Progress, Target
+from daemon.admin.load_report import LoadReport
+from daemon.admin.load_test import load_test
 from daemon.config import Settings
 from daemon.dev.demo.world import World
 
@@ -29,3 +32,11 @@ async def sim_world(calls: int, fault_share: float) -> AsyncIterator[World]:
             ):
                 answer.raise_for_status()
         yield world
+
+
+async def run_in_process(order: Order, sla_s: float, tell: Callable[[Progress], None]) -> LoadReport:
+    """Send the load to a world of its own, and say what became of it."""
+    calls = round(order.per_minute / 60 * order.duration_s * 3) + 10
+    async with sim_world(calls, order.fault_share) as world:
+        target = Target(world.relay_url, world.qstash.environment["QSTASH_CURRENT_SIGNING_KEY"])
+        return await load_test(world.redis, order, target, sla_s, tell)

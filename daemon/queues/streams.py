@@ -30,7 +30,7 @@ _PAGE: Final = 500
 
 _SCRIPTS: Final = (
     "fetch", "begin", "ack", "dead_letter", "park", "hand_back", "beat", "promote", "sweep", "liveness", "bury",
-    "forget", "restore", "ghosts",
+    "forget", "restore", "ghosts", "hasten",
 )  # fmt: skip
 
 
@@ -253,6 +253,12 @@ class Work:
         names = keys.queue_keys(queue)
         key = names.ready if stream == "ready" else names.tasks
         return Call(self._script["beat"], (key,), (keys.GROUP, self.consumer, *ids))
+
+    async def hasten(self, queue: str, task_id: str) -> bool:
+        """Move a parked task to `:ready` now; False when it is not parked (any more)."""
+        names = keys.queue_keys(queue)
+        where = (names.retry, names.held, names.ready)
+        return int(await self._scripts.one(self._script["hasten"], where, (task_id,))) == 1
 
     async def live(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int) -> Liveness:
         """Register us as reader of `queues` for `ttl_ms` and learn who lives."""

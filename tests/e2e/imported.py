@@ -10,10 +10,12 @@ import openai.resources.chat
 import pytest  # the main module of the suite: each forked process would import it anew
 import uvloop
 
+import daemon.admin.queue_api
 import daemon.cli.relay
 import daemon.cli.run
 import daemon.dev.failpoints
 import daemon.processes.consumer
+import daemon.processes.relay
 import daemon.relay.server
 import tests.e2e.forked
 

@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from daemon import config
-from daemon.cli.config import command, render_docs
-from daemon.config.rules import RULES
+from daemon.cli.config import command
 from daemon.domain.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -68,21 +67,3 @@ def test_a_role_can_be_asked_for_before_it_is_started() -> None:
 def test_the_settings_page_is_up_to_date() -> None:
     """Repair: `python -m daemon config --docs > docs/settings.md`."""
     assert (ROOT / "docs/settings.md").read_text("utf-8") == CliRunner().invoke(command, ["--docs"]).stdout
-
-
-def test_the_page_is_printed_whatever_the_environment_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is about the declarations, not about this process."""
-    before = render_docs()
-    monkeypatch.setenv("QSTREAMD_BEAT_S", "fast")
-    monkeypatch.setenv("RELAY_PORT", "1")
-    found = CliRunner().invoke(command, ["--docs"])
-    assert (found.exit_code, found.stdout) == (0, before)
-
-
-def test_the_page_names_every_setting_and_every_rule() -> None:
-    """With its default and its reason, in tables that Markdown can read."""
-    page = render_docs()
-    for _, entry in config.catalogue():
-        assert f"| `{entry.name}` |" in page and entry.reason in page
-    assert all(rule.reason in page for rule in RULES)
-    assert all(line.count(" | ") in {1, 2, 3} for line in page.splitlines() if line.startswith("| `"))
