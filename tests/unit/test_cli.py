@@ -108,7 +108,7 @@ def test_the_kill_switch_needs_no_noun(order: str) -> None:
 
 def test_a_command_that_is_not_installed_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line; a command of another room is unknown."""
-    monkeypatch.setattr("daemon.cli.has", lambda room: False)
+    monkeypatch.setattr("daemon.cli.has", lambda _: False)
     found = CliRunner().invoke(cli, ["demo"])
     assert (found.exit_code, "pip install 'qstreamd[demo]'" in found.output) == (2, True)
     assert found.output.count("\n") == 1
