@@ -166,7 +166,16 @@ def _attempt(a: AttemptRow) -> tuple[str, ...]:
     at = datetime.fromtimestamp(a.started_at, UTC).strftime("%m-%d %H:%M:%S")
     outcome = a.outcome or "running"
     spans = (t.seconds(first), t.seconds(took))
-    return str(a.attempt), t.safe(a.model_id or "-"), at, *spans, outcome, a.code or "", str(a.output_tokens), cost
+    return (
+        str(a.attempt),
+        t.safe(a.model_id or "-"),
+        at,
+        *spans,
+        outcome,
+        a.code or "",
+        "-" if a.output_tokens is None else str(a.output_tokens),
+        cost,
+    )
 
 
 # --- tail ---------------------------------------------------------------------------------------------------------
@@ -334,7 +343,7 @@ def _drawn(f: TaskFacts, phases: list[Phase], *, zh: bool) -> Iterator[str]:
         padding = " " * (widest - t.cells(label))
         yield f"  {attempt:<3} {label}{padding}  {line:<{bar}}  {t.seconds(phase.seconds):>9}"
     costs = [a.cost_usd for a in f.attempts if a.cost_usd is not None]
-    tokens = sum(a.output_tokens for a in f.attempts)
+    tokens = sum(a.output_tokens or 0 for a in f.attempts)
     cost = f"  ${sum(costs):.6f}" if costs else ""
     whole, unit = ("合计", "个输出词元") if zh else ("in all", "output tokens")
     yield f"  {whole}: {t.seconds(total)}  {tokens} {unit}{cost}"

@@ -112,7 +112,9 @@ def worker_event() -> Schema:
         defs[event.__name__] = _as_written(defs[event.__name__], ["type", *head])
     defs["Code"]["description"] = "Stable error codes; the protocol page says what each one means."
     usage = defs["Usage"]
-    usage["description"] = "Tokens of one attempt and their price; `costUsd` is null when the model has no price."
+    usage["description"] = (
+        "Tokens of one attempt and their price in USD. Null is unknown, never zero; no count is negative."
+    )
     usage["required"] = list(usage["properties"])  # its encoder leaves nothing out
     usage["additionalProperties"] = False
     for schema in usage["properties"].values():

@@ -177,9 +177,14 @@ class Rejected(TaskError):
 
 
 class ProviderError(TaskError):
-    """The model call failed. Raised by provider adapters only."""
+    """The model call failed. Raised by provider adapters only.
+
+    `parameter`: the one of `model_io.Parameter` that the provider refused before it answered; "" if none. The same
+    call without it may succeed.
+    """
 
     code = Code.LLM_ERROR
+    parameter: str = ""
 
 
 class ModelClosed(ProviderError):

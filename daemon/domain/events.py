@@ -82,12 +82,12 @@ class Channel(StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, rename="camel"):
-    """Tokens of one attempt and their price. `cost_usd` is None when the model has no price in the services file."""
+    """Tokens of one attempt, cached in input and reasoning in output, and their price. None is unknown, never zero."""
 
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
     cost_usd: float | None = None
 
 

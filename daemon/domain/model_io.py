@@ -18,6 +18,10 @@ class Picture:
     data: bytes
 
 
+#: what a call can do without: a model that refuses one of these is asked again without it
+Parameter = Literal["temperature", "max_output_tokens", "user_tag", "json_output", "stream_usage"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One call of one model: what an adapter needs and nothing of the task around it."""
@@ -32,6 +36,11 @@ class ModelRequest:
     max_output_tokens: int | None = None
     temperature: float | None = None
     user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
+    omit: frozenset[Parameter] = frozenset()  #: not sent, whatever the fields above say: the model refuses them
+
+    def sends(self, parameter: Parameter) -> bool:
+        """Whether the adapter may send `parameter`."""
+        return parameter not in self.omit
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):

@@ -85,3 +85,4 @@ class CallReport:
     closed_ms: int = 0  #: closes the model for all processes for so long
     closed_why: str = ""
     slow_down: bool = False  #: too many at once: run fewer for a while
+    requests: int = 1  #: sent to the model; one is reserved, what was sent beyond it is charged with the report

@@ -169,7 +169,7 @@ class RedisGuards:
         args: tuple[Argument, ...] = (
             *(report.outcome, report.closed_ms, report.closed_why, *rates, c.tokens, used),
             *(s.breaker_failures, *(int(seconds * 1000) for seconds in breaker)),
-            *(int(report.slow_down), list(places).index(c.place) + 1),
+            *(int(report.slow_down), list(places).index(c.place) + 1, report.requests),
         )
         return (*names, keys.guard_wait(model.probe)), args
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
+from daemon.pipeline.refused_parameters import RefusedParameters
 from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Clock, DeltaSink, Guards, Ledger, Provider, Tail, Templates
 from daemon.services import ServiceBook
@@ -36,6 +37,7 @@ class World:
     hold_result_s: float  #: how long a dependency may stay away before the entry is left to be found again
     #: attempts of a queue at once over all processes, as its control says now; None: no such limit
     queue_limit: Callable[[str], int | None] = field(default=lambda _: None)
+    refusals: RefusedParameters = field(default_factory=RefusedParameters)
 
     @property
     def lease_ms(self) -> int:

@@ -1,6 +1,6 @@
 """One delivery from entry to settled.
 
-The list of steps, the order of the law, and the only broad `except` of the task path.
+The list of steps and the order in which they become durable. Broad `except`s turn a bug into one failed attempt.
 
     validate -> route -> guard -> claim -> begin -> load -> execute -> write -> publish -> cleanup
                                                      └───────── settle ─────────┘
@@ -187,14 +187,22 @@ class Course:
     async def _answer(
         self, plan: Plan, entrance: Entrance, request: ModelRequest, writer: DeltaWriter | None
     ) -> Answer:
-        """The answer of the model that we were let in to, or of a fallback where it closed before its first word."""
+        """The answer of the model or of a fallback; a parameter that the model refuses is left out of a second call."""
+        refusals = self._world.refusals
         while True:
+            model = entrance.model
+            asked = for_model(request, model, refusals.of(model))
             try:
-                return await self._call(plan, entrance, for_model(request, entrance.model), writer)
+                answer = await self._call(plan, entrance, asked, writer)
             except ModelClosed as error:
                 if not await entrance.fall_back(error):
                     raise
-            await self._say(attempt_events.falling_back_event(entrance.model.id))
+                await self._say(attempt_events.falling_back_event(entrance.model.id))
+            except TaskError as error:
+                if not refusals.add(model, asked, error):
+                    raise
+            else:
+                return answer
 
     async def _rest(self, writer: DeltaWriter | None) -> list[EventDraft]:
         """Text that is still to be told, once Redis has said what became of the batch under way."""

@@ -6,14 +6,19 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from daemon.domain.errors import Code, ModelClosed, ProviderError
-from daemon.domain.events import Channel
+from daemon.domain.events import Channel, Usage
 from daemon.domain.messages import content_sha256
 from daemon.domain.model_io import Finished, ModelRequest
+from daemon.observability.logging import logger
 from daemon.pipeline.call_scope import CallScope
 from daemon.pipeline.timeouts import Clocks, Limits
 from daemon.ports import Clock, DeltaWriter, Provider, ResultDraft
 from daemon.services import Model, cost
+
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,14 @@ def result_of(answer: Answer, data: Any, model: Model) -> ResultDraft:
         data=data,
         content_sha256=content_sha256(answer.text),
         model_id=model.id,
-        usage=cost(model, answer.finished.usage),
+        usage=_priced(model, answer.finished.usage),
         first_token_at=answer.first_token_at,
     )
+
+
+def _priced(model: Model, usage: Usage) -> Usage:
+    try:
+        return cost(model, usage)
+    except Exception as error:  # noqa: BLE001  # the answer is there and paid for: without its price it is still good
+        _log.exception("cost.failed", error=type(error).__name__, model=model.id)
+        return replace(usage, cost_usd=None)

@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.domain.errors import Code, Rejected
 from daemon.domain.messages import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef, TaskMessage
-from daemon.domain.model_io import ModelRequest, Picture
+from daemon.domain.model_io import ModelRequest, Parameter, Picture
 from daemon.pipeline.route import Plan
 from daemon.pipeline.validate import check_images
 from daemon.ports import Blobs, TaskContext, Templates
@@ -26,6 +26,7 @@ from daemon.services.sandbox import RenderFailed
 
 #: all pictures of a call together: vendors take about as much in one request, and each is held twice for a while
 PICTURES_BYTES_MAX: Final = 20 * 1024 * 1024
+_SAMPLING: Final = frozenset[Parameter]({"temperature"})  #: what a model with `sampling = false` takes none of
 _JSON_ONLY: Final = "Answer with one JSON document and nothing else: no introduction, no code fence."
 _JSON_SCHEMA: Final = f"{_JSON_ONLY} It must be valid under this JSON Schema:\n"
 
@@ -42,7 +43,7 @@ class _Input:
 async def load(
     message: TaskMessage, plan: Plan, context: TaskContext | None, templates: Templates, blobs: Blobs
 ) -> ModelRequest:
-    """The request for the plan's first model; `for_model` turns it to a fallback.
+    """What the task asks, whichever model is called; `for_model` makes one model's request of it.
 
     Raises `Rejected`: INVALID_PAYLOAD (variables are missing, and named; a bad template; an empty prompt),
     CONTEXT_NOT_FOUND, IMAGE_REJECTED, IMAGE_NOT_FOUND. May be repeated: the same input gives the same request.
@@ -56,7 +57,7 @@ async def load(
     text = _rendered(name, source, variables)
     if not text.strip() and not pictures:
         raise Rejected(f"{name}: the prompt is empty")
-    request = ModelRequest(
+    return ModelRequest(
         provider="",
         model_name="",
         system=_with_schema(_rendered(name, system, variables), service),
@@ -68,12 +69,12 @@ async def load(
         temperature=service.temperature,
         user_tag=hashlib.sha256(f"qstreamd user {message.user_id}".encode()).hexdigest()[:32],
     )
-    return for_model(request, plan.model)
 
 
-def for_model(request: ModelRequest, model: Model) -> ModelRequest:
-    """The same request for another model."""
-    return replace(request, provider=model.provider, model_name=model.name)
+def for_model(request: ModelRequest, model: Model, refused: frozenset[Parameter] = frozenset()) -> ModelRequest:
+    """The request as `model` takes it: without a temperature if it takes none, and without what it has `refused`."""
+    omit: frozenset[Parameter] = refused if model.sampling else refused | _SAMPLING
+    return replace(request, provider=model.provider, model_name=model.name, omit=omit)
 
 
 def _input(message: TaskMessage, context: TaskContext | None) -> _Input:

@@ -6,6 +6,7 @@ Keeps the hold's member, places and report in step with each other, so that whoe
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 from daemon.domain.errors import ModelClosed
 from daemon.domain.messages import WorkEntry
@@ -31,6 +32,7 @@ class Entrance:
         self._plan = plan
         self._chosen = 0
         self._tried: set[int] = set()
+        self._requests = 0  #: sent to the model that we are let in to
         self.reopens_in_s: float | None = None  #: set when no model is open to this attempt any more
         self._note()
 
@@ -75,24 +77,30 @@ class Entrance:
 
     def calling(self) -> None:
         """A call begins: what was reserved of the model's rates is spent."""
-        self._hold.report = CallReport(self._candidate, "none")
+        self._requests += 1
+        self._hold.report = CallReport(self._candidate, "none", requests=self._requests)
 
     def answered(self, answer: Answer) -> None:
         """The model answered; its real usage replaces what was reserved."""
         usage = answer.finished.usage
-        self._hold.report = CallReport(self._candidate, "ok", tokens=usage.input_tokens + usage.output_tokens)
+        known = usage.input_tokens is not None and usage.output_tokens is not None
+        tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0) if known else None
+        self._hold.report = CallReport(self._candidate, "ok", tokens=tokens, requests=self._requests)
 
     def failed(self, error: Exception) -> None:
         """The call failed."""
-        self._hold.report = report_of(self._candidate, error, 0.0)
+        self._report(error, 0.0)
 
     def _closed(self, error: ModelClosed) -> None:
         world = self._world
         closed_s = closing_s(error, world.guard_settings, world.retry, world.random())
-        self._hold.report = report_of(self._candidate, error, closed_s)
+        self._report(error, closed_s)
         if error.reason != "UNKNOWN_MODEL":
             self._hold.trace.closed.append((self.model.id, error.reason))
             self.reopens_in_s = min(closed_s, self.reopens_in_s or closed_s)
+
+    def _report(self, error: Exception, closed_s: float) -> None:
+        self._hold.report = replace(report_of(self._candidate, error, closed_s), requests=max(1, self._requests))
 
     @property
     def _candidate(self) -> Candidate:
@@ -111,7 +119,7 @@ class Entrance:
     def _let_in(self, ask: Ask, answer: Entered | MustWait | Shut, models: range | list[int]) -> MustWait | Shut | None:
         if not isinstance(answer, Entered):
             return answer
-        self._chosen = models[answer.chosen]
+        self._chosen, self._requests = models[answer.chosen], 0
         self._hold.member, self._hold.places = ask.member, answer.places
         self._hold.report = CallReport(self._candidate)
         self._note()

@@ -61,6 +61,13 @@ PLAIN_WORDS: Final = frozenset(
     }
 )  # fmt: skip
 _KNOWN: Final = QUOTA_WORDS | KEY_WORDS | RATE_WORDS | OVERLOAD_WORDS | MODEL_WORDS | CONTENT_WORDS | PLAIN_WORDS
+_UNKNOWN_MODEL: Final = "The supported API model names are "  #: DeepSeek's 400 for a name that it does not know
+_TOO_LONG: Final = frozenset({"context_length_exceeded", "string_above_max_length", "out_of_range"})
+#: a quoted name, or one that is no everyday word
+_PARAMETER: Final = re.compile(
+    r"(?<=['\"`])[A-Za-z_][A-Za-z_.]*(?=['\"`])|[A-Za-z]+(?:[._][A-Za-z]+)+|temperature|[a-z]+[A-Z]\w+"
+)
+_MESSAGE_CHARACTERS: Final = 500  #: of a message that are looked at; the name stands at its beginning
 _PIECE: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -86,7 +93,10 @@ class Refusal:
 
 def known_words(values: Iterable[object]) -> frozenset[str]:
     """The known code words among what a body said, in any case and with spaces; everything else is forgotten."""
+    values = list(values)
     words = {str(v).strip().lower().replace(" ", "_").replace("-", "_") for v in values if v is not None}
+    if any(isinstance(v, str) and v.startswith(_UNKNOWN_MODEL) for v in values):
+        words.add("model_not_found")
     return frozenset(words & _KNOWN)
 
 
@@ -103,6 +113,31 @@ def to_error(refusal: Refusal, *, spoke: bool = False) -> ProviderError:
         retry_after_s=refusal.retry_after_s,
         detail=refusal.detail,
     )
+
+
+def refused_parameter(refusal: Refusal, named: Iterable[object], message: object, sent: Mapping[str, str]) -> str:
+    """Which parameter a 400 or 422 blames, as one of the values of `sent`; "" when it blames none that was sent.
+
+    `sent` maps the provider's names to ours. `named`: where its error says which field it means (`error.param`, field
+    violations); else its message must name one, as in `Unsupported value: 'temperature' does not support 0.3`.
+    """
+    if refusal.status not in (400, 422) or refusal.words & (CONTENT_WORDS | _TOO_LONG | KEY_WORDS | QUOTA_WORDS):
+        return ""
+    ours = {_plain(theirs): parameter for theirs, parameter in sent.items()}
+    for field in named:
+        for part in reversed(str(field or "").split(".")):
+            if _plain(part) in ours:
+                return ours[_plain(part)]
+    for word in _PARAMETER.findall(str(message or "")[:_MESSAGE_CHARACTERS]):
+        for part in reversed(word.split(".")):
+            if _plain(part) in ours:
+                return ours[_plain(part)]
+    return ""
+
+
+def _plain(name: str) -> str:
+    """`maxOutputTokens` and `max_output_tokens` are one name."""
+    return name.replace("_", "").lower()
 
 
 def lost(error: BaseException) -> ProviderError:
@@ -181,10 +216,36 @@ def duration_s(text: object) -> float | None:
     return sum(float(amount) * _UNIT_S[unit] for amount, unit in pieces)
 
 
+# --- what an answer counts ---------------------------------------------------------------------------------------
+
+TOKENS_MAX: Final = 1_000_000_000  #: of one call; no model takes or writes a thousandth of it, and the stores hold it
+
+
+def token_count(value: object) -> int | None:
+    """A number of tokens as a provider wrote it: whole and between 0 and `TOKENS_MAX`, else None (unknown).
+
+    >>> token_count(7), token_count("7"), token_count(7.0), token_count(0)
+    (7, 7, 7, 0)
+    >>> [token_count(odd) for odd in (-1, 10**30, "many", 1.5, True, None, {}, float("nan"))]
+    [None, None, None, None, None, None, None, None]
+    """
+    number = None if isinstance(value, bool) else _number(value)
+    return int(number) if number is not None and number.is_integer() and 0 <= number <= TOKENS_MAX else None
+
+
+def known_sum(*counts: int | None) -> int | None:
+    """The sum of the counts that are known; None when none is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
 def _number(text: object) -> float | None:
     try:
         value = float(text)  # type: ignore[arg-type]  # anything a header or body may hold
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 

@@ -22,9 +22,19 @@ import msgspec
 
 from daemon.domain.errors import Code, ProviderError
 from daemon.domain.events import Channel, Usage
-from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Piece
+from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Parameter, Piece
 from daemon.observability.logging import logger
-from daemon.providers.error_mapping import Refusal, duration_s, known_words, lost, retry_after_s, to_error
+from daemon.providers.error_mapping import (
+    Refusal,
+    duration_s,
+    known_sum,
+    known_words,
+    lost,
+    refused_parameter,
+    retry_after_s,
+    to_error,
+    token_count,
+)
 from daemon.providers.payloads import TooLarge, payloads
 
 if TYPE_CHECKING:
@@ -33,6 +43,10 @@ if TYPE_CHECKING:
     from google.genai import types
 
 API_VERSION: Final = "v1beta"
+#: the fields of a request that it can do without, and our names for them
+_OPTIONAL: Final = MappingProxyType[str, Parameter](
+    {"temperature": "temperature", "maxOutputTokens": "max_output_tokens", "responseMimeType": "json_output"}
+)
 
 _log = logger("providers.gemini")
 
@@ -68,7 +82,7 @@ class Gemini:
             finally:
                 await response.aclose()
         except sdk.APIError as error:
-            refused = self._refused(error.code, error.details, error.response)
+            refused = self._refused(error.code, error.details, error.response, request)
         except http.HTTPError as error:
             refused = answer.cut(error)
         except (msgspec.DecodeError, UnicodeDecodeError, TooLarge) as error:
@@ -101,7 +115,7 @@ class Gemini:
         options = types.HttpOptions(base_url=self._base_url, api_version=API_VERSION, httpx_async_client=self._http)
         return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
 
-    def _refused(self, status: int, body: object, response: Any) -> ProviderError:
+    def _refused(self, status: int, body: object, response: Any, request: ModelRequest) -> ProviderError:
         fields = body if isinstance(body, dict) else {}
         inner = fields.get("error", fields)
         try:
@@ -111,7 +125,10 @@ class Gemini:
         refusal = error.refusal(status, retry_after_s(response.headers) if response is not None else None)
         if refusal.key_problem:
             _log.error("provider.key_refused", provider="gemini", detail=refusal.detail)
-        return to_error(refusal)
+        refused = to_error(refusal)
+        sent = {theirs: ours for theirs, ours in _OPTIONAL.items() if request.sends(ours) and getattr(request, ours)}
+        refused.parameter = refused_parameter(refusal, error.fields, error.message, sent)
+        return refused
 
 
 async def _post(client: genai.Client, request: ModelRequest) -> httpx2.Response:
@@ -144,9 +161,9 @@ def arguments(request: ModelRequest) -> tuple[Any, types.GenerateContentConfig]:
     parts.append(types.Part.from_text(text=request.prompt))
     config = types.GenerateContentConfig(
         system_instruction=request.system or None,
-        max_output_tokens=request.max_output_tokens,
-        temperature=request.temperature,
-        response_mime_type="application/json" if request.json_output else None,
+        max_output_tokens=request.max_output_tokens if request.sends("max_output_tokens") else None,
+        temperature=request.temperature if request.sends("temperature") else None,
+        response_mime_type="application/json" if request.json_output and request.sends("json_output") else None,
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         automatic_continuation=False,
     )
@@ -174,30 +191,31 @@ class _Feedback(msgspec.Struct, rename="camel"):
     block_reason: str | None = None
 
 
-class _Usage(msgspec.Struct, rename="camel"):
-    prompt_token_count: int | None = None
-    tool_use_prompt_token_count: int | None = None
-    cached_content_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-
-
 class _Violation(msgspec.Struct, rename="camel"):
     quota_id: str | None = None
+    field: str | None = None
 
 
 class _Detail(msgspec.Struct, rename="camel"):
-    """RetryInfo, QuotaFailure or ErrorInfo, told apart by what they hold."""
+    """RetryInfo, QuotaFailure, BadRequest or ErrorInfo, told apart by what they hold."""
 
     retry_delay: str | None = None
     violations: list[_Violation] | None = None
+    field_violations: list[_Violation] | None = None
     reason: str | None = None
 
 
 class _Error(msgspec.Struct):
     code: int | None = None
     status: str | None = None
+    message: str | None = None
     details: list[_Detail] | None = None
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of the request that a BadRequest names."""
+        violations = [v for detail in self.details or () for v in detail.field_violations or ()]
+        return [v.field for v in violations if v.field]
 
     def refusal(self, status: int, named_s: float | None = None) -> Refusal:
         """What it means: RetryInfo wins over headers; a quota counted by the day is no rate limit."""
@@ -214,7 +232,7 @@ class _Error(msgspec.Struct):
 class _Chunk(msgspec.Struct, rename="camel"):
     candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
-    usage_metadata: _Usage | None = None
+    usage_metadata: Any = None  #: read apart, by `usage`: a count that makes no sense must not void the text beside it
     model_version: str | None = None
     response_id: str | None = None
     error: _Error | None = None
@@ -234,6 +252,12 @@ _SLIPS: Final = frozenset(
 )  # fmt: skip
 
 
+_COUNTS: Final = (
+    "promptTokenCount", "toolUsePromptTokenCount", "cachedContentTokenCount", "candidatesTokenCount",
+    "thoughtsTokenCount",
+)  # fmt: skip
+
+
 class Answer:
     """Folds the chunks of one answer. Pure: bytes in, pieces out; what is wrong with the answer is raised."""
 
@@ -243,7 +267,7 @@ class Answer:
         self.finish: str | None = None
         self._blocked = False
         self._spoke = False
-        self._usage: _Usage | None = None
+        self._usage: Any = None
         self._model = self._id = ""
 
     def take(self, data: bytes) -> list[Delta]:
@@ -282,19 +306,23 @@ class Answer:
             raise ProviderError(detail=f"finish_reason={self.finish if self.finish in _SLIPS else 'unknown'}")
         if not self._spoke:
             raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish_reason={self.finish}")
-        return Finished(reason, usage(self._usage or _Usage()), self._model, self._id)
+        return Finished(reason, usage(self._usage), self._model, self._id)
 
 
 def _parts(candidate: _Candidate) -> Iterable[_Part]:
     return (candidate.content.parts or ()) if candidate.content is not None else ()
 
 
-def usage(counted: _Usage) -> Usage:
-    """Tokens under our names: what tools read is input, and `output_tokens` includes the thoughts, as it is billed."""
-    thought = counted.thoughts_token_count or 0
+def usage(counted: object) -> Usage:
+    """Tokens under our names: what tools read is input, and `output_tokens` includes the thoughts, as it is billed.
+
+    `counted` is the `usageMetadata` of an answer, whatever it holds; what can't be read is unknown.
+    """
+    fields = counted if isinstance(counted, dict) else {}
+    counts = {name: token_count(fields.get(name)) for name in _COUNTS}
     return Usage(
-        (counted.prompt_token_count or 0) + (counted.tool_use_prompt_token_count or 0),
-        counted.cached_content_token_count or 0,
-        (counted.candidates_token_count or 0) + thought,
-        thought,
+        known_sum(counts["promptTokenCount"], counts["toolUsePromptTokenCount"]),
+        counts["cachedContentTokenCount"],
+        known_sum(counts["candidatesTokenCount"], counts["thoughtsTokenCount"]),
+        counts["thoughtsTokenCount"],
     )

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,9 +29,17 @@ import msgspec
 
 from daemon.domain.errors import Code, ProviderError
 from daemon.domain.events import Channel, Usage
-from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Piece
+from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Parameter, Piece
 from daemon.observability.logging import logger
-from daemon.providers.error_mapping import Refusal, known_words, lost, retry_after_s, to_error
+from daemon.providers.error_mapping import (
+    Refusal,
+    known_words,
+    lost,
+    refused_parameter,
+    retry_after_s,
+    to_error,
+    token_count,
+)
 from daemon.providers.payloads import TooLarge, payloads
 
 if TYPE_CHECKING:
@@ -48,6 +56,14 @@ class Dialect:
     name: str
     max_tokens_field: str
     user_field: str  #: where the opaque tag of the user goes
+
+    @property
+    def optional(self) -> dict[str, Parameter]:
+        """The fields of a request that it can do without, and our names for them."""
+        return {
+            "temperature": "temperature", self.max_tokens_field: "max_output_tokens", self.user_field: "user_tag",
+            "response_format": "json_output", "stream_options": "stream_usage",
+        }  # fmt: skip
 
 
 DIALECTS: Final = MappingProxyType(
@@ -82,7 +98,8 @@ class OpenAICompatible:
         sdk, http = importlib.import_module("openai"), importlib.import_module("httpx2")
         answer, refused = Answer(), None
         try:
-            call = client.chat.completions.with_streaming_response.create(**arguments(self._dialect, request))
+            sent = arguments(self._dialect, request)
+            call = client.chat.completions.with_streaming_response.create(**sent)
             async with call as response, aclosing(payloads(response.http_response, stream=request.stream)) as found:
                 answer.request_id = response.http_response.headers.get("x-request-id", "")
                 async for data in found:
@@ -91,7 +108,7 @@ class OpenAICompatible:
                     if answer.over:
                         break
         except sdk.APIStatusError as error:
-            refused = self._refused(error.response, error.body)
+            refused = self._refused(error.response, error.body, sent)
         except sdk.APIConnectionError as error:
             refused = answer.cut(error.__cause__ or error)
         except http.HTTPError as error:
@@ -133,8 +150,8 @@ class OpenAICompatible:
         client.organization = client.project = None
         return client
 
-    def _refused(self, response: httpx2.Response, body: object) -> ProviderError:
-        fields = body if isinstance(body, dict) else {}
+    def _refused(self, response: httpx2.Response, body: object, sent: Mapping[str, Any]) -> ProviderError:
+        fields = _fields(body)
         refusal = Refusal(
             response.status_code,
             known_words([fields.get("code"), fields.get("type"), fields.get("message")]),
@@ -142,7 +159,10 @@ class OpenAICompatible:
         )
         if refusal.key_problem:
             _log.error("provider.key_refused", provider=self._dialect.name, detail=refusal.detail)
-        return to_error(refusal)
+        error = to_error(refusal)
+        optional = {theirs: ours for theirs, ours in self._dialect.optional.items() if theirs in sent}
+        error.parameter = refused_parameter(refusal, [fields.get("param")], fields.get("message"), optional)
+        return error
 
 
 def arguments(dialect: Dialect, request: ModelRequest) -> dict[str, Any]:
@@ -175,6 +195,9 @@ def arguments(dialect: Dialect, request: ModelRequest) -> dict[str, Any]:
         found[dialect.max_tokens_field] = request.max_output_tokens
     if request.user_tag:
         found[dialect.user_field] = request.user_tag
+    for theirs, ours in dialect.optional.items():
+        if not request.sends(ours):
+            found.pop(theirs, None)
     return found
 
 
@@ -193,22 +216,6 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_cache_hit_tokens: int | None = None  # DeepSeek
-    prompt_tokens_details: _InputDetails | None = None  # OpenAI
-    completion_tokens_details: _OutputDetails | None = None
-
-
 class _Error(msgspec.Struct):
     code: str | int | None = None
     type: str | None = None
@@ -219,7 +226,7 @@ class _Chunk(msgspec.Struct):
     id: str | None = None
     model: str | None = None
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None  #: read apart, by `usage`: a count that makes no sense must not void the text beside it
     error: _Error | None = None
 
 
@@ -238,7 +245,7 @@ class Answer:
         self.over = False  #: the vendor said that nothing follows; the body may stay open for longer
         self.request_id = ""
         self._model = ""
-        self._usage: _Usage | None = None
+        self._usage: Any = None
         self._spoke = False
         self._refusal = False
 
@@ -287,7 +294,7 @@ class Answer:
             raise ProviderError(detail="finished for an unknown reason")
         if not self._spoke:
             raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish_reason={reason}")
-        return Finished(reason, usage(self._usage or _Usage()), self._model, self.request_id)
+        return Finished(reason, usage(self._usage), self._model, self.request_id)
 
     @staticmethod
     def _in_stream(error: _Error) -> Refusal:
@@ -295,10 +302,22 @@ class Answer:
         return Refusal(status, known_words([error.code, error.type, error.message]))
 
 
-def usage(counted: _Usage) -> Usage:
-    """Tokens under one name for both vendors; `output_tokens` includes the reasoning, as it is billed."""
-    cached = counted.prompt_cache_hit_tokens
-    if cached is None and counted.prompt_tokens_details is not None:
-        cached = counted.prompt_tokens_details.cached_tokens
-    thought = counted.completion_tokens_details.reasoning_tokens if counted.completion_tokens_details else 0
-    return Usage(counted.prompt_tokens or 0, cached or 0, counted.completion_tokens or 0, thought or 0)
+def usage(counted: object) -> Usage:
+    """Tokens under one name for both vendors; `output_tokens` includes the reasoning, as it is billed.
+
+    `counted` is the `usage` object of an answer, whatever it holds; what can't be read is unknown.
+    """
+    fields = _fields(counted)
+    cached = token_count(fields.get("prompt_cache_hit_tokens"))  # DeepSeek
+    if cached is None:
+        cached = token_count(_fields(fields.get("prompt_tokens_details")).get("cached_tokens"))  # OpenAI
+    return Usage(
+        token_count(fields.get("prompt_tokens")),
+        cached,
+        token_count(fields.get("completion_tokens")),
+        token_count(_fields(fields.get("completion_tokens_details")).get("reasoning_tokens")),
+    )
+
+
+def _fields(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

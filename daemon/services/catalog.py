@@ -58,6 +58,7 @@ class Model:
     requests_per_minute: int | None = None  #: None: no limit of ours
     tokens_per_minute: int | None = None
     price: Price | None = None  #: None: what a call costs is unknown, which is not zero
+    sampling: bool = True  #: False: the model refuses a temperature, so none is sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,13 @@ class ServiceBook:
 
 
 def cost(model: Model, usage: Usage) -> Usage:
-    """`usage` with `cost_usd` filled in, exact to 10 decimals; None when the model has no price.
+    """`usage` with `cost_usd` filled in, exact to 10 decimals.
 
-    `cached_input_tokens` are part of `input_tokens`, and `reasoning_tokens` of `output_tokens`: adapters count so.
+    None when the model has no price, or input or output is unknown. Unknown cached input is charged at the full price.
     """
-    if model.price is None:
+    price, given, written = model.price, usage.input_tokens, usage.output_tokens
+    if price is None or given is None or written is None:
         return msgspec.structs.replace(usage, cost_usd=None)
-    cached = min(usage.cached_input_tokens, usage.input_tokens)
-    millionths = (
-        (usage.input_tokens - cached) * model.price.input
-        + cached * model.price.cached_input
-        + usage.output_tokens * model.price.output
-    )
+    cached = min(usage.cached_input_tokens or 0, given)
+    millionths = (given - cached) * price.input + cached * price.cached_input + written * price.output
     return msgspec.structs.replace(usage, cost_usd=round(millionths / 1e6, 10))

@@ -119,6 +119,7 @@ class _Reader:
             requests_per_minute=t.integer("requests_per_minute", 1, 10**9),
             tokens_per_minute=t.integer("tokens_per_minute", 1, 10**12),
             price=self._price(t),
+            sampling=t.flag("sampling", default=True),
         )
         t.close()
         return model

@@ -99,6 +99,11 @@ class Table:
             return None
         return value
 
+    def flag(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        value: bool | None = self._get(key, bool, required=False)
+        return default if value is None else value
+
     def table(self, key: str, *, required: bool = False) -> Table | None:
         """The table inside this one."""
         value = self._get(key, dict, required=required)

@@ -45,7 +45,7 @@ class AttemptRow:
     finished_at: float | None
     outcome: str | None
     code: str | None
-    output_tokens: int
+    output_tokens: int | None  #: None: unknown
     cost_usd: float | None
 
 

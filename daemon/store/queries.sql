@@ -312,7 +312,7 @@ SELECT attempt, model_id, outcome, code,
        extract(epoch FROM started_at)::float8 AS started_at,
        extract(epoch FROM first_token_at)::float8 AS first_token_at,
        extract(epoch FROM finished_at)::float8 AS finished_at,
-       coalesce((usage->>'outputTokens')::int, 0) AS output_tokens,
+       (usage->>'outputTokens')::bigint AS output_tokens,
        (usage->>'costUsd')::float8 AS cost_usd
 FROM qstreamd.attempts
 WHERE task_id = $1::text
@@ -339,7 +339,7 @@ SELECT l.service_id, c.outcomes,
        (avg(extract(epoch FROM l.finished_at - l.started_at)) FILTER (WHERE l.outcome = 'done'))::float8 AS run_mean_s,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM l.finished_at - l.started_at)::float8)
            FILTER (WHERE l.outcome = 'done') AS run_p95_s,
-       coalesce(sum((l.usage->>'inputTokens')::bigint + (l.usage->>'outputTokens')::bigint), 0)::bigint AS tokens,
+       coalesce(sum(coalesce((l.usage->>'inputTokens')::bigint, 0) + coalesce((l.usage->>'outputTokens')::bigint, 0)), 0)::bigint AS tokens,
        sum((l.usage->>'costUsd')::float8) AS cost_usd
 FROM latest l JOIN counted c USING (service_id)
 GROUP BY l.service_id, c.outcomes

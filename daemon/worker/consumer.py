@@ -161,6 +161,9 @@ class QueueConsumer:
     async def _run_one(self, hold: Hold) -> None:
         try:
             await self._attempt(hold)
+        except Exception as error:  # noqa: BLE001  # a bug of ours: it may not end the attempts beside it
+            _log.exception("attempt.crashed", error=type(error).__name__, task_id=hold.task_id)
+            self.suspect()  # its entry may still be pending to us: it is read again
         finally:
             self._leases.remove(hold)
             self.slots.give()

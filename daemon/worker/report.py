@@ -1,7 +1,12 @@
-"""One log line and one set of observations for each delivery, at its end; nothing on the way logs or counts."""
+"""One log line and one set of observations for each delivery, at its end; nothing on the way logs or counts.
+
+The task is settled by then: a span, a metric or a log line that fails is dropped and logged, and nothing is raised.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, assert_never
 
 from daemon.domain.events import Usage
@@ -37,12 +42,27 @@ _PLAIN: Final = {
 def report(
     metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, now: float, spans: SpanMaker = _NO_SPANS
 ) -> None:
-    """Count and log how a delivery ended. `attempt_s` from read to settled, `now` in unix seconds."""
+    """Count and log how a delivery ended. `attempt_s` from read to settled, `now` in unix seconds. Raises nothing."""
+    name, code = _name(outcome)
+    observers: dict[str, Callable[[], None]] = {
+        "span": lambda: spans.record(hold, name, code, now - attempt_s, now),
+        "metrics": lambda: _observe(metrics, hold, outcome, attempt_s, now),
+        "log": lambda: _write_line(hold, outcome, attempt_s),
+    }
+    for part, observe in observers.items():
+        try:
+            observe()
+        except Exception as error:  # noqa: BLE001  # the task is settled: what only tells of it may not end the process
+            with suppress(Exception):
+                _log.exception("report.failed", part=part, error=type(error).__name__, task_id=hold.task_id)
+
+
+def _observe(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, now: float) -> None:
     queue, trace = hold.delivery.queue, hold.trace
     entry = hold.delivery.entry
     task_s = max(0.0, now - entry.accepted_at / 1000) if entry else 0.0
     name, code = _name(outcome)
-    spans.record(hold, name, code, now - attempt_s, now)
+    _count(metrics, queue, outcome, task_s)
     metrics.attempts.labels(queue, name, code).inc()
     metrics.attempt_seconds.labels(queue, name).observe(attempt_s)
     if trace.wait_s is not None:
@@ -57,9 +77,14 @@ def report(
         metrics.blobs_left.inc()
     for model, why in trace.closed:
         metrics.model_closed.labels(model, why).inc()
-        # A quota is used up until somebody pays: waiting alone does not help, so it is told loudly.
+
+
+def _write_line(hold: Hold, outcome: Outcome, attempt_s: float) -> None:
+    queue = hold.delivery.queue
+    name, code = _name(outcome)
+    for model, why in hold.trace.closed:
+        # A quota is used up until somebody pays: waiting alone does not help, so it is an error.
         (_log.error if why == "QUOTA" else _log.warning)("model.closed", model=model, reason=why)
-    _count(metrics, queue, outcome, task_s)
     log = _log.warning if isinstance(outcome, Failed | Abandoned | Fenced) else _log.info
     log("attempt.ended", queue=queue, **_told(hold), outcome=name, code=code or None, attempt_s=_rounded(attempt_s))
 
@@ -121,7 +146,7 @@ def _count(metrics: Metrics, queue: str, outcome: Outcome, task_s: float) -> Non
 
 def _count_usage(metrics: Metrics, model: str, usage: Usage) -> None:
     for kind in ("input", "cached_input", "output", "reasoning"):
-        metrics.tokens.labels(model, kind).inc(getattr(usage, f"{kind}_tokens"))
+        metrics.tokens.labels(model, kind).inc(getattr(usage, f"{kind}_tokens") or 0)
     if usage.cost_usd:
         metrics.cost_usd.labels(model).inc(usage.cost_usd)
 

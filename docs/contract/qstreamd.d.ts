@@ -195,12 +195,12 @@ export interface DoneEvent {
   result?: unknown;
 }
 
-/** Tokens of one attempt and their price; `costUsd` is null when the model has no price. */
+/** Tokens of one attempt and their price in USD. Null is unknown, never zero; no count is negative. */
 export interface Usage {
-  inputTokens: number;
-  cachedInputTokens: number;
-  outputTokens: number;
-  reasoningTokens: number;
+  inputTokens: number | null;
+  cachedInputTokens: number | null;
+  outputTokens: number | null;
+  reasoningTokens: number | null;
   costUsd: number | null;
 }
 

@@ -71,7 +71,7 @@ async def test_a_stream_is_deltas_and_then_one_last_word(stand_in: StandIn, prov
     assert said(deltas).strip()
     assert last.reason == "stop"
     if stand_in.counts:
-        assert last.usage.output_tokens > 0
+        assert (last.usage.output_tokens or 0) > 0
     assert last.usage.cost_usd is None
 
 
@@ -95,8 +95,7 @@ async def test_thoughts_have_their_own_channel(stand_in: StandIn, provider: Prov
     assert text.strip()
     assert thought not in text
     if stand_in.server == "fake":
-        assert last.usage.reasoning_tokens > 0
-        assert last.usage.output_tokens > last.usage.reasoning_tokens
+        assert (last.usage.output_tokens or 0) > (last.usage.reasoning_tokens or 0) > 0
 
 
 @pytest.mark.parametrize("stand_in", ALL, indirect=True)

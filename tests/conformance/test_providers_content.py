@@ -83,7 +83,7 @@ async def test_a_repeated_prompt_counts_as_cached(fake_stand_in: StandIn, fake_p
     _, first = await text(fake_provider, request)
     _, second = await text(fake_provider, request)
     assert first.usage.cached_input_tokens == 0
-    assert 0 < second.usage.cached_input_tokens <= second.usage.input_tokens
+    assert 0 < (second.usage.cached_input_tokens or 0) <= (second.usage.input_tokens or 0)
 
 
 async def test_the_answer_names_its_model_and_call(fake_stand_in: StandIn, fake_provider: Provider) -> None:

@@ -113,11 +113,14 @@ class World:
     published: dict[str, Published] = field(default_factory=dict)
     daemons: list[DaemonProcess] = field(default_factory=list)
     spawned_by: Spawn = spawn  #: how its processes begin
+    strict: bool = False  #: its models know the vendors' names only
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
         (self.directory / "services.toml").write_text(services_toml(), "utf-8")
-        self.llm = FakeLLM(tokens_per_s=self.tokens_per_s, first_token_s=0.02, drip_s=1.0, answer=said)
+        self.llm = FakeLLM(
+            tokens_per_s=self.tokens_per_s, first_token_s=0.02, drip_s=1.0, answer=said, strict=self.strict
+        )
         await self._stack.enter_async_context(self.llm)
         self.redis: Any = observer(self.redis_url, socket_timeout=_LOOK_S, decode_responses=True, retry=_PATIENT)
         self._stack.push_async_callback(self.redis.aclose)

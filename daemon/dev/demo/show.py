@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 LOOK_S: Final = 0.05  #: as often as the daemon flushes deltas
 END_S: Final = 90.0  #: everything takes some 15 s; what takes so long has failed
-FAULT: Final = ("gpt-5-mini", "error-mid")  #: only the letter asks this model; its first answer breaks off with a 500
+FAULT: Final = ("gpt-6-luna", "error-mid")  #: only the letter asks this model; its first answer breaks off with a 500
 
 
 @dataclass(frozen=True, slots=True)

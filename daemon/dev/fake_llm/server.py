@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import msgspec
 from aiohttp import web
 
-from daemon.dev.fake_llm import writing
+from daemon.dev.fake_llm import real_models, writing
 from daemon.dev.fake_llm.answering import Answering, Pace, refusal_of
 from daemon.dev.fake_llm.calls import Call, CallLog
 from daemon.dev.fake_llm.faults import KINDS, Faults
@@ -28,18 +28,22 @@ class FakeLLM:
 
     `tokens_per_s` is the speed of writing, `first_token_s` the wait before, `words` the length of prose. `answer`
     gets the request and returns the text, or None to have it written as usual. `log_path` gets a JSON line for each
-    beginning and each end of a call.
+    beginning and each end of a call. `strict` answers only for models that the vendors offer, and refuses the
+    parameters that they refuse.
     """
 
     def __init__(
         self, *, host: str = "127.0.0.1", port: int = 0, tokens_per_s: float = 80.0, first_token_s: float = 0.2,
         keepalive_s: float = 0.5, drip_s: float = 2.0, words: int = 90,
         answer: Callable[[Asked], str | None] | None = None, log_path: Path | None = None,
+        strict: bool = False,
     ) -> None:  # fmt: skip
         self._host, self._port = host, port
         self._pace = Pace(1 / tokens_per_s, first_token_s, keepalive_s, drip_s)
         self._words = words
         self._answer = answer
+        self._strict = strict
+        self.refused: list[str] = []  #: what a strict fake refused: the messages, in order
         self._faults = Faults()
         self._log = CallLog(log_path)
         self._runner: web.AppRunner | None = None
@@ -153,6 +157,9 @@ class FakeLLM:
             refusal = shape.refusal(400)
             refusal["error"]["message"] = str(error)
             return web.json_response(refusal, status=400)
+        if self._strict and (no := real_models.refusal(asked.model, body)) is not None:
+            self.refused.append(no[1]["message"])
+            return web.json_response({"error": no[1]}, status=no[0])
         told = {
             "shape": asked.shape, "model": asked.model, "stream": asked.stream, "user": asked.user,
             "conversation": asked.conversation, "images": len(asked.images),

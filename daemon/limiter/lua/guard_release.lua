@@ -2,7 +2,8 @@
 -- KEYS: called; each place: guard, wait; then, if something is told: closed, breaker, pace, rpm, tpm, probe, wait of probe.
 -- ARGV: member, keep_ms, number of places, the limit of each; then, if something is told: outcome
 -- (ok, failed, closed, none, unused), closed_ms, why it closed, and for requests and tokens ms each; tokens reserved, tokens used (-1:
--- unknown); failures, window_ms, open_ms, open_max_ms of the breaker; lower (1: run fewer at once), number of the model's place.
+-- unknown); failures, window_ms, open_ms, open_max_ms of the breaker; lower (1: run fewer at once), number of the model's place, requests
+-- sent (one of them was reserved).
 -- Reply: {places freed, opened (1: the breaker has just opened), heads…}. Only this member's own token is removed, so a zombie frees
 -- nobody else's place; what is told counts only if the model's place was still ours, hence once.
 local member, keep, places = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -29,6 +30,7 @@ local function settle()
     if ms ~= 0 and full <= now then redis.call('DEL', bucket) end
   end
   if outcome == 'unused' then back(KEYS[told + 3], -number(4)) end
+  if number(14) > 1 then back(KEYS[told + 3], (number(14) - 1) * number(4)) end
   if used >= 0 then back(KEYS[told + 4], (used - reserved) * number(5)) end
 end
 

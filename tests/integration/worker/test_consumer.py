@@ -11,6 +11,7 @@ import pytest
 
 from daemon.config import RedisSettings
 from daemon.config.types import SecretStr
+from daemon.pipeline.in_flight import Hold
 from daemon.ports import Delivery
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy
@@ -58,6 +59,26 @@ async def test_what_was_read_beyond_the_slots_goes_back(crew: Crew, wait_until: 
         crew.gate.set()
         await wait_until(lambda: len(crew.ended) == 3, description="all have run")
     assert sorted(crew.began) == ["t1", "t2", "t3"]
+
+
+async def test_an_attempt_that_raises_ends_no_other(
+    crew: Crew, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of ours: the attempt beside it ends, new work is read, and the entry of the first is run again."""
+    good, broken = crew.consumer._attempt, {"t1"}
+
+    async def attempt(hold: Hold) -> None:
+        if hold.task_id in broken:
+            broken.discard(hold.task_id)
+            raise RuntimeError("a bug")
+        await good(hold)
+
+    monkeypatch.setattr(crew.consumer, "_attempt", attempt)
+    async with crew.at_work("consumer"):
+        await crew.add("t1", "t2")
+        await wait_until(lambda: "t2" in crew.ended, description="the one beside it ends")
+        await crew.add("t3")
+        await wait_until(lambda: {"t1", "t2", "t3"} <= set(crew.ended), description="all have run")
 
 
 async def test_a_lost_group_is_made_again(crew: Crew, wait_until: WaitUntil) -> None:

@@ -144,3 +144,14 @@ def test_the_price_is_the_models() -> None:
     assert result_of(ANSWER, None, Model("m", "openai", "gpt")).usage.cost_usd is None
     priced = Model("m", "openai", "gpt", price=Price(input=2, cached_input=1, output=4))
     assert result_of(ANSWER, None, priced).usage.cost_usd == 4.0
+
+
+def test_a_price_that_cannot_be_worked_out_voids_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is paid for: its text is kept, its cost is unknown."""
+
+    def cost(model: Model, usage: Usage) -> Usage:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("daemon.pipeline.model_call.cost", cost)
+    draft = result_of(ANSWER, None, Model("m", "openai", "gpt"))
+    assert (draft.content, draft.usage.output_tokens, draft.usage.cost_usd) == (ANSWER.text, 500_000, None)

@@ -52,7 +52,7 @@ async def loaded(
     sent = message(**({"service_id": service.id} if service else {}), **fields)
     plan = route(validate(sent, sent.queue_id, book, 0.0), GuardSettings())
     stored = stored or Stored()
-    return await load(sent, plan, context, stored, stored)
+    return for_model(await load(sent, plan, context, stored, stored), plan.model)
 
 
 async def refusal(*args: Any, **fields: Any) -> Rejected:

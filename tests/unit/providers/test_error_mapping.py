@@ -11,6 +11,7 @@ from daemon.providers.error_mapping import (
     duration_s,
     known_words,
     lost,
+    refused_parameter,
     retry_after_s,
     to_error,
 )
@@ -128,3 +129,43 @@ def test_a_lost_connection_tells_its_kind_and_a_failed_connect_its_host() -> Non
 
     assert "host.example:443" in lost(ConnectError("host.example:443")).detail
     assert lost(ReadError("b'half a prompt'")).detail == "connection: ReadError"
+
+
+SENT = {"temperature": "temperature", "max_completion_tokens": "max_output_tokens",
+        "maxOutputTokens": "max_output_tokens", "user": "user_tag"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "message", "parameter"),
+    [
+        (400, ["temperature"], "", "temperature"),
+        (422, ["generation_config.max_output_tokens"], "", "max_output_tokens"),
+        (400, [None], "Unsupported value: 'temperature' does not support 0.8 with this model.", "temperature"),
+        (400, [], "this model does not support the parameter `user`", "user_tag"),
+        (400, [], "* GenerateContentRequest.generation_config.temperature: out of range", "temperature"),
+        (400, [], "Invalid max_completion_tokens value, the valid range is [1, 8192]", "max_output_tokens"),
+        (400, ["messages"], "Invalid value", ""),
+        (400, [], "the user said something", ""),
+        (400, ["top_p"], "Unsupported parameter: 'top_p'", ""),
+        (500, ["temperature"], "temperature", ""),
+        (429, ["temperature"], "temperature", ""),
+        (400, [{"an": "object"}], 7, ""),
+    ],
+)
+def test_which_parameter_a_refusal_names(status: int, named: list[object], message: object, parameter: str) -> None:
+    """By its own field, else by a name in its message; only one that was sent, only where the request is at fault."""
+    assert refused_parameter(Refusal(status, frozenset()), named, message, SENT) == parameter
+
+
+@pytest.mark.parametrize("word", ["content_filter", "context_length_exceeded", "invalid_api_key", "insufficient_quota"])
+def test_a_refusal_for_another_reason_blames_no_parameter(word: str) -> None:
+    """Its message may quote the prompt."""
+    assert refused_parameter(refusal(400, word), ["temperature"], "'temperature'", SENT) == ""
+
+
+def test_the_names_that_a_vendor_offers_instead_are_an_unknown_model() -> None:
+    """DeepSeek says so in the message of a 400 only."""
+    words = known_words([None, "invalid_request_error", "The supported API model names are a, b, but you passed c."])
+    error = to_error(Refusal(400, words))
+    assert isinstance(error, ModelClosed)
+    assert error.reason == "UNKNOWN_MODEL"

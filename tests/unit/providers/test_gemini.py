@@ -51,6 +51,25 @@ def test_text_thoughts_and_usage() -> None:
     assert last == Finished("stop", Usage(12, 4, 10, 3), "m-2", "r1")
 
 
+@pytest.mark.parametrize(
+    ("counted", "usage"),
+    [
+        ({"promptTokenCount": -3, "candidatesTokenCount": -1, "thoughtsTokenCount": -1}, Usage()),
+        ({"promptTokenCount": "10", "candidatesTokenCount": 10**30}, Usage(10)),
+        ({"candidatesTokenCount": 7, "thoughtsTokenCount": "lots"}, Usage(None, None, 7, None)),
+        ({"thoughtsTokenCount": 3}, Usage(None, None, 3, 3)),
+        (None, Usage()),
+        ([], Usage()),
+        ("ten", Usage()),
+    ],
+)
+def test_a_count_that_makes_no_sense_is_unknown_and_voids_nothing(counted: Any, usage: Usage) -> None:
+    """The text beside it is whole."""
+    deltas, last = folded(said("a", finish="STOP", usageMetadata=counted))
+    assert [delta.text for delta in deltas] == ["a"]
+    assert last.usage == usage
+
+
 def test_a_limit_is_no_error() -> None:
     assert folded(said("a", finish="MAX_TOKENS"))[1].reason == "length"
 

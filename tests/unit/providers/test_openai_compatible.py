@@ -86,10 +86,16 @@ def test_text_and_thoughts_are_told_apart_and_role_chunks_are_silent() -> None:
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3},
              "completion_tokens_details": None},
-            Usage(10, 3, 5, 0),
+            Usage(10, 3, 5, None),
         ),
         ({"prompt_tokens": None}, Usage()),
         (None, Usage()),
+        ({"prompt_tokens": -1, "completion_tokens": -5}, Usage()),
+        ({"prompt_tokens": 10**30, "completion_tokens": 10**400}, Usage()),
+        ({"prompt_tokens": "12", "completion_tokens": 3.0}, Usage(12, None, 3, None)),
+        ({"prompt_tokens": "many", "completion_tokens": [1], "prompt_tokens_details": 7}, Usage()),
+        ({"prompt_tokens": 7, "completion_tokens": True}, Usage(7)),
+        ("nothing", Usage()),
     ],
 )  # fmt: skip
 def test_usage_has_one_name_for_both_vendors(usage: Any, expected: Usage) -> None:

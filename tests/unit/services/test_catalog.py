@@ -22,11 +22,11 @@ def test_cost_counts_cached_input_apart() -> None:
 @pytest.mark.parametrize(
     ("usage", "usd"),
     [
-        (Usage(), 0.0),
-        (Usage(input_tokens=1), 0.0000003),
-        (Usage(input_tokens=1, cached_input_tokens=1), 0.00000003),
+        (Usage(0, 0, 0), 0.0),
+        (Usage(input_tokens=1, output_tokens=0), 0.0000003),
+        (Usage(input_tokens=1, cached_input_tokens=1, output_tokens=0), 0.00000003),
         (
-            Usage(input_tokens=5, cached_input_tokens=9),
+            Usage(input_tokens=5, cached_input_tokens=9, output_tokens=0),
             0.00000015,
         ),  # a vendor that counts apart never makes it negative
         (Usage(input_tokens=123_456_789, output_tokens=987_654_321), 1222.2222219),
@@ -34,6 +34,12 @@ def test_cost_counts_cached_input_apart() -> None:
 )
 def test_cost_is_exact_from_one_token_to_a_billion(usage: Usage, usd: float) -> None:
     assert cost(PRICED, usage).cost_usd == usd
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(input_tokens=5), Usage(output_tokens=5)])
+def test_the_cost_of_unknown_tokens_is_unknown(usage: Usage) -> None:
+    """Null, not zero: a report that adds it up as free would be wrong."""
+    assert cost(PRICED, usage).cost_usd is None
 
 
 def test_without_a_price_the_cost_is_unknown() -> None:

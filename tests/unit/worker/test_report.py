@@ -111,3 +111,60 @@ def test_the_line_says_what_an_operator_asks(capsys: pytest.CaptureFixture[str])
     told(Failed(Code.LLM_ERROR), detail="status 500", model_id="m")
     line = "".join(capsys.readouterr())
     assert all(word in line for word in ("attempt.ended", "LLM_ERROR", "status 500", "t1", "r1", "tr1"))
+
+
+class Broken:
+    """Raises at whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+@pytest.mark.parametrize("part", ["span", "metrics", "log", "all"])
+def test_what_only_tells_of_a_settled_task_raises_nothing_and_stops_nothing_else(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken observer costs its own word; the others have theirs."""
+    metrics, spans, lines = Metrics(process=False), SpanRecorder(), capture_lines(monkeypatch)
+    if part in ("log", "all"):
+        monkeypatch.setattr("daemon.worker.report._log", Broken())
+    hold = Hold(Delivery("q", "tasks", "1-1", ENTRY))
+    told_spans = Broken() if part in ("span", "all") else spans
+    told_metrics = Broken() if part in ("metrics", "all") else metrics
+    report(told_metrics, hold, Done("m", Usage()), 2.0, 5.0, told_spans)  # type: ignore[arg-type]
+    assert bool(spans.names) == (part not in ("span", "all"))
+    assert bool(value(metrics, "attempts_total", queue="q", outcome="done", code="")) == (
+        part not in ("metrics", "all")
+    )
+    assert ("attempt.ended" in lines) == (part not in ("log", "all"))
+    assert ("report.failed" in lines) == (part in ("span", "metrics"))
+
+
+@pytest.mark.parametrize("usage", [Usage(-1, -1, -1, -1, -1.0), Usage(10**30), Usage(None, None, None, None)])
+def test_absurd_usage_cannot_raise(usage: Usage) -> None:
+    """Adapters let none through; if one does, the task is settled all the same."""
+    metrics = told(Done("m", usage), usage=usage, model_id="m")
+    assert value(metrics, "task_seconds_count", queue="q", outcome="done") == 1
+
+
+class SpanRecorder:
+    """Remembers the outcomes it was told of."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def record(self, hold: Hold, outcome: str, code: str, began: float, ended: float) -> None:
+        """See `SpanMaker`."""
+        self.names.append(outcome)
+
+
+def capture_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the lines that are logged from now on."""
+    lines: list[str] = []
+
+    class Log:
+        def __getattr__(self, level: str) -> Any:
+            return lambda event, **_: lines.append(event)
+
+    monkeypatch.setattr("daemon.worker.report._log", Log())
+    return lines

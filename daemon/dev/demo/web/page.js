@@ -229,7 +229,7 @@ function showFacts(it, w) {
     attempt: view.attempt > 1 ? view.attempt : "",
     first: it.first && it.mode === "stream" ? seconds(it.first) : "",
     took: seconds(it.took || Date.now()),
-    tokens: usage ? `${usage.inputTokens} + ${usage.outputTokens}` : "",
+    tokens: usage ? `${usage.inputTokens ?? "?"} + ${usage.outputTokens ?? "?"}` : "",
     cost: usage?.costUsd ? `$${usage.costUsd.toFixed(5)}` : "",
     cuts: it.lost ? w.times(it.lost) : "",
   };
