@@ -7,7 +7,6 @@ import base64
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from qstash import AsyncQStash, QStash
@@ -17,26 +16,8 @@ from qstash.message import PublishResponse
 
 from daemon.dev.fake_qstash import FakeQstash
 from daemon.dev.fake_qstash.sender import MESSAGE_BYTES_MAX
-from tests.integration.qstash_receiver import Receiver, call, official_client, receiving
+from tests.integration.dev.qstash_receiver import Receiver, call, official_client
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as running:
-        yield running
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQstash]:
-    async with FakeQstash(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(fake: FakeQstash) -> AsyncIterator[AsyncQStash]:
-    async with official_client(fake) as running:
-        yield running
 
 
 def gaps(fake: FakeQstash) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,9 @@ from qstash import Receiver as Judge
 from qstash.errors import SignatureError
 
 from daemon.dev.fake_qstash import FakeQstash
+from tests.integration.dev.qstash_receiver import Receiver, official_client
 from tests.integration.js import toolchain
 from tests.integration.js.toolchain import node_modules, run_script
-from tests.integration.qstash_receiver import Receiver, official_client, receiving
 
 
 @pytest.fixture
@@ -24,15 +23,9 @@ def modules(pytestconfig: pytest.Config) -> Path:
     return node_modules(pytestconfig.rootpath / ".pytest_cache" / "node")
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as running:
-        running.failing = "/fail/"
-        yield running
-
-
 async def test_the_javascript_client_gets_what_it_expects(modules: Path, receiver: Receiver) -> None:
     """Publish, retry, deduplicate, delay, queue, flow control, failure callback, refusals."""
+    receiver.failing = "/fail/"
     async with FakeQstash(speed=0) as fake:
         environment = fake.environment | {"RECEIVER": receiver.url("")}
         told = json.loads(await run_script(modules, "use_qstash.cjs", environment))

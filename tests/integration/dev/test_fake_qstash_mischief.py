@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
 from qstash import AsyncQStash
@@ -15,26 +14,8 @@ from qstash.errors import QStashError, SignatureError
 
 from daemon.dev.fake_qstash import FakeQstash
 from daemon.dev.fake_qstash.__main__ import main
-from tests.integration.qstash_receiver import Receiver, official_client, receiving
+from tests.integration.dev.qstash_receiver import Receiver, official_client
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as running:
-        yield running
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQstash]:
-    async with FakeQstash(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(fake: FakeQstash) -> AsyncIterator[AsyncQStash]:
-    async with official_client(fake) as running:
-        yield running
 
 
 def refused_by_judge(fake: FakeQstash, receiver: Receiver, number: int) -> bool:
