@@ -4,6 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 code := daemon tests bench
+T := tests/unit
 
 .PHONY: help
 help: ## This list
@@ -18,6 +19,10 @@ demo: ## Everything on this machine with nothing installed: a task of each kind,
 test: setup ## All tests, on a real Redis and a real Postgres that the suite starts itself
 	@rm -f .coverage .coverage.*
 	@$(python) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+
+.PHONY: t
+t: setup ## A part of the tests in seconds, without coverage: T=tests/unit/pipeline, T="tests/unit -k fence"
+	@$(python) -m pytest $(T) $(ARGS)
 
 .PHONY: check
 check: setup ## Format, lint (Python, Lua), strict types, import direction, sizes, generated files

@@ -2,6 +2,7 @@
 
     redis_url, redis_settings         an empty database of a real server; `--redis=cluster`: of three nodes
     postgres_url, postgres_settings   a database of its own, cloned from a migrated template
+    pool                              connected to that database
     new_database                      makes more of them
     redis_server, postgres_server     a server of its own that the test may kill, pause and restart
     no_key_left                       after the test: nothing pending, no key without an end of life
@@ -20,7 +21,7 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -36,6 +37,7 @@ from daemon.config.types import SecretStr
 from daemon.dev.embedded_postgres import EmbeddedPostgres, postgres_installations
 from daemon.dev.embedded_redis import EmbeddedRedis, redis_installations
 from daemon.store.migrate import migrate
+from daemon.store.pool import Pool
 from tests import last_words, waiting
 from tests.leaks import Leaks
 from tests.redis_clusters import EmbeddedCluster
@@ -274,6 +276,14 @@ def postgres_url(new_database: Callable[[], AbstractContextManager[str]]) -> Ite
 def postgres_settings(postgres_url: str) -> PostgresSettings:
     """Settings for `postgres_url`, all else as shipped."""
     return PostgresSettings(url=SecretStr(postgres_url))
+
+
+@pytest.fixture
+async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
+    """Connected to `postgres_url`, with the settings as shipped."""
+    pool = await Pool(postgres_settings).start()
+    yield pool
+    await pool.close()
 
 
 @pytest.fixture

@@ -52,11 +52,19 @@ _COMMANDS: Final = {
         "contract_docs",
     ),
 }
+#: where a room comes from that not every installation has, for whoever asks for its command
+_CURES: Final = {"dev": "pip install 'qstreamd[demo]' brings it; in a checkout: make demo"}
 
 
 def _offered() -> dict[str, tuple[str, str]]:
     """The commands of this build: those whose room it has."""
     return {name: (module, text) for name, (module, text, room) in _COMMANDS.items() if room is None or has(room)}
+
+
+class NotInstalled(click.ClickException):
+    """The command is there, its room is not; one line says where it comes from."""
+
+    exit_code = 2
 
 
 class _LazyCommands(click.Group):
@@ -81,6 +89,8 @@ class _LazyCommands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is asked for; a misspelt one is answered with what may have been meant."""
         if args and args[0] not in _offered() and not args[0].startswith("-"):
+            if cure := _CURES.get(_COMMANDS.get(args[0], ("", "", None))[2] or ""):
+                raise NotInstalled(f"`{args[0]}` is not part of this installation: {cure}")
             close = difflib.get_close_matches(args[0], _offered(), n=1)
             raise click.UsageError(
                 f"No such command '{args[0]}'." + (f" Did you mean {close[0]}?" if close else ""), ctx

@@ -11,19 +11,18 @@ Gemini says no with 200: a blocked prompt has no candidates, a blocked answer a 
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
 
 from daemon.domain.errors import Code, ProviderError
 from daemon.domain.events import Channel, Usage
-from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Parameter, Piece
-from daemon.observability.logging import logger
+from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Parameter
+from daemon.providers.adapter import Adapter, Connection
 from daemon.providers.error_mapping import (
     Refusal,
     duration_s,
@@ -35,7 +34,6 @@ from daemon.providers.error_mapping import (
     to_error,
     token_count,
 )
-from daemon.providers.payloads import TooLarge, payloads
 
 if TYPE_CHECKING:
     import httpx2
@@ -48,86 +46,44 @@ _OPTIONAL: Final = MappingProxyType[str, Parameter](
     {"temperature": "temperature", "maxOutputTokens": "max_output_tokens", "responseMimeType": "json_output"}
 )
 
-_log = logger("providers.gemini")
 
+class Gemini(Adapter["genai.Client", "Answer"]):
+    """Google's models."""
 
-class Gemini:
-    """Google's models; see `ports.Provider`. The SDK is imported, in a thread, by the first call."""
+    def __init__(self, **connection: Unpack[Connection]) -> None:
+        super().__init__("gemini", Answer, **connection)
 
-    def __init__(self, *, api_key: str, base_url: str, connections_max: int, connect_timeout_s: float) -> None:
-        self._api_key = api_key
-        self._base_url = base_url
-        self._connections_max = connections_max
-        self._connect_timeout_s = connect_timeout_s
-        self._client: genai.Client | None = None
-        self._http: httpx2.AsyncClient | None = None
-        self._opening = asyncio.Lock()
-
-    async def prepare(self) -> None:
-        """See `ports.Provider.prepare`: the import of an SDK is no part of a model's time to its first token."""
-        await self._opened()
-
-    async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
-        """See `ports.Provider.generate`."""
-        client = self._client or await self._opened()
-        sdk, http = importlib.import_module("google.genai.errors"), importlib.import_module("httpx2")
-        answer, refused = Answer(), None
-        try:
-            response = await _post(client, request)
-            try:
-                async with aclosing(payloads(response, stream=request.stream)) as found:
-                    async for data in found:
-                        for delta in answer.take(data):
-                            yield delta
-            finally:
-                await response.aclose()
-        except sdk.APIError as error:
-            refused = self._refused(error.code, error.details, error.response, request)
-        except http.HTTPError as error:
-            refused = answer.cut(error)
-        except (msgspec.DecodeError, UnicodeDecodeError, TooLarge) as error:
-            refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
-        if refused is not None:
-            raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt
-        yield answer.finished()
-
-    async def aclose(self) -> None:
-        """See `ports.Provider.aclose`."""
-        http, self._http, self._client = self._http, None, None
-        if http is not None:
-            await http.aclose()
-
-    async def _opened(self) -> genai.Client:
-        async with self._opening:
-            if self._client is None:
-                # half a second of importing would stop every heartbeat of the process
-                self._client = await asyncio.to_thread(self._build)
-            return self._client
-
-    def _build(self) -> genai.Client:
+    def _build(self, http: httpx2.AsyncClient) -> genai.Client:
         from google import genai
         from google.genai import types
 
-        from daemon.providers.transport import AiohttpTransport, TappedClient
-
-        transport = AiohttpTransport(connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s)
-        self._http = TappedClient(transport=transport, timeout=None, trust_env=False)
-        options = types.HttpOptions(base_url=self._base_url, api_version=API_VERSION, httpx_async_client=self._http)
+        options = types.HttpOptions(base_url=self._base_url, api_version=API_VERSION, httpx_async_client=http)
         return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
 
-    def _refused(self, status: int, body: object, response: Any, request: ModelRequest) -> ProviderError:
-        fields = body if isinstance(body, dict) else {}
-        inner = fields.get("error", fields)
+    @asynccontextmanager
+    async def _posted(
+        self, client: genai.Client, request: ModelRequest, answer: Answer
+    ) -> AsyncIterator[httpx2.Response]:
+        response = await _post(client, request)
         try:
-            error = msgspec.convert(inner, _Error)
+            yield response
+        finally:
+            await response.aclose()
+
+    def _sdk_errors(self) -> tuple[type[Exception], ...]:
+        return (importlib.import_module("google.genai.errors").APIError,)
+
+    def _judged(self, error: Any, request: ModelRequest, answer: Answer) -> ProviderError:
+        body = error.details if isinstance(error.details, dict) else {}
+        try:
+            said = msgspec.convert(body.get("error", body), _Error)
         except msgspec.ValidationError:
-            error = _Error()
-        refusal = error.refusal(status, retry_after_s(response.headers) if response is not None else None)
-        if refusal.key_problem:
-            _log.error("provider.key_refused", provider="gemini", detail=refusal.detail)
-        refused = to_error(refusal)
+            said = _Error()
+        named_s = retry_after_s(error.response.headers) if error.response is not None else None
+        refusal = said.refusal(error.code, named_s)
+        refused = self._error(refusal)
         sent = {theirs: ours for theirs, ours in _OPTIONAL.items() if request.sends(ours) and getattr(request, ours)}
-        refused.parameter = refused_parameter(refusal, error.fields, error.message, sent)
+        refused.parameter = refused_parameter(refusal, said.fields, said.message, sent)
         return refused
 
 
@@ -261,9 +217,10 @@ _COUNTS: Final = (
 class Answer:
     """Folds the chunks of one answer. Pure: bytes in, pieces out; what is wrong with the answer is raised."""
 
-    __slots__ = ("_blocked", "_id", "_model", "_spoke", "_usage", "finish")
+    __slots__ = ("_blocked", "_id", "_model", "_spoke", "_usage", "finish", "over")
 
     def __init__(self) -> None:
+        self.over = False  # the vendor has no word for it: the body ends
         self.finish: str | None = None
         self._blocked = False
         self._spoke = False

@@ -10,27 +10,25 @@ an arm, uvloop, 2 shared cores; ratios hold, microseconds vary with the machine)
 
 Vendors' habits that this module answers: comments and blank lines while a request waits (DeepSeek),
 `reasoning_content`, a last chunk with `choices: []` that holds the usage, ends without a finish reason, errors inside a
-stream, refusals as 200, empty answers to JSON mode. Never retries. No clock but the connect limit; the caller's clocks
-cancel.
+stream, refusals as 200, empty answers to JSON mode. The rest is `adapter`'s.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import importlib
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
 
 from daemon.domain.errors import Code, ProviderError
 from daemon.domain.events import Channel, Usage
-from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Parameter, Piece
-from daemon.observability.logging import logger
+from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, Parameter
+from daemon.providers.adapter import Adapter, Connection
 from daemon.providers.error_mapping import (
     Refusal,
     known_words,
@@ -40,13 +38,10 @@ from daemon.providers.error_mapping import (
     to_error,
     token_count,
 )
-from daemon.providers.payloads import TooLarge, payloads
 
 if TYPE_CHECKING:
     import httpx2
     import openai
-
-_log = logger("providers.openai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,95 +69,50 @@ DIALECTS: Final = MappingProxyType(
 )
 
 
-class OpenAICompatible:
-    """One vendor's chat completions; see `ports.Provider`. The SDK is imported, in a thread, by the first call."""
+class OpenAICompatible(Adapter["openai.AsyncOpenAI", "Answer"]):
+    """One vendor's chat completions."""
 
-    def __init__(
-        self, dialect: Dialect, *, api_key: str, base_url: str, connections_max: int, connect_timeout_s: float
-    ) -> None:
+    def __init__(self, dialect: Dialect, **connection: Unpack[Connection]) -> None:
+        super().__init__(dialect.name, Answer, **connection)
         self._dialect = dialect
-        self._api_key = api_key
-        self._base_url = base_url
-        self._connections_max = connections_max
-        self._connect_timeout_s = connect_timeout_s
-        self._client: openai.AsyncOpenAI | None = None
-        self._opening = asyncio.Lock()
 
-    async def prepare(self) -> None:
-        """See `ports.Provider.prepare`: the import of an SDK is no part of a model's time to its first token."""
-        await self._opened()
-
-    async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
-        """See `ports.Provider.generate`."""
-        client = self._client or await self._opened()
-        sdk, http = importlib.import_module("openai"), importlib.import_module("httpx2")
-        answer, refused = Answer(), None
-        try:
-            sent = arguments(self._dialect, request)
-            call = client.chat.completions.with_streaming_response.create(**sent)
-            async with call as response, aclosing(payloads(response.http_response, stream=request.stream)) as found:
-                answer.request_id = response.http_response.headers.get("x-request-id", "")
-                async for data in found:
-                    for delta in answer.take(data):
-                        yield delta
-                    if answer.over:
-                        break
-        except sdk.APIStatusError as error:
-            refused = self._refused(error.response, error.body, sent)
-        except sdk.APIConnectionError as error:
-            refused = answer.cut(error.__cause__ or error)
-        except http.HTTPError as error:
-            refused = answer.cut(error)
-        except (msgspec.DecodeError, UnicodeDecodeError, TooLarge) as error:
-            refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
-        if refused is not None:
-            raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt
-        yield answer.finished()
-
-    async def aclose(self) -> None:
-        """See `ports.Provider.aclose`."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
-
-    async def _opened(self) -> openai.AsyncOpenAI:
-        async with self._opening:
-            if self._client is None:
-                # half a second of importing would stop every heartbeat of the process
-                self._client = await asyncio.to_thread(self._build)
-            return self._client
-
-    def _build(self) -> openai.AsyncOpenAI:
-        import httpx2
+    def _build(self, http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
         import openai
 
-        from daemon.providers.transport import AiohttpTransport
-
-        transport = AiohttpTransport(connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s)
         client = openai.AsyncOpenAI(
-            api_key=self._api_key,
-            base_url=self._base_url,
-            max_retries=0,
-            timeout=None,
-            http_client=httpx2.AsyncClient(transport=transport, timeout=None, trust_env=False),
+            api_key=self._api_key, base_url=self._base_url, max_retries=0, timeout=None, http_client=http
         )
         # the SDK reads these two from the environment; DeepSeek has no business with them, and settings have one reader
         client.organization = client.project = None
         return client
 
-    def _refused(self, response: httpx2.Response, body: object, sent: Mapping[str, Any]) -> ProviderError:
-        fields = _fields(body)
+    @asynccontextmanager
+    async def _posted(
+        self, client: openai.AsyncOpenAI, request: ModelRequest, answer: Answer
+    ) -> AsyncIterator[httpx2.Response]:
+        sent = arguments(self._dialect, request)
+        async with client.chat.completions.with_streaming_response.create(**sent) as response:
+            answer.request_id = response.http_response.headers.get("x-request-id", "")
+            yield response.http_response
+
+    def _sdk_errors(self) -> tuple[type[Exception], ...]:
+        sdk = importlib.import_module("openai")
+        return sdk.APIStatusError, sdk.APIConnectionError
+
+    def _judged(self, error: Any, request: ModelRequest, answer: Answer) -> ProviderError | None:
+        if not hasattr(error, "status_code"):  # an APIConnectionError
+            return answer.cut(error.__cause__ or error)
+        fields = _fields(error.body)
         refusal = Refusal(
-            response.status_code,
+            error.status_code,
             known_words([fields.get("code"), fields.get("type"), fields.get("message")]),
-            retry_after_s(response.headers),
+            retry_after_s(error.response.headers),
         )
-        if refusal.key_problem:
-            _log.error("provider.key_refused", provider=self._dialect.name, detail=refusal.detail)
-        error = to_error(refusal)
+        refused = self._error(refusal)
+        sent = arguments(self._dialect, request)
         optional = {theirs: ours for theirs, ours in self._dialect.optional.items() if theirs in sent}
-        error.parameter = refused_parameter(refusal, [fields.get("param")], fields.get("message"), optional)
-        return error
+        refused.parameter = refused_parameter(refusal, [fields.get("param")], fields.get("message"), optional)
+        return refused
 
 
 def arguments(dialect: Dialect, request: ModelRequest) -> dict[str, Any]:

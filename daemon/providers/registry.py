@@ -5,6 +5,7 @@ from __future__ import annotations
 from daemon.config import ProviderSettings
 from daemon.domain.errors import ConfigError
 from daemon.ports import Provider
+from daemon.providers.adapter import Connection
 
 #: provider -> the setting that holds its key; also the order of listings
 KEY_NAMES = {"deepseek": "DEEPSEEK_API_KEY", "openai": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY"}
@@ -46,16 +47,16 @@ class Registry:
         if not key:
             raise ConfigError([f"{KEY_NAMES[provider]}: not set, but a model of provider {provider!r} is used"])
         s = self._settings
+        connection: Connection = {
+            "api_key": key,
+            "base_url": getattr(s, f"{provider}_base_url"),
+            "connections_max": s.connections_max,
+            "connect_timeout_s": s.connect_timeout_s,
+        }
         if provider == "gemini":
             from daemon.providers.gemini import Gemini
 
-            return Gemini(
-                api_key=key, base_url=s.gemini_base_url, connections_max=s.connections_max,
-                connect_timeout_s=s.connect_timeout_s,
-            )  # fmt: skip
+            return Gemini(**connection)
         from daemon.providers.openai_compatible import DIALECTS, OpenAICompatible
 
-        return OpenAICompatible(
-            DIALECTS[provider], api_key=key, base_url=getattr(s, f"{provider}_base_url"),
-            connections_max=s.connections_max, connect_timeout_s=s.connect_timeout_s,
-        )  # fmt: skip
+        return OpenAICompatible(DIALECTS[provider], **connection)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.stepped_redis import LIBRARY, SteppedRedis
 from tests.conftest import REDIS
-from tests.e2e.world import LEASE_S, World, services_toml
+from tests.e2e.world import LEASE_S, ONE_AT_A_TIME, World, services_toml
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -18,18 +18,6 @@ pytestmark = [
     pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed: its wheel is for Linux on x86-64"),
 ]
 STEP_S = 600
-ONE_AT_A_TIME = """
-[models.narrow]
-provider = "openai"
-name = "narrow"
-input = ["text"]
-concurrency = { paid = 1, free = 1 }
-
-[services.narrow]
-title = "narrow"
-prompt = "{{ tokens }} tokens of {{ id }}"
-models = { paid = ["narrow"], free = ["narrow"] }
-"""
 
 
 @pytest.fixture

@@ -18,22 +18,10 @@ from redis.asyncio import Redis
 from daemon.dev.embedded_redis import EmbeddedRedis
 from tests.chaos.redis_proxy import RedisProxy
 from tests.conftest import REDIS
-from tests.e2e.world import World, services_toml
+from tests.e2e.world import ONE_AT_A_TIME, World, services_toml
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
-ONE_AT_A_TIME = """
-[models.narrow]
-provider = "openai"
-name = "narrow"
-input = ["text"]
-concurrency = { paid = 1, free = 1 }
-
-[services.narrow]
-title = "narrow"
-prompt = "{{ tokens }} tokens of {{ id }}"
-models = { paid = ["narrow"], free = ["narrow"] }
-"""
 
 
 class Loss(Protocol):

@@ -51,6 +51,20 @@ def spawn(arguments: Sequence[str], variables: Mapping[str, str], log: Path) -> 
         )
 
 
+def spawn_in(folder: Path) -> Spawn:
+    """Starts Pythons whose `daemon` is the one in `folder`, not ours."""
+
+    def spawned(arguments: Sequence[str], variables: Mapping[str, str], log: Path) -> Process:
+        # Lines are not counted: the copy is gone when they would be looked up.
+        given = {name: value for name, value in variables.items() if not name.startswith("COV")}
+        with log.open("ab") as said:
+            return subprocess.Popen(
+                [sys.executable, *arguments], cwd=folder, env=given, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+
+    return spawned
+
+
 class DaemonProcess:
     """`python -m daemon --queues …`; killed at the end if it still runs."""
 

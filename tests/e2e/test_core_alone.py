@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.e2e.processes import ROOT, Process
+from tests.e2e.processes import ROOT, spawn_in
 from tests.e2e.world import World
 
 pytestmark = pytest.mark.timeout(120)
@@ -33,16 +33,7 @@ def core(tmp_path: Path) -> Path:
 @pytest.fixture
 async def world(redis_url: str, postgres_url: str, tmp_path: Path, core: Path) -> AsyncIterator[World]:
     """Its relay and daemons are those of the copy."""
-
-    def spawn(arguments: Sequence[str], variables: Mapping[str, str], log: Path) -> Process:
-        # Lines are not counted: the copy is gone when they would be looked up.
-        given = {name: value for name, value in variables.items() if not name.startswith("COV")}
-        with log.open("ab") as said:
-            return subprocess.Popen(
-                [sys.executable, *arguments], cwd=core, env=given, stdin=subprocess.DEVNULL, stdout=said, stderr=said
-            )
-
-    async with World(redis_url, postgres_url, tmp_path, spawned_by=spawn) as world:
+    async with World(redis_url, postgres_url, tmp_path, spawned_by=spawn_in(core)) as world:
         yield world
 
 

@@ -80,6 +80,21 @@ _PATIENT: Final = Retry(ConstantBackoff(0.1), 50, supported_errors=(ConnectionEr
 _ASKED: Final = re.compile(r"(\d+) tokens of (\S+)")
 
 
+#: a service whose model runs one call at a time
+ONE_AT_A_TIME: Final = """
+[models.narrow]
+provider = "openai"
+name = "narrow"
+input = ["text"]
+concurrency = { paid = 1, free = 1 }
+
+[services.narrow]
+title = "narrow"
+prompt = "{{ tokens }} tokens of {{ id }}"
+models = { paid = ["narrow"], free = ["narrow"] }
+"""
+
+
 def services_toml() -> str:
     """A service for each fault of the stand-in (`cut`, `cut-once`, …), `plain`, `hang-once`, `brief` and `json`."""
     parts = [_MODEL.format(id=i, name=i, total_s=60, wait_s=20, more="") for i in ("plain", "solo")]

@@ -22,10 +22,10 @@ def locked(name: str) -> dict[str, str]:
 
 
 def wanted() -> dict[str, list[Requirement]]:
-    """What pyproject.toml asks for, by lock file."""
+    """What pyproject.toml asks for, by lock file; without the part of ourselves that a checkout has anyway."""
     run = PROJECT["project"]["dependencies"]
     extras = PROJECT["project"]["optional-dependencies"]
-    demo = run + extras["demo"]
+    demo = run + [line for line in extras["demo"] if not line.startswith("qstreamd-dev")]
     dev = demo + extras["images"] + extras["otel"] + PROJECT["dependency-groups"]["dev"]
     return {name: [Requirement(line) for line in lines] for name, lines in (("run", run), ("demo", demo), ("dev", dev))}
 

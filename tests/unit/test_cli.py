@@ -104,3 +104,12 @@ def test_the_kill_switch_needs_no_noun(order: str) -> None:
     group = cli.get_command(click.Context(cli), "queues")
     assert isinstance(group, click.Group)
     assert cli.get_command(click.Context(cli), order) is group.commands[order]
+
+
+def test_a_command_that_is_not_installed_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line; a command of another room is unknown."""
+    monkeypatch.setattr("daemon.cli.has", lambda _: False)
+    found = CliRunner().invoke(cli, ["demo"])
+    assert (found.exit_code, "pip install 'qstreamd[demo]'" in found.output) == (2, True)
+    assert found.output.count("\n") == 1
+    assert "No such command 'gateway'" in CliRunner().invoke(cli, ["gateway"]).output

@@ -1,6 +1,6 @@
 """The time that the fake QStash lives by: real, sped up, or standing still until a test moves it.
 
-Retries, delays, schedules, deduplication windows and rates use this clock. Signatures and response timeouts never do:
+Retries, delays, deduplication windows and rates use this clock. Signatures and response timeouts never do:
 the receiver at the other end lives in real time and would refuse a token from the future.
 """
 

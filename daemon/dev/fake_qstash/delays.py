@@ -20,12 +20,8 @@ DELAY_S_MAX: Final = 366 * DAY_S  # the longest delay that any plan with a limit
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
 _NUMBER: Final = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
-_RESET_HEADERS: Final = (
-    "retry-after",
-    "x-ratelimit-reset",
-    "x-ratelimit-reset-requests",
-    "x-ratelimit-reset-tokens",
-)
+_RESETS: Final = ("", "-requests", "-tokens")
+_RESET_HEADERS: Final = ("retry-after", *(f"x-ratelimit-reset{what}" for what in _RESETS))
 
 
 def default_delay_s(retry: int) -> float:
@@ -119,8 +115,6 @@ def _value(node: ast.expr, retried: float) -> float:
             return retried
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, retried)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand, retried)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_value(left, retried), _value(right, retried))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
 
 from daemon.dev.fake_qstash.clock import Clock
 
@@ -16,26 +15,14 @@ class Gate:
 
     def __init__(self, clock: Clock, *, parallelism: int | None = None) -> None:
         self._clock = clock
-        self.created_at = self.updated_at = clock.now()
-        self.parallelism = parallelism
-        self.rate: int | None = None
-        self.period_s = 1.0
-        self.paused = False
-        self.period_start = 0.0
-        self.period_count = 0
+        self._parallelism = parallelism
+        self._rate: int | None = None
+        self._period_s = 1.0
+        self._period_start = 0.0
+        self._period_count = 0
         self._waiting: deque[Ticket] = deque()
         self._inside: set[Ticket] = set()
         self._wake: asyncio.Future[object] | None = None
-
-    @property
-    def waiting(self) -> int:
-        """Tickets that are not inside yet."""
-        return sum(not ticket.done() for ticket in self._waiting)
-
-    @property
-    def inside(self) -> int:
-        """Tickets that have not left."""
-        return len(self._inside)
 
     def draw(self) -> Ticket:
         """A ticket: a future, done once it may go. Give it back with `leave`, also when it never went in."""
@@ -51,24 +38,17 @@ class Gate:
             self._waiting.remove(ticket)
         self._admit()
 
-    def limit(self, **changes: Any) -> None:
-        """Change `parallelism`, `rate`, `period_s` or `paused`; whoever may go by the new limits goes at once."""
-        for name, value in changes.items():
-            setattr(self, name, value)
-        self.updated_at = self._clock.now()
-        self._admit()
-
-    def reset_rate(self) -> None:
-        """Begin a new period now."""
-        self.period_start = self.period_count = 0
+    def limit(self, *, parallelism: int | None = None, rate: int | None = None, period_s: float = 1.0) -> None:
+        """New limits; whoever may go by them goes at once."""
+        self._parallelism, self._rate, self._period_s = parallelism, rate, period_s
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and not self.paused:
+        while self._waiting:
             if self._waiting[0].done():  # its owner was cancelled
                 self._waiting.popleft()
                 continue
-            if self.parallelism is not None and len(self._inside) >= self.parallelism:
+            if self._parallelism is not None and len(self._inside) >= self._parallelism:
                 return
             if not self._within_rate():
                 return
@@ -78,14 +58,14 @@ class Gate:
 
     def _within_rate(self) -> bool:
         now = self._clock.now()
-        if self.rate is None:
+        if self._rate is None:
             return True
-        if now >= self.period_start + self.period_s:
-            self.period_start, self.period_count = now, 0
-        if self.period_count < self.rate:
-            self.period_count += 1
+        if now >= self._period_start + self._period_s:
+            self._period_start, self._period_count = now, 0
+        if self._period_count < self._rate:
+            self._period_count += 1
             return True
         if self._wake is None or self._wake.done():
-            self._wake = self._clock.timer(self.period_start + self.period_s)
+            self._wake = self._clock.timer(self._period_start + self._period_s)
             self._wake.add_done_callback(lambda _: self._admit())
         return False

@@ -1,32 +1,18 @@
-"""A message, each attempt to deliver it, and the forms in which the API shows them. Data only."""
+"""A message, each attempt to deliver it, and what a failure callback tells of it. Data only."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 
 from daemon.dev.fake_qstash.mischief import Mischief
 from daemon.dev.fake_qstash.options import Headers, Options
 
 
-class State(StrEnum):
-    """States of a message as the events log names them."""
-
-    CREATED = "CREATED"
-    ACTIVE = "ACTIVE"
-    RETRY = "RETRY"
-    ERROR = "ERROR"
-    DELIVERED = "DELIVERED"
-    FAILED = "FAILED"
-    CANCEL_REQUESTED = "CANCEL_REQUESTED"
-    CANCELED = "CANCELED"
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What came of one attempt; status 0: nothing usable came back, and `error` says why."""
 
@@ -43,8 +29,7 @@ class Answer:
     @property
     def final(self) -> bool:
         """The receiver said that no retry can help: 489 and the header; what one alone would do is not documented."""
-        names = {name.lower(): value.lower() for name, value in self.headers}
-        return self.status == 489 and names.get("upstash-nonretryable-error") == "true"
+        return self.status == 489 and self.lower_headers().get("upstash-nonretryable-error", "").lower() == "true"
 
     def lower_headers(self) -> dict[str, str]:
         """The headers with their names in lower case."""
@@ -78,65 +63,19 @@ class Message:
     created_at: float
     not_before: float
     queue: str | None = None
-    topic: str | None = None
-    endpoint: str | None = None
-    schedule_id: str | None = None
-    source_id: str | None = None  #: set on callbacks: the message they tell about
     retried: int = 0
-    state: State = State.CREATED
-    cancelled: bool = False
     parked: asyncio.Future[object] | None = None  #: what it waits for, when it waits
     overtaken: asyncio.Future[object] | None = None  #: set while it lets a later message to the same URL pass
-    ended: bool = False
-    watchers: list[asyncio.Future[object]] = field(default_factory=list)  #: done once it has ended
 
     @property
     def at_rest(self) -> bool:
         """It waits for time or for its turn, and nothing has woken it yet."""
         return self.parked is not None and not self.parked.done()
 
-    def header(self) -> dict[str, list[str]]:
-        """The publisher's own headers, as the API shows them."""
-        shown: dict[str, list[str]] = {}
-        if self.options.content_type is not None:
-            shown["Content-Type"] = [self.options.content_type]
-        for name, value in self.options.forward:
-            shown.setdefault(name, []).append(value)
-        return shown
-
-    def as_json(self) -> dict[str, Any]:
-        """The message as `GET /v2/messages/{id}` shows it; absent values are left out."""
-        options, flow = self.options, self.options.flow
-        shown = {
-            "messageId": self.id,
-            "url": self.url,
-            "topicName": self.topic,
-            "endpointName": self.endpoint,
-            "queueName": self.queue,
-            "scheduleId": self.schedule_id,
-            "method": options.method,
-            "header": self.header(),
-            **text_or_base64("body", self.body),
-            "maxRetries": options.retries,
-            "retryDelayExpression": options.retry_delay.text if options.retry_delay else None,
-            "notBefore": milliseconds(self.not_before),
-            "createdAt": milliseconds(self.created_at),
-            "callback": options.callback,
-            "callbackHeader": grouped(options.callback_headers) or None,
-            "failureCallback": options.failure_callback,
-            "failureCallbackHeader": grouped(options.failure_callback_headers) or None,
-            "callerIP": self.caller_ip,
-            "label": options.label,
-            "flowControlKey": flow.key if flow else None,
-            "parallelism": flow.parallelism if flow else None,
-            "rate": flow.rate if flow else None,
-            "period": int(flow.period_s) if flow and flow.rate else None,
-        }
-        return {name: value for name, value in shown.items() if value is not None}
-
-    def callback_json(self, answer: Answer, dlq_id: str | None) -> dict[str, Any]:
-        """The documented body of a callback; `dlqId` only in the one after the last failure."""
-        told = {
+    def callback_json(self, answer: Answer, dlq_id: str) -> dict[str, Any]:
+        """The documented body of a failure callback."""
+        own = (("Content-Type", self.options.content_type),) if self.options.content_type is not None else ()
+        return {
             "status": answer.status,
             "header": grouped(answer.headers),
             "body": base64.b64encode(answer.body).decode("ascii"),
@@ -144,23 +83,23 @@ class Message:
             "maxRetries": self.options.retries,
             "dlqId": dlq_id,
             "sourceMessageId": self.id,
-            "topicName": self.topic,
-            "endpointName": self.endpoint,
             "url": self.url,
             "method": self.options.method,
-            "sourceHeader": self.header(),
+            "sourceHeader": grouped((*own, *self.options.forward)),
             "sourceBody": base64.b64encode(self.body).decode("ascii"),
-            "notBefore": milliseconds(self.not_before),
-            "createdAt": milliseconds(self.created_at),
-            "scheduleId": self.schedule_id,
+            "notBefore": round(self.not_before * 1000),
+            "createdAt": round(self.created_at * 1000),
             "callerIP": self.caller_ip,
         }
-        return {name: value for name, value in told.items() if value is not None}
 
 
-def milliseconds(instant: float) -> int:
-    """Unix milliseconds of unix seconds."""
-    return round(instant * 1000)
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was given up, with the last answer."""
+
+    id: str
+    message: Message
+    answer: Answer
 
 
 def grouped(headers: Headers) -> dict[str, list[str]]:
@@ -169,11 +108,3 @@ def grouped(headers: Headers) -> dict[str, list[str]]:
     for name, value in headers:
         shown.setdefault(name, []).append(value)
     return shown
-
-
-def text_or_base64(name: str, raw: bytes) -> dict[str, str]:
-    """`name` with the text, or `nameBase64` when the bytes are not UTF-8."""
-    try:
-        return {name: raw.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {f"{name}Base64": base64.b64encode(raw).decode("ascii")}

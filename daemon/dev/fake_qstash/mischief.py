@@ -1,7 +1,7 @@
 """What the fake QStash may do wrong on purpose: all that at-least-once delivery allows, and an attacker's tries.
 
-Written as a list, `twice, lost-reply=2, late=10s`; chosen for all messages (constructor), for the next few (control
-route) or for one (header `Upstash-Fake-Mischief`).
+Written as a list, `twice, lost-reply=2, late=10s`; chosen for all messages (constructor), for the next few
+(`FakeQstash.misbehave`) or for one (header `Upstash-Fake-Mischief`).
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
 """What a publisher can ask for in headers, read and checked in one place.
 
-The same names configure a message (`Upstash-…`), its callback (`Upstash-Callback-…`) and its failure callback
-(`Upstash-Failure-Callback-…`), so one parser reads all three.
+The same names configure a message (`Upstash-…`) and its failure callback (`Upstash-Failure-Callback-…`), so one parser
+reads both. What this fake does not do (schedules, other callbacks) is refused by name, so that nobody relies on it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,18 +21,10 @@ RETRIES_DEFAULT: Final = 3
 RETRIES_MAX: Final = 1000
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PERIOD_S_MAX: Final = 7 * 86400.0
-#: Headers of the publish call itself that `Upstash-Header-Forward: true` must not pass on.
-_NEVER_FORWARDED: Final = frozenset(
-    {"authorization", "connection", "content-length", "content-type", "expect", "host", "keep-alive", "te", "trailer"}
-    | {"transfer-encoding", "upgrade"}
-)
-
-
 #: What a header with such a prefix belongs to.
 _PREFIXES: Final[Mapping[str, str]] = {
     "upstash-forward-": "forward",
     "upstash-failure-callback-": "failure_callback_headers",
-    "upstash-callback-": "callback_headers",
 }
 
 
@@ -77,9 +67,8 @@ class FlowLimit:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Everything that headers can say about one message; `headers` are the ones it was read from."""
+    """Everything that headers can say about one message."""
 
-    headers: Headers = ()
     method: str = "POST"
     content_type: str | None = None
     forward: Headers = ()
@@ -89,26 +78,17 @@ class Options:
     not_before: float | None = None  #: unix seconds of the publisher's clock; wins over the delay
     timeout_s: float | None = None  #: real seconds
     deduplication_id: str | None = None
-    content_based: bool = False
-    callback: str | None = None
-    callback_headers: Headers = ()
     failure_callback: str | None = None
     failure_callback_headers: Headers = ()
     flow: FlowLimit | None = None
-    label: str | None = None
-    cron: str | None = None
-    schedule_id: str | None = None
-    queue: str | None = None
     mischief: Mischief | None = None
 
     @classmethod
     def parse(cls, headers: Iterable[tuple[str, str]]) -> Options:
         """Options read from publish headers. Raises Refused (400) naming the header that makes no sense."""
-        kept = tuple(headers)
-        everything = any(name.lower() == "upstash-header-forward" and value.lower() == "true" for name, value in kept)
-        read: dict[str, Any] = {"headers": kept}
+        read: dict[str, Any] = {}
         prefixed: dict[str, list[tuple[str, str]]] = {field: [] for field in _PREFIXES.values()}
-        for name, value in kept:
+        for name, value in headers:
             if not name.isascii() or any(ord(c) < 32 and c != "\t" for c in name + value):
                 raise Refused(f"invalid header {name[:40]!r}")
             low = name.lower()
@@ -117,27 +97,13 @@ class Options:
                 if low in _READERS:
                     read.update(_READERS[low](value))
                 elif prefix is not None:
-                    own_name = name[len(prefix) :]
-                    field = _PREFIXES[prefix]
+                    own_name, field = name[len(prefix) :], _PREFIXES[prefix]
                     prefixed[field].append((own_name if field == "forward" else f"Upstash-{own_name}", value))
-                elif everything and low not in _NEVER_FORWARDED and not low.startswith("upstash-"):
-                    prefixed["forward"].append((name, value))
             except ValueError as error:
                 raise Refused(f"{name}: {error}") from error
         key, limits = read.pop("flow_key", ""), read.pop("flow_value", "")
-        flow = FlowLimit.parse(key, limits) if key else None
         read |= {field: tuple(pairs) for field, pairs in prefixed.items()}
-        return cls(**read, flow=flow)
-
-    def deduplication_key(self, url: str, body: bytes) -> str | None:
-        """What two messages share if the second is to be dropped; None if the publisher asked for no such thing."""
-        if self.deduplication_id:
-            return f"id:{self.deduplication_id}"
-        if not self.content_based:
-            return None
-        forwarded = sorted((name.lower(), value) for name, value in self.forward)
-        content = json.dumps([url, self.content_type, forwarded]).encode() + b"\0" + body
-        return "content:" + hashlib.sha256(content).hexdigest()
+        return cls(**read, flow=FlowLimit.parse(key, limits) if key else None)
 
 
 def _method(text: str) -> dict[str, Any]:
@@ -164,6 +130,10 @@ def _timeout(text: str) -> dict[str, Any]:
     return {"timeout_s": timeout_s}
 
 
+def _absent(_: str) -> dict[str, Any]:
+    raise ValueError("the fake QStash does not do that")
+
+
 _READERS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     "content-type": lambda v: {"content_type": v},
     "upstash-method": _method,
@@ -173,13 +143,8 @@ _READERS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     "upstash-not-before": lambda v: {"not_before": float(v)},
     "upstash-timeout": _timeout,
     "upstash-deduplication-id": lambda v: {"deduplication_id": v},
-    "upstash-content-based-deduplication": lambda v: {"content_based": v.lower() == "true"},
-    "upstash-callback": lambda v: {"callback": require_loopback(v)},
     "upstash-failure-callback": lambda v: {"failure_callback": require_loopback(v)},
-    "upstash-label": lambda v: {"label": v},
-    "upstash-cron": lambda v: {"cron": v},
-    "upstash-schedule-id": lambda v: {"schedule_id": v},
-    "upstash-queue-name": lambda v: {"queue": v},
+    **dict.fromkeys(("upstash-callback", "upstash-content-based-deduplication", "upstash-cron"), _absent),
     "upstash-flow-control-key": lambda v: {"flow_key": v},
     "upstash-flow-control-value": lambda v: {"flow_value": v},
     "upstash-fake-mischief": lambda v: {"mischief": Mischief.parse(v)},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 import aiohttp
@@ -15,6 +15,8 @@ from daemon.dev.fake_qstash.message import Answer, Delivery, Message
 from daemon.dev.fake_qstash.mischief import TokenFault
 from daemon.dev.fake_qstash.signing import TOKEN_LIFE_S, Keys, random_id, sign
 
+MESSAGE_BYTES_MAX: Final = 1024 * 1024  # the free plan's limit, and the smallest of all; of an answer, too
+RESPONSE_TIMEOUT_S: Final = 900.0  # the free plan's limit
 _CONNECT_S: Final = 10.0
 _OWN_AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
@@ -22,25 +24,10 @@ _OWN_AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-
 class Sender:
     """Sends and remembers. Timeouts are real seconds on whatever clock the fake runs: receivers live in real time."""
 
-    def __init__(
-        self,
-        *,
-        keys: Keys,
-        clock: Clock,
-        wall: Callable[[], float],
-        region: str,
-        response_timeout_s: float,
-        answer_bytes_max: int,
-        history_max: int,
-    ) -> None:
+    def __init__(self, *, keys: Keys, clock: Clock, history_max: int) -> None:
         self.delivered: deque[Delivery] = deque(maxlen=history_max)
-        self.in_flight = 0
         self._keys = keys
         self._clock = clock
-        self._wall = wall
-        self._region = region
-        self._response_timeout_s = response_timeout_s
-        self._answer_bytes_max = answer_bytes_max
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -61,22 +48,9 @@ class Sender:
         """What came of one attempt. Never raises for what receiver or network do; cancelling cuts the request."""
         headers = self._headers(message)
         at, retried = self._clock.now(), message.retried
-        self.in_flight += 1
-        try:
-            answer = await self._exchange(message, headers)
-        finally:
-            self.in_flight -= 1
+        answer = await self._exchange(message, headers)
         self.delivered.append(
-            Delivery(
-                message_id=message.id,
-                url=message.url,
-                method=message.options.method,
-                headers=headers,
-                body=message.body,
-                retried=retried,
-                at=at,
-                answer=answer,
-            )
+            Delivery(message.id, message.url, message.options.method, headers, message.body, retried, at, answer)
         )
         if retried < message.mischief.lost_reply:
             return Answer(error="the answer was lost on its way (mischief)")
@@ -85,7 +59,7 @@ class Sender:
     async def _exchange(self, message: Message, headers: CIMultiDict[str]) -> Answer:
         if self._session is None:
             raise RuntimeError("the sender is not started")
-        total_s = min(message.options.timeout_s or self._response_timeout_s, self._response_timeout_s)
+        total_s = min(message.options.timeout_s or RESPONSE_TIMEOUT_S, RESPONSE_TIMEOUT_S)
         if message.retried == 0 and message.mischief.hang_up_s is not None:
             total_s = min(total_s, message.mischief.hang_up_s)
         try:
@@ -110,9 +84,9 @@ class Sender:
         body = bytearray()
         async for chunk in content.iter_any():
             body += chunk
-            if len(body) >= self._answer_bytes_max:
+            if len(body) >= MESSAGE_BYTES_MAX:
                 break
-        return bytes(body[: self._answer_bytes_max])
+        return bytes(body[:MESSAGE_BYTES_MAX])
 
     def _headers(self, message: Message) -> CIMultiDict[str]:
         headers: CIMultiDict[str] = CIMultiDict(message.options.forward)
@@ -122,10 +96,8 @@ class Sender:
             "User-Agent": "Upstash-QStash",
             "Upstash-Message-Id": message.id,
             "Upstash-Retried": str(message.retried),
-            "Upstash-Schedule-Id": message.schedule_id,
-            "Upstash-Topic-Name": message.topic,
             "Upstash-Caller-Ip": message.caller_ip,
-            "upstash-region": self._region,
+            "upstash-region": "US-EAST-1",
             "Upstash-Signature": self._signature(message),
         }
         headers.update({name: value for name, value in own.items() if value})
@@ -133,7 +105,7 @@ class Sender:
 
     def _signature(self, message: Message) -> str | None:
         fault = message.mischief.token if message.retried < message.mischief.token_attempts else None
-        key, url, body, issued_at = self._keys.current, message.url, message.body, self._wall()
+        key, url, body, issued_at = self._keys.current, message.url, message.body, time.time()
         match fault:
             case TokenFault.UNSIGNED:
                 return None

@@ -28,14 +28,6 @@ class Keys:
     current: str = field(default_factory=lambda: random_id("sig_", 32))
     next: str = field(default_factory=lambda: random_id("sig_", 32))
 
-    def rotate(self) -> None:
-        """The next key comes into use and a new one is put behind it."""
-        self.current, self.next = self.next, random_id("sig_", 32)
-
-    def as_json(self) -> dict[str, str]:
-        """The answer of `GET /v2/keys`."""
-        return {"current": self.current, "next": self.next}
-
 
 def body_hash(body: bytes) -> str:
     """The `body` claim: base64url SHA-256 with its padding, as QStash writes it."""

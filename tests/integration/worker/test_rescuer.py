@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
-from daemon.config import PostgresSettings
 from daemon.domain.errors import Code
 from daemon.domain.states import State
 from daemon.pipeline.in_flight import Hold
@@ -22,14 +20,6 @@ from tests.integration.worker.conftest import NAMES, QUEUE, Crew
 from tests.waiting import WaitUntil
 
 LEASE = replace(conftest.LEASE, lease_s=0.15, compare_s=0.06)
-
-
-@pytest.fixture
-async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    """A database of the test's own."""
-    pool = await Pool(postgres_settings).start()
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
-"""What the fake QStash does wrong on purpose, what it offers beside the API, and the fake as a program of its own."""
+"""What the fake QStash does wrong on purpose, its bounds, and the fake as a program of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
 from qstash import AsyncQStash
@@ -16,26 +14,8 @@ from qstash.errors import QStashError, SignatureError
 
 from daemon.dev.fake_qstash import FakeQstash
 from daemon.dev.fake_qstash.__main__ import main
-from tests.integration.qstash_receiver import Receiver, call, official_client, receiving
+from tests.integration.dev.qstash_receiver import Receiver, official_client
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as running:
-        yield running
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQstash]:
-    async with FakeQstash(speed=0) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(fake: FakeQstash) -> AsyncIterator[AsyncQStash]:
-    async with official_client(fake) as running:
-        yield running
 
 
 def refused_by_judge(fake: FakeQstash, receiver: Receiver, number: int) -> bool:
@@ -149,56 +129,23 @@ async def test_a_token_can_be_by_the_next_key_or_absent(
 async def test_mischief_ends_after_the_messages_it_was_ordered_for(
     fake: FakeQstash, client: AsyncQStash, receiver: Receiver
 ) -> None:
-    """Ordered by the control route, for the next message only."""
-    status, _ = await call(fake, "/_fake/mischief", json.dumps({"mischief": "twice", "messages": 1}).encode())
+    """Ordered for the next message only."""
+    fake.misbehave("twice", messages=1)
     for body in ("1", "2"):
         await client.message.publish(url=receiver.url(), body=body)
     await fake.settled()
-    assert status == 200
     assert sorted(receiver.bodies()) == [b"1", b"1", b"2"]
 
 
-async def test_publish_calls_can_be_disturbed(fake: FakeQstash, client: AsyncQStash, receiver: Receiver) -> None:
-    """Refused with a status, or accepted and the reply lost; deduplication then makes a repeated publish safe."""
-    fake.control.disturb(status=503)
-    with pytest.raises(QStashError, match="503"):
-        await client.message.publish(url=receiver.url(), body="x")
-    assert (await call(fake, "/_fake/publishing", b'{"loseReply": true}'))[0] == 200
-    with pytest.raises(Exception, match=r"disconnect|closed|reset|EOF"):
-        await client.message.publish(url=receiver.url(), body="x", deduplication_id="d")
-    await client.message.publish(url=receiver.url(), body="x", deduplication_id="d")
-    await fake.settled()
-    assert receiver.bodies() == [b"x"]
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/_fake/mischief", b'{"mischief": "fun"}'),
-        ("/_fake/mischief", b"[]"),
-        ("/_fake/mischief", b"no"),
-        ("/_fake/publishing", b'{"status": 200}'),
-        ("/_fake/advance", b'{"seconds": -1}'),
-    ],
-)
-async def test_a_wrong_order_is_refused(fake: FakeQstash, path: str, body: bytes) -> None:
-    """400 with a reason."""
-    status, answer = await call(fake, path, body)
-    assert status == 400 and answer["error"]
-
-
-async def test_the_control_routes_tell_and_wait(fake: FakeQstash, client: AsyncQStash, receiver: Receiver) -> None:
-    """Settled, advanced, delivered: for tests in other languages."""
+async def test_what_is_on_its_way_can_be_waited_for(fake: FakeQstash, client: AsyncQStash, receiver: Receiver) -> None:
+    """Who waits in vain is told what is left."""
     await client.message.publish(url=receiver.url(), body=b"\xff", delay=60)
-    status, answer = await call(fake, "/_fake/settled?within=0.05", method="GET")
-    assert status == 409 and "CREATED" in answer["error"] and receiver.url() in answer["error"]
-    assert (await call(fake, "/_fake/settled?within=x", method="GET"))[0] == 400
-    assert (await call(fake, "/_fake/advance", b'{"seconds": 60}'))[0] == 200
-    assert await call(fake, "/_fake/settled", method="GET") == (200, {})
-    _, [told] = await call(fake, "/_fake/delivered", method="GET")
-    assert (told["status"], told["retried"], base64.b64decode(told["body"])) == (200, 0, b"\xff")
-    assert (await call(fake, "/_fake/delivered", method="GET", token="wrong"))[0] == 401
-    assert (await call(fake, "/nowhere", method="GET"))[0] == 404
+    with pytest.raises(TimeoutError, match=f"retried 0 -> {receiver.url()}"):
+        await fake.settled(0.05)
+    await fake.advance(60)
+    await fake.settled()
+    [told] = fake.delivered
+    assert (told.answer.status, told.retried, told.body) == (200, 0, b"\xff")
 
 
 async def test_it_is_bounded(receiver: Receiver) -> None:
@@ -212,7 +159,7 @@ async def test_it_is_bounded(receiver: Receiver) -> None:
         await fake.advance(1)
         await client.message.publish(url=receiver.url(), body="2", retries=0)
         await fake.settled()
-        assert (len(fake.delivered), len(fake.dead), len((await client.log.list()).logs)) == (2, 2, 2)
+        assert (len(fake.delivered), len(fake.dead)) == (2, 2)
 
 
 async def test_stopping_drops_what_is_on_its_way_and_may_be_repeated(receiver: Receiver) -> None:
@@ -224,17 +171,10 @@ async def test_stopping_drops_what_is_on_its_way_and_may_be_repeated(receiver: R
     async with official_client(fake) as client:
         await client.message.publish(url=receiver.url(), body="in flight")
         await client.message.publish(url=receiver.url(), body="waiting", delay=60)
-        await client.schedule.create(destination=receiver.url(), cron="* * * * *", body="x")
     await wait_until(lambda: receiver.inside == 1, description="one delivery in flight")
     await fake.stop()
     await fake.stop()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("fake-qstash")]
-
-
-async def test_it_listens_on_loopback_only() -> None:
-    """No other host can be asked for."""
-    with pytest.raises(Exception, match="loopback"):
-        FakeQstash(host="0.0.0.0")  # noqa: S104 - that is what must be refused
 
 
 async def test_it_runs_alone(receiver: Receiver) -> None:

@@ -1,0 +1,143 @@
+"""What the vendors' adapters share: a client that is built once, a call from request to last word, a place for faults.
+
+A vendor's module says how its client is built, how a call is posted, what its SDK's errors mean and how an answer is
+read. Nothing here retries, and no clock runs but the connect limit; the caller's clocks cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack
+
+import msgspec
+
+from daemon.domain.errors import ProviderError
+from daemon.domain.model_io import Delta, Finished, ModelRequest, Piece
+from daemon.observability.logging import logger
+from daemon.providers.error_mapping import Refusal, to_error
+from daemon.providers.payloads import TooLarge, payloads
+
+if TYPE_CHECKING:
+    import httpx2
+
+_log = logger("providers")
+
+
+class Answer(Protocol):
+    """Folds the payloads of one answer. Pure: bytes in, pieces out; what is wrong with the answer is raised."""
+
+    over: bool  #: the vendor said that nothing follows; the body may stay open for longer
+
+    def take(self, data: bytes) -> list[Delta]:
+        """The deltas of one payload. Raises `ProviderError`, `DecodeError`."""
+
+    def cut(self, error: BaseException) -> ProviderError | None:
+        """The connection failed. None when the answer was complete: only usage may be missing."""
+
+    def finished(self) -> Finished:
+        """The last word, when the body has ended. Raises `ProviderError` for an answer that is not one."""
+
+
+class Connection(TypedDict):
+    """Where a vendor is, how we sign, and at most how many connections."""
+
+    api_key: str
+    base_url: str
+    connections_max: int
+    connect_timeout_s: float
+
+
+ClientT = TypeVar("ClientT")
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+class Adapter(ABC, Generic[ClientT, AnswerT]):
+    """One vendor; see `ports.Provider`. The SDK is imported, in a thread, by the first call."""
+
+    def __init__(self, name: str, answer: Callable[[], AnswerT], **connection: Unpack[Connection]) -> None:
+        self._name = name
+        self._answer = answer
+        self._api_key = connection["api_key"]
+        self._base_url = connection["base_url"]
+        self._connections_max = connection["connections_max"]
+        self._connect_timeout_s = connection["connect_timeout_s"]
+        self._client: ClientT | None = None
+        self._http: httpx2.AsyncClient | None = None
+        self._opening = asyncio.Lock()
+
+    @abstractmethod
+    def _build(self, http: httpx2.AsyncClient) -> ClientT:
+        """The SDK's client over `http`; in a thread."""
+
+    @abstractmethod
+    def _posted(
+        self, client: ClientT, request: ModelRequest, answer: AnswerT
+    ) -> AbstractAsyncContextManager[httpx2.Response]:
+        """The open answer to one call; closed, cancelled or failed, nothing stays open."""
+
+    @abstractmethod
+    def _sdk_errors(self) -> tuple[type[Exception], ...]:
+        """What the SDK raises."""
+
+    @abstractmethod
+    def _judged(self, error: Any, request: ModelRequest, answer: AnswerT) -> ProviderError | None:
+        """Our error for one of those; None: the answer was complete all the same."""
+
+    async def prepare(self) -> None:
+        """See `ports.Provider.prepare`: the import of an SDK is no part of a model's time to its first token."""
+        await self._opened()
+
+    async def generate(self, request: ModelRequest) -> AsyncGenerator[Piece, None]:
+        """See `ports.Provider.generate`."""
+        client = self._client or await self._opened()
+        http = importlib.import_module("httpx2")
+        answer, refused = self._answer(), None
+        try:
+            async with (
+                self._posted(client, request, answer) as response,
+                aclosing(payloads(response, stream=request.stream)) as found,
+            ):
+                async for data in found:
+                    for delta in answer.take(data):
+                        yield delta
+                    if answer.over:
+                        break
+        except self._sdk_errors() as error:
+            refused = self._judged(error, request, answer)
+        except http.HTTPError as error:
+            refused = answer.cut(error)
+        except (msgspec.DecodeError, UnicodeDecodeError, TooLarge) as error:
+            refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
+        if refused is not None:
+            raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt
+        yield answer.finished()
+
+    async def aclose(self) -> None:
+        """See `ports.Provider.aclose`."""
+        http, self._http, self._client = self._http, None, None
+        if http is not None:
+            await http.aclose()
+
+    async def _opened(self) -> ClientT:
+        async with self._opening:
+            if self._client is None:
+                # half a second of importing would stop every heartbeat of the process
+                self._client = await asyncio.to_thread(self._open)
+            return self._client
+
+    def _open(self) -> ClientT:
+        from daemon.providers.transport import AiohttpTransport, TappedClient
+
+        transport = AiohttpTransport(connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s)
+        self._http = TappedClient(transport=transport, timeout=None, trust_env=False)
+        return self._build(self._http)
+
+    def _error(self, refusal: Refusal) -> ProviderError:
+        """The error of a refused call; a key that does not serve is shouted about."""
+        if refusal.key_problem:
+            _log.error("provider.key_refused", provider=self._name, detail=refusal.detail)
+        return to_error(refusal)
