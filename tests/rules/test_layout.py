@@ -12,8 +12,8 @@ from tests.rules.tree import ROOT, files
 TOP = set(
     """
     .ci .dockerignore .env.example .env.production.example .git .gitignore .luacheckrc CHANGELOG.md CONTRIBUTING.md
-    Dockerfile LICENSE Makefile README.md README.zh-CN.md bench daemon docker-compose.yml docs pyproject.toml requirements
-    systemd tests
+    Dockerfile LICENSE Makefile README.md README.zh-CN.md bench daemon docker-compose.yml docs pyproject.toml
+    requirements systemd tests
     """.split()
 )
 
