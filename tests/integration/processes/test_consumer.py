@@ -323,7 +323,7 @@ async def test_an_attempt_that_does_not_let_go_is_left_to_its_lease(
     async def stubborn(*_: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(module, "run", stubborn)
+    monkeypatch.setattr(module, "execute", stubborn)
     async with running(slow) as daemon:
         await submit(client, "t1")
         await wait_until(lambda: daemon.status().startswith("running 1"), description="it runs")
