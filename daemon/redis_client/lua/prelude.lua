@@ -19,7 +19,7 @@ local function take_records(list, at, names, count)
   local records = {}
   for _ = 1, tonumber(count or (#list - at + 1) / #names) do
     local record = {}
-    for i, name in ipairs(names) do record[name] = list[at + i - 1] end
+    for i = 1, #names do record[names[i]] = list[at + i - 1] end
     records[#records + 1] = record
     at = at + #names
   end
