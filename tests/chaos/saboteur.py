@@ -20,18 +20,18 @@ from tests import lua_scripts
 
 def ack_before_write() -> None:
     """The entry is settled when the model begins, not when its result is durable."""
-    run: Any = importlib.import_module("daemon.pipeline.executor")
-    execute = run.execute
+    executor: Any = importlib.import_module("daemon.pipeline.executor")
+    ask = executor.ask
 
     async def early(request: Any, provider: Any, scope: Any, *rest: Any) -> Any:
         for hold in _holds:
             if hold.scope is scope:
                 await _tails[0].ack(hold.delivery)
-                hold.settled = True  # as in a daemon that acks first: nothing is left to beat for
-        return await execute(request, provider, scope, *rest)
+                hold.settled_entry()  # as in a daemon that acks first: no lease is left to renew
+        return await ask(request, provider, scope, *rest)
 
     _watch()
-    run.execute = early
+    executor.ask = early
 
 
 def clock_stands_still() -> None:

@@ -100,7 +100,7 @@ async def test_a_finished_task(rig: Rig, ledger: PostgresLedger) -> None:
     _, told = await task(rig, key=False)
     assert (told["state"], told["result"], told["error"], told["waiting"]) == ("done", "ab", None, None)
     assert told["usage"] == {
-        "inputTokens": 3, "cachedInputTokens": None, "outputTokens": 2, "reasoningTokens": None, "costUsd": None
+        "inputTokens": 3, "cachedInputTokens": 0, "outputTokens": 2, "reasoningTokens": 0, "costUsd": None
     }  # fmt: skip
     assert told["createdAt"] == 1_700_000_000
     assert told["startedAt"] <= told["finishedAt"]
