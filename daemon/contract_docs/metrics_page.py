@@ -14,10 +14,10 @@ _HEAD: Final = """# Metrics
 Written by `python -m daemon contracts --write docs/`; don't edit it here.
 
 Relay, gateway and each daemon serve `/metrics`: one process, one address; none knows the numbers of another. Labels are
-closed sets: no id of a task or user, no text. Sizes of queues, guards and Redis are read when somebody scrapes (one
-command a queue, shared by all scrapes within `QSTREAMD_DEPTHS_S`), and every daemon tells them for all queues: use
-`max by (queue)`, never `sum`. What a server does not tell is not shown. Besides these there is `qstreamd_process_*`
-(memory, CPU, start, files) of each process.
+closed sets: no id of a task or user, no text. Sizes of queues, concurrency limits and Redis are read at a
+scrape (one command a queue, shared by all scrapes within `QSTREAMD_DEPTHS_S`), and every daemon reports them for all
+queues: use `max by (queue)`, never `sum`. What a server does not report is not shown. Besides these there is
+`qstreamd_process_*` (memory, CPU, start, files) of each process.
 
 Alerts, a dashboard and a Prometheus that reads all of it are in `docs/deploy/`; what to do about an alert:
 [runbook.md](runbook.md).

@@ -1,4 +1,4 @@
-"""Every metric, with its unit in its name and, in its help, when it moves (protocol 11).
+"""Every metric, with its unit in its name and, in its help, what it counts (protocol 11).
 
 One `Metrics` belongs to one process and owns its registry: nothing is global, so tests and two roles in one process do
 not meet. Labels are closed sets; a name that came from outside and is not known (a queue in a refused call) counts as
@@ -58,11 +58,11 @@ class Metrics:
     def begin_daemon(self, queues: Iterable[str]) -> None:
         """Show zeros for these queues: a counter that is born at 1 has no increase, and an alert would miss it."""
         for queue in queues:
-            for counter in (self.handed_back, self.reclaimed, self.restored, self.duplicates, self.poison):
+            for counter in (self.requeued, self.reclaimed, self.restored, self.duplicates, self.poison):
                 counter.labels(queue)
 
     def begin_relay(self, queues: Iterable[str]) -> None:
-        """The same for what the relay judges."""
+        """The same for the outcomes of the relay."""
         for queue in queues:
             for outcome in ("queued", "duplicate", "full", "conflict"):
                 self.accepted.labels(queue, outcome)
@@ -72,16 +72,16 @@ class Metrics:
     def _accepting(self) -> None:
         self.relay_requests = self._counter(
             "relay_requests",
-            "Moves once for each answered HTTP request of the relay, health included.",
+            "Number of HTTP requests that the relay answered, health checks included.",
             "route",
             "status",
         )
         self.relay_request_seconds = self._histogram(
-            "relay_request_seconds", "From the request's head to the last byte of its answer.", RELAY_S, "route"
+            "relay_request_seconds", "Time from the request's head to the last byte of its answer.", RELAY_S, "route"
         )
         self.accepted = self._counter(
             "accepted",
-            "Moves once for each judged task message. outcome: queued, duplicate, full, conflict (same id, other body),"
+            "Number of task messages handled, by outcome: queued, duplicate, full, conflict (same id, other body),"
             " rejected, unauthorized, unavailable (Redis away or full, newer version, stopping).",
             "queue",
             "outcome",
@@ -90,42 +90,52 @@ class Metrics:
     def _gateway(self) -> None:
         self.gateway_requests = self._counter(
             "gateway_requests",
-            "Moves once for each answered HTTP request of the gateway; a followed task counts when its viewer is gone.",
+            "Number of HTTP requests that the gateway answered; a connection of a viewer counts when it is closed.",
             "route",
             "status",
         )
         self.gateway_request_seconds = self._histogram(
             "gateway_request_seconds",
-            "From the request's head to the last byte of its answer; connections of viewers are left out.",
+            "Time from the request's head to the last byte of its answer; connections of viewers are left out.",
             RELAY_S,
             "route",
         )
-        self.viewers = self._gauge("viewers", "Connections that follow a task now. kind: sse, poll, ws.", "kind")
+        self.viewers = self._gauge(
+            "viewers", "Number of open connections that follow a task. transport: sse, poll, ws.", "transport"
+        )
         self.viewers_dropped = self._counter(
             "viewers_dropped",
-            "Moves when a viewer is sent away before the end of its task. why: slow, age, closing, error.",
-            "why",
+            "Number of viewers disconnected before the end of their task. reason: slow, age, closing, error.",
+            "reason",
         )
-        self.watched_tasks = self._gauge("watched_tasks", "Tasks with viewers in this process.")
+        self.watched_tasks = self._gauge("watched_tasks", "Number of tasks with viewers in this process.")
 
     def _running(self) -> None:
-        self.running = self._gauge("running", "Attempts of this process that hold a slot now.", "queue")
-        self.slots = self._gauge("slots", "Slots of this process: attempts it runs at once at most.", "queue")
+        self.attempts_in_flight = self._gauge(
+            "attempts_in_flight", "Number of attempts that hold a slot of this process.", "queue"
+        )
+        self.slots = self._gauge(
+            "slots", "Number of slots of this process: the most attempts that it runs at once.", "queue"
+        )
         self.wait_seconds = self._histogram(
-            "wait_seconds", "From acceptance to the first claim; once a task, when it first starts.", WAIT_S, "queue"
+            "wait_seconds", "Time from acceptance to the first claim; observed once for each task.", WAIT_S, "queue"
         )
         self.first_token_seconds = self._histogram(
             "first_token_seconds",
-            "From sending a streamed model call to its first delta; calls without a delta are not counted.",
+            "Time from sending a streamed model call to its first delta; calls without a delta are not observed.",
             FIRST_TOKEN_S,
             "model",
         )
         self.attempt_seconds = self._histogram(
-            "attempt_seconds", "From claim to settled; once an attempt.", TASK_S, "queue", "outcome"
+            "attempt_seconds",
+            "Time from claim to settlement; observed once for each attempt.",
+            TASK_S,
+            "queue",
+            "outcome",
         )
         self.task_seconds = self._histogram(
             "task_seconds",
-            "From acceptance to the terminal state, waiting and retries included; once a task.",
+            "Time from acceptance to the terminal state, waiting and retries included; observed once for each task.",
             TASK_S,
             "queue",
             "outcome",
@@ -133,62 +143,63 @@ class Metrics:
 
     def _outcomes(self) -> None:
         self.attempts = self._counter(
-            "attempts", "Moves when an attempt is settled. code is empty for success.", "queue", "outcome", "code"
+            "attempts", "Number of attempts settled. code is empty for success.", "queue", "outcome", "code"
         )
-        self.retries = self._counter(
-            "retries", "Moves when a failed attempt is scheduled to run again.", "queue", "code"
+        self.retries = self._counter("retries", "Number of failed attempts scheduled to run again.", "queue", "code")
+        self.snoozes = self._counter(
+            "snoozes", "Number of times a task was delayed without counting a failure.", "queue", "reason"
         )
-        self.deferrals = self._counter(
-            "deferrals", "Moves when a task is parked without counting a failure.", "queue", "reason"
-        )
-        self.dead_letters = self._counter("dead_letters", "Moves when a dead letter is written.", "queue", "code")
-        self.handed_back = self._counter(
-            "handed_back",
-            "Moves when a task goes back to its queue unfinished: drain, lost lease, excess read.",
+        self.dead_letters = self._counter("dead_letters", "Number of dead letters written.", "queue", "code")
+        self.requeued = self._counter(
+            "requeued",
+            "Number of tasks returned to their queue unfinished: drain, lost lease, excess read.",
             "queue",
         )
         self.reclaimed = self._counter(
-            "reclaimed", "Moves when an entry of a consumer that went silent is taken over.", "queue"
+            "reclaimed", "Number of entries taken over from consumers whose lease expired.", "queue"
         )
-        self.restored = self._counter(
-            "restored", "Moves when a task that Redis had forgotten is put back from Postgres.", "queue"
-        )
+        self.restored = self._counter("restored", "Number of tasks lost by Redis and put back from Postgres.", "queue")
         self.fenced = self._counter(
             "fenced",
-            "Moves when a write is refused as another attempt owns the task. what: event, result, ack, beat, release.",
-            "what",
+            "Number of writes refused because another attempt owns the task. operation: event, result, ack, heartbeat,"
+            " release.",
+            "operation",
         )
         self.duplicates = self._counter(
-            "duplicates", "Moves when a second entry of a running or ended task is dropped.", "queue"
+            "duplicates", "Number of second entries of a running or ended task that were dropped.", "queue"
         )
-        self.poison = self._counter("poison", "Moves when an entry that can't be read is set aside.", "queue")
-        self.guard_denied = self._counter(
-            "guard_denied", "Moves each time a task finds a guard full and is parked. guard: model, user.", "guard"
+        self.poison = self._counter(
+            "poison", "Number of entries that can't be decoded and became dead letters.", "queue"
+        )
+        self.concurrency_limited = self._counter(
+            "concurrency_limited",
+            "Number of times a task got no permit because a concurrency limit was reached. guard: model, user.",
+            "guard",
         )
 
     def _models(self) -> None:
-        self.model_closed = self._counter(
-            "model_closed",
-            "Moves when an attempt of this process closes a model for all. reason: RATE_LIMITED, OVERLOADED, QUOTA,"
-            " BREAKER_OPEN.",
+        self.model_cooldowns = self._counter(
+            "model_cooldowns",
+            "Number of times an attempt of this process made a model unavailable for all. reason: RATE_LIMITED,"
+            " OVERLOADED, QUOTA, BREAKER_OPEN.",
             "model",
             "reason",
         )
         self.tokens = self._counter(
             "tokens",
-            "Grows by the usage of each settled attempt. kind: input (cached included), cached_input, output (reasoning"
+            "Number of tokens used by settled attempts. type: input (cached included), cached_input, output (reasoning"
             " included), reasoning.",
             "model",
-            "kind",
+            "type",
         )
         self.cost_usd = self._counter(
             "cost_usd",
-            "Grows by the price of each settled attempt, in US dollars; models without a price add none.",
+            "Cost of settled attempts in US dollars; models without a price add none.",
             "model",
         )
         self.provider_calls = self._counter(
             "provider_calls",
-            "Moves when a call of a provider ends. outcome: ok, or the error code.",
+            "Number of calls of a provider that have ended. outcome: ok, or the error code.",
             "provider",
             "outcome",
         )
@@ -196,94 +207,104 @@ class Metrics:
     def _images(self) -> None:
         self.uploads = self._counter(
             "uploads",
-            "Moves once for each judged upload. outcome: stored, presigned, rejected (no picture we take), too_large,"
+            "Number of uploads handled. outcome: stored, presigned, rejected (no picture we take), too_large,"
             " full (507: the share of the disk is used up), cut (it did not arrive), limited.",
             "outcome",
         )
         self.blob_disk_bytes = self._gauge("blob_disk_bytes", "Bytes of images below BLOB_DIR, at the last sweep.")
         self.blobs_swept = self._counter(
             "blobs_swept",
-            "Moves when the sweep removes an image. why: over (its task has ended, or was never accepted), old, part"
+            "Number of images removed by the sweep. reason: over (its task has ended, or was never accepted), old, part"
             " (of an upload that was cut off), share (an old upload, as the share of the disk was used up).",
-            "why",
+            "reason",
         )
-        self.blobs_left = self._counter(
-            "blobs_left", "Moves when a task ends and its images could not be removed; the sweep takes them."
+        self.blob_cleanup_failures = self._counter(
+            "blob_cleanup_failures",
+            "Number of tasks that ended while their images could not be removed; the sweep removes them later.",
         )
 
     def _depths(self) -> None:
         self.queue_tasks = self._gauge(
             "queue_tasks",
-            "Tasks of all processes, at the last look. state: waiting (unread), running, delayed (parked, or to"
-            " be tried again), dead (letters).",
+            "Number of tasks of all processes. state: waiting (unread), running, delayed (snoozed, or scheduled for a"
+            " retry), dead (letters).",
             "queue",
             "state",
         )
-        self.queue_places = self._gauge(
-            "queue_places", "Tasks promised or accepted that have not started; what fills the queue.", "queue"
+        self.queue_occupancy = self._gauge(
+            "queue_occupancy", "Number of tasks reserved or accepted that have not started.", "queue"
         )
-        self.queue_places_max = self._gauge("queue_places_max", "When the queue is full, as it is in force.", "queue")
-        self.queue_paused = self._gauge("queue_paused", "1 while an operator has stopped the queue, else 0.", "queue")
-        self.queue_consumers = self._gauge("queue_consumers", "Processes that live and read the queue.", "queue")
+        self.queue_capacity = self._gauge("queue_capacity", "Occupancy at which the queue is full.", "queue")
+        self.queue_paused = self._gauge("queue_paused", "1 while an operator has paused the queue, else 0.", "queue")
+        self.queue_consumers = self._gauge("queue_consumers", "Number of live processes that read the queue.", "queue")
         self.queue_oldest_timestamp_seconds = self._gauge(
             "queue_oldest_timestamp_seconds",
-            "When the oldest waiting task came to its stream (unix, Redis' clock); 0: none waits.",
+            "Time when the oldest waiting task was appended to its stream (unix, Redis' clock); 0: none waits.",
             "queue",
         )
-        self.guard_used = self._gauge("guard_used", "Attempts of all processes that hold a place.", "model", "tier")
-        self.guard_limit = self._gauge("guard_limit", "Attempts of all processes at once at most.", "model", "tier")
-        self.model_open = self._gauge(
-            "model_open", "0 while the model is closed for all: rate limit, overload, quota, breaker; else 1.", "model"
+        self.permits_in_use = self._gauge(
+            "permits_in_use", "Number of permits of the model held by all processes.", "model", "tier"
         )
-        self.redis_memory_bytes = self._gauge("redis_memory_bytes", "Memory that Redis says it uses.")
+        self.permits_max = self._gauge(
+            "permits_max", "Concurrency limit of the model over all processes.", "model", "tier"
+        )
+        self.model_available = self._gauge(
+            "model_available",
+            "0 while the model is unavailable for all (rate limit, overload, quota, breaker), else 1.",
+            "model",
+        )
+        self.redis_memory_bytes = self._gauge("redis_memory_bytes", "Memory in use, as Redis reports it.")
         self.redis_memory_max_bytes = self._gauge(
-            "redis_memory_max_bytes", "Memory after which Redis refuses work; 0: no limit."
+            "redis_memory_max_bytes", "Memory limit of Redis, beyond which it refuses writes; 0: no limit."
         )
         self.depths_timestamp_seconds = self._gauge(
-            "depths_timestamp_seconds", "When Redis was last asked for the sizes above (unix, its own clock)."
+            "depths_timestamp_seconds", "Time when the sizes above were last read from Redis (unix, its own clock)."
         )
 
     def clear_depths(self) -> None:
-        """Show no size of any queue or guard until they are set again: Redis can't be asked."""
+        """Show no size of any queue or concurrency limit until they are set again: Redis can't be asked."""
         for gauge in (
-            self.queue_tasks, self.queue_places, self.queue_places_max, self.queue_paused, self.queue_consumers,
-            self.queue_oldest_timestamp_seconds, self.guard_used, self.guard_limit, self.model_open,
+            self.queue_tasks, self.queue_occupancy, self.queue_capacity, self.queue_paused, self.queue_consumers,
+            self.queue_oldest_timestamp_seconds, self.permits_in_use, self.permits_max, self.model_available,
         ):  # fmt: skip
             gauge.clear()
 
     def _health(self) -> None:
         self.check_ok = self._gauge(
             "check_ok",
-            "1 when the check held at this scrape, else 0. check: loop, reading, hearing (no work waits beside free"
+            "1 when the check passed at this scrape, else 0. check: loop, reading, consuming (no work waits beside free"
             " slots), redis, postgres.",
             "check",
         )
-        self.draining = self._gauge("draining", "1 from the signal to stop until the end, else 0.")
+        self.draining = self._gauge("draining", "1 from the signal to stop until the process ends, else 0.")
         self.connections = self._gauge(
-            "connections", "Open connections of this process' pools. state: used, idle.", "server", "state"
+            "connections", "Number of open connections of this process' pools. state: used, idle.", "server", "state"
         )
-        self.connections_max = self._gauge("connections_max", "Connections that a pool may open.", "server")
+        self.connections_max = self._gauge("connections_max", "Number of connections that a pool may open.", "server")
         self.counter_repairs = self._counter(
             "counter_repairs",
-            "Moves when the reconciler puts a queue's counter right. kind: raised, lowered, promise (one that was not"
-            " kept).",
+            "Number of repairs of a queue's counter. reason: raised, lowered, reservation (expired).",
             "queue",
-            "kind",
+            "reason",
         )
         self.event_flushes = self._counter(
-            "event_flushes", "Moves with each batch of event appends sent to Redis; one batch may hold many tasks."
+            "event_flushes", "Number of batches of event appends sent to Redis; one batch may hold many tasks."
         )
         self.redis_errors = self._counter(
-            "redis_errors", "Moves when a Redis command fails. kind: away, full, nogroup, script.", "kind"
+            "redis_errors", "Number of failed Redis commands. reason: away, full, nogroup, script.", "reason"
         )
         self.postgres_errors = self._counter(
-            "postgres_errors", "Moves when a Postgres statement fails. kind: away, refused.", "kind"
+            "postgres_errors", "Number of failed Postgres statements. reason: away, refused.", "reason"
         )
         self.counter_clamps = self._counter(
-            "counter_clamps", "Moves when a queue's counter disagreed with its waiting set and was repaired.", "queue"
+            "counter_clamps",
+            "Number of times a queue's counter disagreed with its waiting set and was repaired.",
+            "queue",
         )
         self.loop_lag_seconds = self._histogram(
-            "loop_lag_seconds", "How late the event loop woke a sleeper; sampled about once a second.", LAG_S
+            "loop_lag_seconds",
+            "Delay with which the event loop resumed a sleeping task; sampled about once a second.",
+            LAG_S,
         )
         self.build_info = Info("qstreamd_build", "Always 1; the labels say what runs.", registry=self.registry)
         self.build_info.info({"version": __version__, "python": platform.python_version()})

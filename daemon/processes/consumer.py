@@ -259,7 +259,7 @@ class Daemon:
         hearing = Hearing(self._consumers, self._gauges.look, s.ops, s.redis)
         self._progress.ask(hearing.hanging)
         checks: dict[str, Check] = {
-            "loop": self._check_loop, "reading": self._check_reading, "hearing": hearing.ready,
+            "loop": self._check_loop, "reading": self._check_reading, "consuming": hearing.ready,
             "redis": partial(answers, self._client.ping), "postgres": partial(answers, self._pool.fetch, "SELECT 1"),
         }  # fmt: skip
         health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather, more)

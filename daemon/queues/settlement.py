@@ -77,7 +77,7 @@ class RedisTail:
             if freed < len(places):  # our lease had run out: a zombie's release frees nobody else's place
                 self._metrics.fenced.labels("release").inc()
             if opened and report is not None:
-                self._metrics.model_closed.labels(report.candidate.model_id, "BREAKER_OPEN").inc()
+                self._metrics.model_cooldowns.labels(report.candidate.model_id, "BREAKER_OPEN").inc()
             await self._guards.wake(heads)
         return self._judged(Events.appended(appended))
 
@@ -121,7 +121,7 @@ class RedisTail:
         """Into `:ready`, where any daemon may take it at once; False when the entry is no longer ours."""
         moved = bool((await self._scripts.run([self._work.hand_back_call(d)]))[0])
         if moved:
-            self._metrics.handed_back.labels(d.queue).inc()
+            self._metrics.requeued.labels(d.queue).inc()
         return moved
 
     async def dead_letter(

@@ -155,7 +155,7 @@ class QueueConsumer:
         self.idle_since = asyncio.get_running_loop().time()
         hold = Hold(d)
         self._leases.add(hold)
-        self._metrics.running.labels(self.queue).inc()
+        self._metrics.attempts_in_flight.labels(self.queue).inc()
         attempts.create_task(self._run_one(hold), name=f"attempt:{self.queue}:{d.id}")
 
     async def _run_one(self, hold: Hold) -> None:
@@ -168,11 +168,11 @@ class QueueConsumer:
             self._leases.remove(hold)
             self.slots.give()
             self.idle_since = asyncio.get_running_loop().time()
-            self._metrics.running.labels(self.queue).dec()
+            self._metrics.attempts_in_flight.labels(self.queue).dec()
 
     async def _work_back(self, d: Delivery) -> None:
         await self._work.hand_back(d)
-        self._metrics.handed_back.labels(self.queue).inc()
+        self._metrics.requeued.labels(self.queue).inc()
 
     async def _read(self) -> None:
         if not self.slots.free:

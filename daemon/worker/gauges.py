@@ -82,9 +82,9 @@ class DepthGauges:
                 self._show_queue(depth, book.queues[depth.queue])
         for (model, tier), used in depths.used.items():
             if model in book.models:
-                m.guard_used.labels(model, tier).set(used)
-                m.guard_limit.labels(model, tier).set(self._limits.guard(book.models[model], tier))
-                m.model_open.labels(model).set(model not in depths.closed)
+                m.permits_in_use.labels(model, tier).set(used)
+                m.permits_max.labels(model, tier).set(self._limits.guard(book.models[model], tier))
+                m.model_available.labels(model).set(model not in depths.closed)
         if depths.memory_bytes is not None:
             m.redis_memory_bytes.set(depths.memory_bytes)
             m.redis_memory_max_bytes.set(depths.memory_bytes_max or 0)
@@ -93,8 +93,8 @@ class DepthGauges:
         m, queue = self._metrics, depth.queue
         for state in ("waiting", "running", "delayed", "dead"):
             m.queue_tasks.labels(queue, state).set(getattr(depth, state))
-        m.queue_places.labels(queue).set(depth.places)
-        m.queue_places_max.labels(queue).set(self._limits.queue(spec, depth.control))
+        m.queue_occupancy.labels(queue).set(depth.places)
+        m.queue_capacity.labels(queue).set(self._limits.queue(spec, depth.control))
         m.queue_paused.labels(queue).set(depth.paused)
         m.queue_consumers.labels(queue).set(depth.consumers)
         m.queue_oldest_timestamp_seconds.labels(queue).set(depth.oldest_at_s or 0)

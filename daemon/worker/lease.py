@@ -166,7 +166,7 @@ class Leases:
             d = hold.delivery
             if hold.settled or not self.runs(d.queue, d.stream, d.id):
                 continue  # it ended while the beat was under way
-            self._metrics.fenced.labels("beat").inc()
+            self._metrics.fenced.labels("heartbeat").inc()
             _log.warning("lease.lost", task_id=hold.task_id, attempt=hold.attempt, why=why)
             hold.scope.interrupt(LeaseLost(why))
 

@@ -81,10 +81,10 @@ class Reconciler:
         except (RedisAway, RedisFull) as error:
             self._failed(queue, error)
             return
-        for kind, by in (("raised", found.raised), ("lowered", found.lowered), ("promise", found.promises)):
+        for reason, by in (("raised", found.raised), ("lowered", found.lowered), ("reservation", found.promises)):
             if by:
-                self._metrics.counter_repairs.labels(queue, kind).inc()
-                _log.warning("counter.repaired", queue=queue, kind=kind, by=by)
+                self._metrics.counter_repairs.labels(queue, reason).inc()
+                _log.warning("counter.repaired", queue=queue, reason=reason, by=by)
 
     def _failed(self, queues: str, error: Exception) -> None:
         self._metrics.redis_errors.labels("full" if isinstance(error, RedisFull) else "away").inc()

@@ -74,9 +74,9 @@ def _observe(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, n
     if trace.usage is not None:
         _count_usage(metrics, trace.model_id, trace.usage)
     if trace.blobs_left:
-        metrics.blobs_left.inc()
+        metrics.blob_cleanup_failures.inc()
     for model, why in trace.closed:
-        metrics.model_closed.labels(model, why).inc()
+        metrics.model_cooldowns.labels(model, why).inc()
 
 
 def _write_line(hold: Hold, outcome: Outcome, attempt_s: float) -> None:
@@ -131,9 +131,9 @@ def _count(metrics: Metrics, queue: str, outcome: Outcome, task_s: float) -> Non
         case Retrying(code):
             metrics.retries.labels(queue, code.value).inc()
         case Deferred(reason):
-            metrics.deferrals.labels(queue, reason.value).inc()
+            metrics.snoozes.labels(queue, reason.value).inc()
             if reason.value.startswith("GUARD_"):
-                metrics.guard_denied.labels(reason.value.removeprefix("GUARD_").lower()).inc()
+                metrics.concurrency_limited.labels(reason.value.removeprefix("GUARD_").lower()).inc()
         case Dropped("poison"):
             metrics.poison.labels(queue).inc()
         case Dropped():

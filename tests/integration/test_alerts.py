@@ -73,13 +73,13 @@ def waiting(values: str) -> dict[str, str]:
     return {metric("queue_tasks", *state, f'instance="{one}"'): values for one in ("a", "b")}
 
 
-def guard(used: int, limit: int, deferrals: float) -> dict[str, str]:
+def permits(used: int, limit: int, snoozes: float) -> dict[str, str]:
     """Places of a model, and tasks that found none."""
     of = ('model="m1"', 'tier="paid"')
     return {
-        metric("guard_used", *of): f"{used}{STEADY}",
-        metric("guard_limit", *of): f"{limit}{STEADY}",
-        metric("deferrals_total", Q, 'reason="GUARD_MODEL"'): f"0+{deferrals}{STEADY}",
+        metric("permits_in_use", *of): f"{used}{STEADY}",
+        metric("permits_max", *of): f"{limit}{STEADY}",
+        metric("snoozes_total", Q, 'reason="GUARD_MODEL"'): f"0+{snoozes}{STEADY}",
     }
 
 
@@ -165,7 +165,7 @@ CASES: Final[dict[str, Case]] = {
     "WorkReclaimed": Case(
         steady("reclaimed_total", Q, each=0.5), steady("reclaimed_total", Q, each=0.01), OF_QUEUE),
     "WritesFenced": Case(
-        steady("fenced_total", 'what="beat"', each=0.5), steady("fenced_total", 'what="beat"', each=0.01)),
+        steady("fenced_total", 'operation="ack"', each=0.5), steady("fenced_total", 'operation="ack"', each=0.01)),
     "LoopLag": Case(
         slow("loop_lag_seconds", 1, 2, "0.5", DAEMON), slow("loop_lag_seconds", 2, 2, "0.5", DAEMON),
         {"instance": "a:9464"}),
@@ -183,9 +183,10 @@ CASES: Final[dict[str, Case]] = {
         {"provider": "deepseek"}),
     "AllProvidersFailing": Case(
         calls("deepseek", 0.1, 1) | calls("openai", 0.1, 1), calls("deepseek", 0, 1) | calls("openai", 1, 0)),
-    "ModelClosed": Case(
-        gauge("model_open", 'model="m1"', value=0), gauge("model_open", 'model="m1"', value=1), {"model": "m1"}),
-    "GuardSaturated": Case(guard(20, 20, 1), guard(20, 20, 0), {"model": "m1", "tier": "paid"}, at="40m"),
+    "ModelUnavailable": Case(
+        gauge("model_available", 'model="m1"', value=0), gauge("model_available", 'model="m1"', value=1),
+        {"model": "m1"}),
+    "ConcurrencyLimitReached": Case(permits(20, 20, 1), permits(20, 20, 0), {"model": "m1", "tier": "paid"}, at="40m"),
     "DeadLettersGrow": Case(dead(0.5, 1), dead(0.5, 100), OF_QUEUE),
     "CostRunaway": Case(
         {COST: "0+0.02x288 6+1x12"}, {COST: "0+1x300"}, at="25h", step="5m"),

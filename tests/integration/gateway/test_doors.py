@@ -86,7 +86,7 @@ async def test_health_and_metrics(rig: Rig) -> None:
         await answer.content.readuntil(b"\n\n")
         async with rig.http.get(f"{rig.url}/metrics") as scrape:
             said = (await scrape.read()).decode()
-    assert 'qstreamd_viewers{kind="sse"} 1.0' in said
+    assert 'qstreamd_viewers{transport="sse"} 1.0' in said
     assert 'qstreamd_gateway_requests_total{route="/healthz/ready",status="200"} 1.0' in said
     assert "t1" not in said
 

@@ -18,8 +18,8 @@ PLACE = GuardPlace(keys.guard_user("u1"), 3)
 END = error(Stage.EXECUTE, Code.LLM_ERROR, "failed", retryable=False)
 
 
-def fenced(side: Side, what: str) -> float:
-    return float(side.tail._metrics.fenced.labels(what)._value.get())
+def fenced(side: Side, operation: str) -> float:
+    return float(side.tail._metrics.fenced.labels(operation)._value.get())
 
 
 async def mine(side: Side) -> Delivery:

@@ -55,7 +55,7 @@ async def test_what_was_read_beyond_the_slots_goes_back(crew: Crew, wait_until: 
         await crew.add("t3")
         await crew.consumer.accept([*await crew.work.fetch(QUEUE, 1), running])
         assert await crew.client.xlen(NAMES.ready) == 1
-        assert crew.metrics.handed_back.labels(QUEUE)._value.get() == 1
+        assert crew.metrics.requeued.labels(QUEUE)._value.get() == 1
         crew.gate.set()
         await wait_until(lambda: len(crew.ended) == 3, description="all have run")
     assert sorted(crew.began) == ["t1", "t2", "t3"]
@@ -197,7 +197,7 @@ async def test_a_paused_queue_is_not_read_and_what_runs_goes_on(crew: Crew, wait
         crew.consumer.resume()
         await wait_until(lambda: len(crew.began) == 4, description="four at once")
         assert await crew.pending() == 4
-        assert crew.metrics.running.labels(QUEUE)._value.get() == 4
+        assert crew.metrics.attempts_in_flight.labels(QUEUE)._value.get() == 4
         crew.gate.set()
         await wait_until(lambda: len(crew.ended) == 5, description="all have run")
 

@@ -61,7 +61,7 @@ async def test_a_refused_beat_interrupts_at_once(crew: Crew, new_crew: NewCrew, 
         error = await wait_until(lambda: hold.scope.interrupted, description="interrupted", within_s=LEASE.beat_s * 4)
         assert isinstance(error, LeaseLost)
         assert await crew.pending("b") == 1
-    assert crew.metrics.fenced.labels("beat")._value.get() == 1
+    assert crew.metrics.fenced.labels("heartbeat")._value.get() == 1
 
 
 async def test_a_higher_attempt_in_the_ledger_interrupts(crew: Crew, wait_until: WaitUntil) -> None:

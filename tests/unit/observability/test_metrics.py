@@ -22,10 +22,10 @@ LABELS = {
     "accepted": ("queue", "outcome"),
     "gateway_requests": ("route", "status"),
     "gateway_request_seconds": ("route",),
-    "viewers": ("kind",),
-    "viewers_dropped": ("why",),
+    "viewers": ("transport",),
+    "viewers_dropped": ("reason",),
     "watched_tasks": (),
-    "running": ("queue",),
+    "attempts_in_flight": ("queue",),
     "slots": ("queue",),
     "wait_seconds": ("queue",),
     "first_token_seconds": ("model",),
@@ -33,38 +33,38 @@ LABELS = {
     "task_seconds": ("queue", "outcome"),
     "attempts": ("queue", "outcome", "code"),
     "retries": ("queue", "code"),
-    "deferrals": ("queue", "reason"),
+    "snoozes": ("queue", "reason"),
     "dead_letters": ("queue", "code"),
-    "handed_back": ("queue",),
+    "requeued": ("queue",),
     "reclaimed": ("queue",),
     "restored": ("queue",),
-    "fenced": ("what",),
+    "fenced": ("operation",),
     "duplicates": ("queue",),
     "poison": ("queue",),
-    "guard_denied": ("guard",),
-    "tokens": ("model", "kind"),
+    "concurrency_limited": ("guard",),
+    "tokens": ("model", "type"),
     "cost_usd": ("model",),
     "uploads": ("outcome",),
     "blob_disk_bytes": (),
-    "blobs_swept": ("why",),
-    "blobs_left": (),
+    "blobs_swept": ("reason",),
+    "blob_cleanup_failures": (),
     "event_flushes": (),
-    "redis_errors": ("kind",),
-    "postgres_errors": ("kind",),
+    "redis_errors": ("reason",),
+    "postgres_errors": ("reason",),
     "provider_calls": ("provider", "outcome"),
     "loop_lag_seconds": (),
     "counter_clamps": ("queue",),
-    "counter_repairs": ("queue", "kind"),
-    "model_closed": ("model", "reason"),
+    "counter_repairs": ("queue", "reason"),
+    "model_cooldowns": ("model", "reason"),
     "queue_tasks": ("queue", "state"),
-    "queue_places": ("queue",),
-    "queue_places_max": ("queue",),
+    "queue_occupancy": ("queue",),
+    "queue_capacity": ("queue",),
     "queue_paused": ("queue",),
     "queue_consumers": ("queue",),
     "queue_oldest_timestamp_seconds": ("queue",),
-    "guard_used": ("model", "tier"),
-    "guard_limit": ("model", "tier"),
-    "model_open": ("model",),
+    "permits_in_use": ("model", "tier"),
+    "permits_max": ("model", "tier"),
+    "model_available": ("model",),
     "redis_memory_bytes": (),
     "redis_memory_max_bytes": (),
     "depths_timestamp_seconds": (),
@@ -92,7 +92,7 @@ def test_every_metric_has_its_public_name_and_labels() -> None:
     assert found == LABELS
 
 
-def test_names_carry_prefix_and_unit_and_the_help_says_when_they_move() -> None:
+def test_names_carry_prefix_and_unit_and_the_help_says_what_is_counted() -> None:
     """Seconds and dollars are in the name; the attribute is the name without prefix."""
     for attribute, metric in metrics_of(Metrics()).items():
         described = next(iter(metric.describe()))
@@ -100,7 +100,7 @@ def test_names_carry_prefix_and_unit_and_the_help_says_when_they_move() -> None:
         assert isinstance(metric, Histogram) == bool(re.search(r"(?<!timestamp)_seconds$", attribute))
         assert described.documentation.endswith(".") and len(described.documentation) > 20
         if isinstance(metric, Counter):
-            assert re.match(r"(Moves|Grows) ", described.documentation), attribute
+            assert re.match(r"(Number of|Cost of) ", described.documentation), attribute
         assert set(metric._labelnames).isdisjoint({"task", "task_id", "user", "user_id"})
 
 
@@ -124,7 +124,7 @@ def test_a_scrape_holds_what_was_counted_and_nothing_twice() -> None:
         (s.name, *sorted(s.labels.items())): s.value for f in text_string_to_metric_families(text) for s in f.samples
     }
     assert samples[("qstreamd_accepted_total", ("outcome", "queued"), ("queue", "q_paid_stream"))] == 1
-    assert samples[("qstreamd_tokens_total", ("kind", "input"), ("model", "unknown"))] == 12
+    assert samples[("qstreamd_tokens_total", ("model", "unknown"), ("type", "input"))] == 12
     done = (("outcome", "done"), ("queue", "q_paid_stream"))
     assert samples[("qstreamd_task_seconds_bucket", ("le", "60.0"), *done)] == 1  # exactly 60 s is within 60 s
     assert samples[("qstreamd_task_seconds_bucket", ("le", "45.0"), *done)] == 0
@@ -153,8 +153,8 @@ def test_two_registers_do_not_meet() -> None:
 def test_children_are_bound_once() -> None:
     """The hot path holds a child; asking again gives the same one."""
     metrics = Metrics()
-    assert metrics.running.labels("q") is metrics.running.labels("q")
-    assert isinstance(metrics.running, Gauge)
+    assert metrics.attempts_in_flight.labels("q") is metrics.attempts_in_flight.labels("q")
+    assert isinstance(metrics.attempts_in_flight, Gauge)
 
 
 def test_a_label_that_is_not_declared_is_refused() -> None:

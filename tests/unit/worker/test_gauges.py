@@ -78,11 +78,11 @@ async def test_a_look_is_shown_whole() -> None:
     scene = Scene(depths(closed=True))
     await scene.gauges.look(15)
     assert scene.shown("queue_tasks{", Q, "waiting") == 3 and scene.shown("queue_tasks{", Q, "delayed") == 1
-    assert (scene.shown("queue_places{"), scene.shown("queue_places_max{")) == (4, 7)
+    assert (scene.shown("queue_occupancy{"), scene.shown("queue_capacity{")) == (4, 7)
     assert (scene.shown("queue_paused{"), scene.shown("queue_consumers{")) == (1, 2)
     assert scene.shown("queue_oldest_timestamp_seconds{") == 1_700_000_000.5
-    assert scene.shown("guard_used{", MODEL, "paid") == 5 and scene.shown("guard_limit{", MODEL, "free") == 50
-    assert scene.shown("model_open{", MODEL) == 0
+    assert scene.shown("permits_in_use{", MODEL, "paid") == 5 and scene.shown("permits_max{", MODEL, "free") == 50
+    assert scene.shown("model_available{", MODEL) == 0
     assert scene.shown("redis_memory_bytes") == 1000
 
 
@@ -106,7 +106,7 @@ async def test_what_redis_does_not_tell_is_not_shown() -> None:
     scene.says = RedisAway("gone")
     scene.clock.advance(15)
     assert await scene.gauges.look(15) is None
-    assert scene.shown("queue_tasks{") is None and scene.shown("model_open{") is None
+    assert scene.shown("queue_tasks{") is None and scene.shown("model_available{") is None
     await scene.gauges.look(15)
     assert scene.looks == 2
     scene.says = depths(waiting=9)

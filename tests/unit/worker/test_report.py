@@ -56,7 +56,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
         (Dropped("poison"), "poison", "", ("poison_total", Q, 1.0)),
         (Dropped("duplicate"), "duplicate", "", ("duplicates_total", Q, 1.0)),
         (Dropped("foreign"), "foreign", "", ("duplicates_total", Q, 1.0)),
-        (Fenced(), "fenced", "", ("fenced_total", {"what": "result"}, 1.0)),
+        (Fenced(), "fenced", "", ("fenced_total", {"operation": "result"}, 1.0)),
         (HandedBack(), "handed_back", "", None),
         (Repeated(), "repeated", "", None),
         (Abandoned("RedisAway"), "abandoned", "", None),
@@ -103,7 +103,7 @@ def test_models_that_were_closed_and_images_that_stayed_are_counted() -> None:
     metrics = told(Done("m", Usage()), closed=[("pro", "QUOTA"), ("flash", "OVERLOADED")], blobs_left="StoreAway")
     assert value(metrics, "model_closed_total", model="pro", reason="QUOTA") == 1
     assert value(metrics, "model_closed_total", model="flash", reason="OVERLOADED") == 1
-    assert value(metrics, "blobs_left_total") == 1
+    assert value(metrics, "blob_cleanup_failures_total") == 1
 
 
 def test_the_line_says_what_an_operator_asks(capsys: pytest.CaptureFixture[str]) -> None:
