@@ -7,7 +7,6 @@ of another site is refused, whatever it carries.
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -17,6 +16,7 @@ from aiohttp import web
 from daemon.admin.queue_orders import Operator, QueueOrders, QueueView
 from daemon.config.types import SecretStr
 from daemon.domain.errors import DependencyAway, RedisFull
+from daemon.domain.messages import read_body
 
 BODY_BYTES_MAX: Final = 4096
 REASON_CHARS_MAX: Final = 500
@@ -102,7 +102,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not request.can_read_body:
         return {}
     try:
-        body = json.loads(await request.read())
+        body = read_body(await request.read())
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(body, dict):

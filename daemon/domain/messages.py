@@ -29,6 +29,11 @@ ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$"
 SERVICE_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 
 TASK_ID: Final = re.compile(ID_PATTERN)
+#: group 1: JSON without half a surrogate pair; what is left over between its matches are the halves
+_WHOLE: Final = re.compile(
+    rb"((?:[^\\]++|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\(?!u[dD][89a-fA-F])[\s\S])++)"
+    rb"|\\u[dD][89a-fA-F][\da-fA-F]{2}"
+)
 
 
 class ImageRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
@@ -98,6 +103,23 @@ def identity_of(message: TaskMessage) -> TaskIdentity:
     """The identity of a task. Ids that the producer left out are made from the task id, so relay and daemon agree."""
     m, made_up = message, hashlib.sha256(message.task_id.encode()).hexdigest()[:32]
     return TaskIdentity(m.task_id, m.queue_id, m.request_id or f"r_{made_up[:16]}", m.trace_id or made_up)
+
+
+def read_body(raw: bytes) -> Any:
+    r"""The JSON in `raw`. Half a surrogate pair, as `text.slice(0, n)` leaves of an emoji, becomes U+FFFD.
+
+    Raises `ValueError` for what is no JSON, `RecursionError` for what is nested too deeply.
+
+    >>> read_body(rb'{"q": "cut \\ud83d"}') == {"q": "cut \ufffd"}
+    True
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        repaired = _WHOLE.sub(lambda found: found[1] or rb"\ufffd", raw)
+        if repaired == raw:
+            raise
+        return msgspec.json.decode(repaired)
 
 
 def canonical_sha256(body: Mapping[str, Any]) -> str:

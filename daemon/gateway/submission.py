@@ -76,7 +76,7 @@ def read(raw: bytes, now: float, parent: TraceParent | None = None) -> Submissio
     `parent`: the caller's trace, which the task goes on with unless the body names one.
     """
     try:
-        body = msgspec.json.decode(raw, type=dict[str, Any])
+        body = msgspec.convert(messages.read_body(raw), dict[str, Any])
         options = msgspec.convert({key: body[key] for key in _OPTIONS & body.keys()}, Options)
     except msgspec.ValidationError as error:
         raise Rejected(f"body: {error}") from error

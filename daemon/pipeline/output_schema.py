@@ -12,6 +12,7 @@ import msgspec
 from jsonschema.exceptions import ValidationError, best_match
 
 from daemon.domain.errors import Code, TaskError
+from daemon.domain.messages import read_body
 from daemon.services import Service
 from daemon.services.schemas import validator
 
@@ -48,7 +49,7 @@ def parse_output(text: str, service: Service) -> Any:
 def _decoded(text: str) -> Any:
     fenced = _FENCE.fullmatch(text)
     try:
-        document = msgspec.json.decode(fenced[1] if fenced else text)
+        document = read_body((fenced[1] if fenced else text).encode())
     except msgspec.DecodeError as error:
         raise _bad(f"not JSON: {str(error)[:120]}") from None
     except (UnicodeEncodeError, RecursionError) as error:  # the first quotes the answer

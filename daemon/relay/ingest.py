@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from daemon.blobs.inline import decode
 from daemon.domain import messages
 from daemon.domain.errors import Code, Rejected, TaskError
@@ -103,7 +101,7 @@ def failed_task(raw: bytes) -> messages.TaskIdentity | None:
 
 def _object(raw: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(raw)
+        body = messages.read_body(raw)
     except (ValueError, RecursionError) as error:
         raise Rejected(f"the body is not JSON ({type(error).__name__})") from error
     if not isinstance(body, dict):

@@ -92,6 +92,11 @@ async def test_orders_are_carried_out_and_audited_with_who_and_why(api: Api) -> 
     assert rows[0]["params"]["reason"] == "incident"
 
 
+async def test_a_reason_that_was_cut_inside_an_emoji_is_kept(api: Api) -> None:
+    assert (await api.call(f"{Q}/pause", {"reason": "cut \ud83d", "who": "ann"}))[0] == 200
+    assert (await api.control())["why"] == "cut \ufffd"
+
+
 async def test_a_purge_wants_the_queue_s_name(api: Api) -> None:
     assert (await api.call(f"{Q}/purge"))[0] == 422
     assert await api.call(f"{Q}/purge", {"confirm": "q_paid_stream"}) == (

@@ -83,6 +83,16 @@ async def test_straight_to_the_stream(rig: Rig, no_key_left: Leaks) -> None:
     assert [(e["type"], e["queueId"], e["position"]) for e in events] == [("queued", "q_paid_stream", 1)]
 
 
+async def test_half_an_emoji_is_no_reason_to_refuse(rig: Rig, no_key_left: Leaks) -> None:
+    """As `JSON.stringify(text.slice(0, n))` writes it; the same text with U+FFFD is the same task."""
+    no_key_left.allow(PAID.tasks, PAID.waiting, PAID.counter)
+    assert (await submit(rig, variables={"q": "cut \ud83d"}))[0] == 202
+    assert (await submit(rig, variables={"q": "cut \ufffd"}))[0] == 202
+    assert await counts(rig) == (1, 1, 1)
+    [(_, fields)] = await rig.redis.xrange(PAID.tasks)
+    assert json.loads(fields[b"task"])["message"]["variables"] == {"q": "cut \ufffd"}
+
+
 async def test_through_qstash(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
     """A place is promised, `queued` written, the message published with its id and its failure callback."""
     async with FakeQstash() as qstash, published(settings, qstash, sink[0]) as rig:

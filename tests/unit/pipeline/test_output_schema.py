@@ -41,6 +41,10 @@ def test_a_valid_answer_is_its_document() -> None:
     assert parse_output(f"\n {json.dumps(GOOD)}\n", SERVICE) == GOOD
 
 
+def test_half_an_emoji_in_an_answer_becomes_the_replacement_character() -> None:
+    assert parse_output(r'{"a": "cut \ud83d", "b": "\ud83d\ude00"}', FREE) == {"a": "cut \ufffd", "b": "😀"}
+
+
 def test_a_text_service_has_no_document() -> None:
     assert parse_output("{}", REVIEW) is None
 

@@ -109,7 +109,7 @@ def test_what_can_never_succeed_is_rejected_by_name(body: dict[str, Any], route:
     "raw",
     [
         b"", b"{", b"null", b"[]", b'"text"', b"7", b"\xff\xfe", b'{"a":NaN}', b'{"a":Infinity}', b"{} {}", b"{'a':1}",
-        b'{"a":"\\ud800"}', b"\xef\xbb\xbf{}", b'{"a":1e999}', b'{"a":' + b"[" * 100_000,
+        b"\xef\xbb\xbf{}", b'{"a":1e999}', b'{"a":' + b"[" * 100_000,
         b'{"a":"\xed\xa0\x80"}', b'{"a":1,}',
     ],
 )  # fmt: skip

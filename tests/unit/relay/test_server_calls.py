@@ -121,6 +121,16 @@ async def test_the_same_call_again_is_a_duplicate(relay: Relay, fake_redis: Any)
     assert counted(relay, "duplicate") == 1
 
 
+async def test_a_text_cut_inside_an_emoji_is_accepted_and_mended(relay: Relay, fake_redis: Any) -> None:
+    """The signature is over the bytes as they came, the identity over the text as it was read."""
+    reply = await call(relay, body=GOOD | {"variables": {"q": "cut \ud83d"}})
+    assert (reply.status, reply.body["status"]) == (200, "queued")
+    again = await call(relay, body=GOOD | {"variables": {"q": "cut \ufffd"}})
+    assert (again.status, again.body["status"]) == (200, "duplicate")
+    [(_, fields)] = await fake_redis.xrange(NAMES.tasks)
+    assert json.loads(fields[b"task"])["message"]["variables"] == {"q": "cut \ufffd"}
+
+
 async def test_another_body_under_the_same_id_is_never_tried_again(relay: Relay) -> None:
     await call(relay)
     reply = await call(relay, body=GOOD | {"variables": {"a": 1}})
