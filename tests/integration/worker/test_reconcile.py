@@ -129,7 +129,7 @@ async def test_a_counter_that_is_lost_on_an_idle_queue_is_raised(
         await crew.client.delete(NAMES.counter)
 
         async def raised() -> bool:
-            return await counter(crew) == 1
+            counted = crew.metrics.counter_repairs.labels(QUEUE, "raised")._value.get()
+            return await counter(crew) == 1 and counted == 1
 
-        await wait_until(raised, description="the counter to be raised")
-    assert crew.metrics.counter_repairs.labels(QUEUE, "raised")._value.get() == 1
+        await wait_until(raised, description="the counter to be raised and the repair counted")

@@ -50,9 +50,9 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
         (Retrying(Code.LLM_ERROR, 1), "retrying", "LLM_ERROR", ("retries_total", {**Q, "code": "LLM_ERROR"}, 1.0)),
         (
             Deferred(Reason.RATE_LIMITED, 1), "deferred", "RATE_LIMITED",
-            ("deferrals_total", {**Q, "reason": "RATE_LIMITED"}, 1.0),
+            ("snoozes_total", {**Q, "reason": "RATE_LIMITED"}, 1.0),
         ),
-        (Deferred(Reason.GUARD_USER, 1), "deferred", "GUARD_USER", ("guard_denied_total", {"guard": "user"}, 1.0)),
+        (Deferred(Reason.GUARD_USER, 1), "deferred", "GUARD_USER", ("concurrency_limited_total", {"guard": "user"}, 1.0)),
         (Dropped("poison"), "poison", "", ("poison_total", Q, 1.0)),
         (Dropped("duplicate"), "duplicate", "", ("duplicates_total", Q, 1.0)),
         (Dropped("foreign"), "foreign", "", ("duplicates_total", Q, 1.0)),
@@ -84,8 +84,8 @@ def test_what_was_measured_is_observed_and_the_rest_is_not() -> None:
     assert value(metrics, "wait_seconds_sum", queue="q") == 1.0
     assert value(metrics, "first_token_seconds_sum", model="m") == 0.5
     assert value(metrics, "provider_calls_total", provider="openai", outcome="ok") == 1
-    kinds = ("input", "cached_input", "output", "reasoning")
-    assert [value(metrics, "tokens_total", model="m", kind=kind) for kind in kinds] == [100, 40, 20, 5]
+    types = ("input", "cached_input", "output", "reasoning")
+    assert [value(metrics, "tokens_total", model="m", type=name) for name in types] == [100, 40, 20, 5]
     assert value(metrics, "cost_usd_total", model="m") == 0.25
     bare = told(Failed(Code.UNKNOWN_SERVICE))
     assert b"qstreamd_provider_calls_total{" not in bare.render()
@@ -101,8 +101,8 @@ def test_a_failed_call_is_counted_under_its_code() -> None:
 def test_models_that_were_closed_and_images_that_stayed_are_counted() -> None:
     """A quota that is used up and a bucket that refused a delete are for operators to see."""
     metrics = told(Done("m", Usage()), closed=[("pro", "QUOTA"), ("flash", "OVERLOADED")], blobs_left="StoreAway")
-    assert value(metrics, "model_closed_total", model="pro", reason="QUOTA") == 1
-    assert value(metrics, "model_closed_total", model="flash", reason="OVERLOADED") == 1
+    assert value(metrics, "model_cooldowns_total", model="pro", reason="QUOTA") == 1
+    assert value(metrics, "model_cooldowns_total", model="flash", reason="OVERLOADED") == 1
     assert value(metrics, "blob_cleanup_failures_total") == 1
 
 
