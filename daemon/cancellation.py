@@ -114,7 +114,7 @@ class Cancellation:
             async with asyncio.timeout(_DROP_S):
                 await self.blobs.drop(references(message), message.user_id)
         except (DependencyAway, TimeoutError) as problem:
-            _log.warning("blobs.left", task_id=message.task_id, why=str(problem) or type(problem).__name__)
+            _log.warning("blobs.cleanup_failed", task_id=message.task_id, why=str(problem) or type(problem).__name__)
 
     async def _tell(self, task: TaskIdentity) -> None:
         text = CODES[Code.CANCELLED].en

@@ -77,7 +77,7 @@ class Purge:
                     group.create_task(drop(waiting))
         except* (DependencyAway, TimeoutError) as away:
             self._dropping = False
-            _log.warning("blobs.left", queue=self._queue, why=type(away.exceptions[0]).__name__)
+            _log.warning("blobs.cleanup_failed", queue=self._queue, why=type(away.exceptions[0]).__name__)
 
 
 def batches(page: Sequence[Waiting]) -> Iterator[list[Waiting]]:

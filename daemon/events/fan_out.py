@@ -167,7 +167,7 @@ class Hub:
                         failures = 0
                     except (RedisAway, RedisFull, RedisError) as error:
                         failures += 1
-                        _log.warning("hub.read_failed", error=type(error).__name__, failures=failures)
+                        _log.warning("fan_out.read_failed", error=type(error).__name__, failures=failures)
                         await self._disconnect()
                         await asyncio.sleep(min(_RETRY_S[1], _RETRY_S[0] * 2.0 ** min(failures, 10)))
             finally:
@@ -220,7 +220,7 @@ class Hub:
                             await self._client.client_unblock(self._client_id)
                     await asyncio.sleep(_WAKE_S)
             except (RedisAway, RedisFull) as error:
-                _log.warning("hub.wake_failed", error=type(error).__name__)  # then BLOCK runs out by itself
+                _log.warning("fan_out.unblock_failed", error=type(error).__name__)  # then BLOCK runs out by itself
 
     async def _disconnect(self) -> None:
         client, self._blocking, self._client_id = self._blocking, None, None

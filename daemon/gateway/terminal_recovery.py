@@ -42,7 +42,7 @@ class Endings:
         try:
             ended = await self._records.ended([task_id])
         except QstreamdError as error:
-            _log.warning("endings.unknown", error=type(error).__name__)
+            _log.warning("results.unavailable", error=type(error).__name__)
             return None
         return self.entry(*ended[0]) if ended else None
 
@@ -55,7 +55,7 @@ class Endings:
                 try:
                     ended = await self._records.ended(silent[at : at + ASKED_MAX])
                 except QstreamdError as error:
-                    _log.warning("endings.unknown", error=type(error).__name__)
+                    _log.warning("results.unavailable", error=type(error).__name__)
                     break
                 for row, result in ended:
                     if (row.finished_at or 0.0) < self._clock.time() - SILENT_S:

@@ -118,7 +118,7 @@ class RedisGuards:
             try:
                 await self._scripts.run(calls)
             except (RedisAway, RedisFull) as error:
-                _log.warning("wake.failed", error=type(error).__name__, tasks=len(calls))
+                _log.warning("permits.notify_failed", error=type(error).__name__, tasks=len(calls))
                 self.waiting()
 
     async def sweep(self) -> int:

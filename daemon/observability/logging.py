@@ -137,7 +137,7 @@ def begin(settings: Settings) -> None:
     """Configure the log of a process from its settings, mask its secrets, and say what is doubtful about them."""
     configure(settings.runtime, secrets(settings))
     for doubt in settings.warnings:
-        _settings_log.warning("settings.doubtful", reason=doubt)
+        _settings_log.warning("settings.warning", reason=doubt)
 
 
 def configure(runtime: RuntimeSettings, masked: Iterable[str] = (), *, stream: TextIO | None = None) -> None:

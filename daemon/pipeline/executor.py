@@ -47,7 +47,7 @@ async def execute(deps: World, in_flight: Hold) -> Outcome:
         in_flight.trace.detail = str(error)
         return Abandoned(type(error).__name__)
     except Exception as error:  # noqa: BLE001  # a bug: the entry stays pending, is found after a lease, counts as a crash
-        _log.exception("delivery.broke", error=type(error).__name__, task_id=in_flight.task_id)
+        _log.exception("delivery.crashed", error=type(error).__name__, task_id=in_flight.task_id)
         return Abandoned(f"bug: {type(error).__name__}")
 
 
@@ -69,7 +69,7 @@ async def _failed(x: Execution, error: Exception) -> Outcome:
     known = error if isinstance(error, TaskError) else TaskError(detail=type(error).__name__)
     if x.phase is Phase.RUNNING:
         if bug:
-            _log.exception("attempt.broke", error=type(error).__name__, task_id=x.task.task_id)
+            _log.exception("attempt.crashed", error=type(error).__name__, task_id=x.task.task_id)
         return await failure.fail_attempt(x, known)
     # With an attempt, Postgres counts a crash when the entry is found again. Without one nothing would count it, so a
     # bug ends the task at its second delivery.
@@ -77,7 +77,7 @@ async def _failed(x: Execution, error: Exception) -> Outcome:
     if x.phase is not Phase.UNCLAIMED or d.entry is None or (bug and not d.redelivered):
         raise error
     if bug:
-        _log.exception("delivery.broke_again", error=type(error).__name__, task_id=x.task.task_id)
+        _log.exception("delivery.crashed_again", error=type(error).__name__, task_id=x.task.task_id)
     return await failure.reject(x, known)
 
 

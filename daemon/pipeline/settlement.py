@@ -52,7 +52,7 @@ async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
     except (DependencyAway, RedisFull):
         raise
     except Exception as error:  # noqa: BLE001  # its end can't be told (the key of its events is no stream, say)
-        _log.exception("tail.broke", error=type(error).__name__, task_id=x.task.task_id)
+        _log.exception("settlement.crashed", error=type(error).__name__, task_id=x.task.task_id)
         await dead_letter(x, Code.INTERNAL, f"its end can't be told: {type(error).__name__}")
     return Repeated()
 

@@ -347,7 +347,7 @@ class Daemon:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown.drain_s):
                 await self._cut.wait()
-        _log.warning("daemon.handing_back", running=len(self._leases))
+        _log.warning("daemon.requeueing", running=len(self._leases))
         for hold in self._leases.holds():
             hold.scope.interrupt(Stopping("the daemon stops"))
         await asyncio.sleep(_HAND_BACK_S)
@@ -359,7 +359,7 @@ class Daemon:
             async with asyncio.timeout(self._settings.redis.command_timeout_s):
                 await self._reclaimer.leave()
         except Exception as error:  # noqa: BLE001  # leaving is a courtesy: our record lapses by itself
-            _log.warning("leave.failed", error=type(error).__name__)
+            _log.warning("consumer.deregister_failed", error=type(error).__name__)
 
     # --- readiness -------------------------------------------------------------------------------------------
 

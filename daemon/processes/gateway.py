@@ -195,10 +195,10 @@ class GatewayProcess:
                 try:
                     gone = await self._admission.expire(queue)
                 except (RedisAway, RedisFull) as error:
-                    _log.warning("promises.not_expired", error=type(error).__name__)
+                    _log.warning("reservations.expiry_failed", error=type(error).__name__)
                     break
                 if gone:
-                    _log.info("promises.expired", queue=queue, places=gone)
+                    _log.info("reservations.expired", queue=queue, places=gone)
 
     async def _listen(self, app: web.Application) -> web.AppRunner:
         settings = self._settings.gateway

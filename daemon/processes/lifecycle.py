@@ -78,7 +78,7 @@ class Signals:
 
     def _stop(self, number: signal.Signals) -> None:
         again = self.quiet.is_set()
-        _log.info("signal.received", signal=number.name, meaning="cut" if again else "drain")
+        _log.info("signal.received", signal=number.name, meaning="force_stop" if again else "drain")
         if not again:
             self.quiet.set()
             self._on_stop()

@@ -143,7 +143,7 @@ class RelayProcess:
                 break
         if self.relay.closed == UNSTAMPED:
             self.relay.closed = ""
-        _log.info("relay.open", queues=sorted(self.relay.queues))
+        _log.info("relay.ready", queues=sorted(self.relay.queues))
 
     async def _drain(self, cut: asyncio.Event) -> None:
         with suppress(TimeoutError):

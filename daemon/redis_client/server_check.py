@@ -38,7 +38,7 @@ async def check_server(client: Redis, settings: RedisSettings) -> bool:
                 for section in ("memory", "persistence", "cluster"):
                     info |= await node.info(section)
             except rx.ResponseError:  # NOPERM, or a proxy without INFO
-                _log.warning("redis.unchecked")
+                _log.warning("redis.check_skipped")
                 break
         _refuse(info, settings, of_cluster=node is not client)
         persistent = persistent and bool(info.get("aof_enabled"))

@@ -58,7 +58,7 @@ class BlobsSweep:
                 if ours:
                     await self._sweep()
         except OSError as error:
-            _log.warning("blobs.not_swept", error=error.strerror)
+            _log.warning("blobs.sweep_failed", error=error.strerror)
 
     async def _sweep(self) -> None:
         files = await asyncio.to_thread(lying, self._root, self._clock.time())
@@ -82,6 +82,6 @@ class BlobsSweep:
             unknown = sorted({task for task in asked.values() if task[1] not in over})
             accepted = await self._accepted.accepted(unknown)
         except DependencyAway as error:
-            _log.warning("blobs.not_judged", error=type(error).__name__, count=len(asked))
+            _log.warning("blobs.check_skipped", error=type(error).__name__, count=len(asked))
             return []
         return [file for file, task in asked.items() if over.get(task[1], task not in accepted)]

@@ -37,7 +37,7 @@ class CancelListener:
                     asked = set(await self._notices.wait())
                 except (RedisAway, RedisFull) as error:
                     self._metrics.redis_errors.labels("away").inc()
-                    _log.warning("cancels.unheard", error=type(error).__name__)
+                    _log.warning("cancels.disconnected", error=type(error).__name__)
                     await self._notices.close()
                     await asyncio.sleep(_PAUSE_S * random.uniform(1, 2))
                     continue

@@ -90,7 +90,7 @@ class QueueConsumer:
                     except QueuePaused:
                         await self._paused_untold()
                     except NoGroup:
-                        _log.warning("group.gone", queue=self.queue)
+                        _log.warning("consumer_group.missing", queue=self.queue)
                         self.suspect()
                         await self._remake_group()
                     except (RedisAway, RedisFull) as error:
@@ -132,7 +132,7 @@ class QueueConsumer:
                     if await node.client_unblock(self._client_id):
                         return
             except (RedisAway, RedisFull):
-                _log.warning("unblock.failed", queue=self.queue)  # then BLOCK runs out by itself
+                _log.warning("read.unblock_failed", queue=self.queue)  # then BLOCK runs out by itself
                 return
             await asyncio.sleep(_UNBLOCK_PAUSE_S)  # its read is on the way to the server
 
@@ -162,7 +162,7 @@ class QueueConsumer:
         try:
             await self._attempt(hold)
         except Exception as error:  # noqa: BLE001  # a bug of ours: it may not end the attempts beside it
-            _log.exception("attempt.crashed", error=type(error).__name__, task_id=hold.task_id)
+            _log.exception("executor.crashed", error=type(error).__name__, task_id=hold.task_id)
             self.suspect()  # its entry may still be pending to us: it is read again
         finally:
             self._leases.remove(hold)
@@ -229,7 +229,7 @@ class QueueConsumer:
                 d for d in await self._work.own_pending(self.queue) if not self._leases.runs(d.queue, d.stream, d.id)
             ]
             if found:
-                _log.warning("entries.found_unseen", queue=self.queue, entries=len(found))
+                _log.warning("entries.pending_recovered", queue=self.queue, entries=len(found))
                 self._metrics.reclaimed.labels(self.queue).inc(len(found))
             await self.accept(found)
 

@@ -67,7 +67,7 @@ class DepthGauges:
             async with asyncio.timeout(READ_S):
                 return await self._reader.read(list(book.queues), list(book.models))
         except (RedisAway, RedisFull, TimeoutError) as error:
-            _log.warning("depths.not_read", error=type(error).__name__)
+            _log.warning("depths.read_failed", error=type(error).__name__)
             return None
 
     def _show(self) -> None:

@@ -110,7 +110,7 @@ class Leases:
                 await self._renew_guards(holds)
         except (RedisAway, RedisFull, TimeoutError) as error:
             self._metrics.redis_errors.labels("away").inc()
-            _log.warning("beat.failed", error=type(error).__name__, holds=len(holds))
+            _log.warning("lease.renewal_failed", error=type(error).__name__, holds=len(holds))
             return
         for group, reply in zip(by_stream.values(), replies, strict=True):
             if isinstance(reply, NoGroup):

@@ -43,5 +43,5 @@ class Waiters:
                     self._some.set()
             except (RedisAway, RedisFull) as error:
                 self._metrics.redis_errors.labels("away").inc()
-                _log.warning("waiters.sweep_failed", error=type(error).__name__)
+                _log.warning("permits.sweep_failed", error=type(error).__name__)
                 self._some.set()

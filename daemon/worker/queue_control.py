@@ -69,7 +69,7 @@ class ControlRoom:
                 except (RedisAway, RedisFull) as error:
                     failures += 1
                     self._metrics.redis_errors.labels("away").inc()
-                    _log.warning("control.unheard", error=type(error).__name__, failures=failures)
+                    _log.warning("control.disconnected", error=type(error).__name__, failures=failures)
                     await self._feed.close()
                     await asyncio.sleep(
                         random.uniform(0.5, 1) * min(_PAUSE_S[1], _PAUSE_S[0] * 2.0 ** min(failures, 9))

@@ -76,7 +76,7 @@ class Reclaimer:
                 await self._bury()
             except (RedisAway, RedisFull, NoGroup) as error:
                 self._metrics.redis_errors.labels("away").inc()
-                _log.warning("sweep.failed", error=type(error).__name__)
+                _log.warning("reclaim.failed", error=type(error).__name__)
                 for queue in self._consumers:
                     self.suspect(queue)
             await asyncio.sleep(self._pause())
@@ -145,7 +145,7 @@ class Reclaimer:
         for queue, names in sorted(by_queue.items()):
             if buried := await self._work.bury_some(queue, names):
                 await self._work.forget([f"{queue}/{name}" for name in buried])
-                _log.info("consumers.buried", queue=queue, count=len(buried), consumers=sorted(buried)[:20])
+                _log.info("consumers.deleted", queue=queue, count=len(buried), consumers=sorted(buried)[:20])
 
     def _pause(self) -> float:
         """Short while there is something to find, else the idle beat.

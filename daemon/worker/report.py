@@ -84,7 +84,7 @@ def _write_line(hold: Hold, outcome: Outcome, attempt_s: float) -> None:
     name, code = _name(outcome)
     for model, why in hold.trace.closed:
         # A quota is used up until somebody pays: waiting alone does not help, so it is an error.
-        (_log.error if why == "QUOTA" else _log.warning)("model.closed", model=model, reason=why)
+        (_log.error if why == "QUOTA" else _log.warning)("model.unavailable", model=model, reason=why)
     log = _log.warning if isinstance(outcome, Failed | Abandoned | Fenced) else _log.info
     log("attempt.ended", queue=queue, **_told(hold), outcome=name, code=code or None, attempt_s=_rounded(attempt_s))
 

@@ -59,7 +59,7 @@ class Upkeep:
                 try:
                     await self._compare(queue)
                 except (RedisAway, RedisFull, StoreAway) as error:
-                    _log.warning("upkeep.failed", queue=queue, error=type(error).__name__)
+                    _log.warning("rescue.failed", queue=queue, error=type(error).__name__)
             if any(self._missing.values()):
                 # The second look comes a lease later: what was on its way between two streams has arrived by then.
                 await asyncio.sleep(self._settings.lease_s)
@@ -80,7 +80,7 @@ class Upkeep:
         for page_number in range(_PAGES_MAX):
             page = await self._records.forgotten(queue, 2 * self._settings.lease_s, after=last)
             if page and page_number == 0 and (ghosts := await self._work.free_ghosts(queue)):
-                _log.warning("entries.freed", queue=queue, entries=ghosts)
+                _log.warning("entries.rescued", queue=queue, entries=ghosts)
             rows = {row.task_id: row for row in page}
             known = await self._work.known(queue, set(rows)) if rows else set()
             nowhere |= {task_id: row for task_id, row in rows.items() if task_id not in known}
@@ -93,7 +93,7 @@ class Upkeep:
         try:
             entry = row.entry()
         except msgspec.ValidationError:
-            _log.error("task.not_restorable", queue=queue, task_id=row.task_id)
+            _log.error("task.restore_failed", queue=queue, task_id=row.task_id)
             return
         if await self._work.restore(queue, entry, int(self._settings.compare_s * 2000)):
             self._metrics.restored.labels(queue).inc()

@@ -58,7 +58,7 @@ class Hearing:
             return ""
         if self._deaf_since is None:
             self._deaf_since = self._now()
-            _log.error("worker.deaf", queues=unheard)
+            _log.error("consumer.stalled", queues=unheard)
         return "; ".join(unheard)
 
     async def alive(self) -> str:

@@ -93,7 +93,7 @@ class Spans:
             async with asyncio.timeout(FLUSH_S):
                 await asyncio.to_thread(self._provider.shutdown)
         except TimeoutError:
-            _log.warning("spans.unsent")
+            _log.warning("spans.flush_timed_out")
 
 
 def open_spans(endpoint: str | None, instance: str) -> Spans | NoSpans:
@@ -104,7 +104,7 @@ def open_spans(endpoint: str | None, instance: str) -> Spans | NoSpans:
         return Spans(endpoint, instance)
     except ImportError:
         _log.warning(
-            "spans.missing", reason="OTEL_EXPORTER_OTLP_ENDPOINT is set, but the extra `otel` is not installed"
+            "spans.disabled", reason="OTEL_EXPORTER_OTLP_ENDPOINT is set, but the extra `otel` is not installed"
         )
         return NoSpans()
 

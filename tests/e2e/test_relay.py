@@ -404,4 +404,4 @@ async def test_the_log_holds_no_content_and_no_secret(relay: Relay) -> None:
     assert "canary-4711" not in words
     assert CURRENT not in words
     assert "eyJ" not in words
-    assert {line["event"] for line in relay.log()} <= {"relay.listening", "relay.open", "call.refused"}
+    assert {line["event"] for line in relay.log()} <= {"relay.listening", "relay.ready", "call.refused"}

@@ -191,7 +191,7 @@ async def test_a_message_of_a_newer_release_is_left_to_its_daemon(
     async with Watch(crew, pool):
         await several_looks()
     assert await restored(crew) == 1
-    assert "task.not_restorable" in "".join(capsys.readouterr())
+    assert "task.restore_failed" in "".join(capsys.readouterr())
 
 
 async def test_an_outage_of_redis_does_not_end_the_watch(

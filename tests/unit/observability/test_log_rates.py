@@ -17,7 +17,7 @@ def test_a_storm_is_counted_and_named_by_the_next_line() -> None:
     rates = LogRates(lambda: now)
     assert [rates.admit("read.failed") for _ in range(int(BURST))] == [0] * int(BURST)
     assert [rates.admit("read.failed") for _ in range(7)] == [None] * 7
-    assert rates.admit("beat.failed") == 0
+    assert rates.admit("lease.renewal_failed") == 0
     now = 1.0
     assert rates.admit("read.failed") == 7
     assert [rates.admit("read.failed") for _ in range(int(PER_S))] == [0] * (int(PER_S) - 1) + [None]

@@ -238,12 +238,12 @@ def test_an_exception_is_its_type_and_frames(lines: Lines) -> None:
 
 def test_an_exception_may_be_handed_in_at_any_level(lines: Lines) -> None:
     """As itself or as the triple of `sys.exc_info`; nothing handed in and nothing handled: no field."""
-    log.warning("beat.failed", exc_info=ValueError(PROMPT))
+    log.warning("lease.renewal_failed", exc_info=ValueError(PROMPT))
     try:
         raise ValueError(PROMPT)
     except ValueError:
-        log.debug("beat.failed", exc_info=sys.exc_info())
-    log.exception("beat.failed")  # noqa: LOG004  # that is the test
+        log.debug("lease.renewal_failed", exc_info=sys.exc_info())
+    log.exception("lease.renewal_failed")  # noqa: LOG004  # that is the test
     first, second, third = lines()
     assert first["exception"] == {"type": "ValueError", "frames": []}
     assert second["exception"]["type"] == "ValueError"
@@ -443,7 +443,7 @@ def test_a_process_begins_with_its_secrets_masked_and_its_doubts_said(capsys: py
     begin(load({"REDIS_URL": "redis://redis:6379/0", "DEEPSEEK_API_KEY": "configured-secret"}))
     log.info("value.seen", reason="configured-secret")
     doubt, seen = (json.loads(line) for line in capsys.readouterr().err.splitlines())
-    assert (doubt["level"], doubt["event"]) == ("warning", "settings.doubtful")
+    assert (doubt["level"], doubt["event"]) == ("warning", "settings.warning")
     assert doubt["reason"].startswith("REDIS_URL=redis://redis:6379/0")
     assert seen["reason"] == "***"
 

@@ -52,7 +52,10 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
             Deferred(Reason.RATE_LIMITED, 1), "deferred", "RATE_LIMITED",
             ("snoozes_total", {**Q, "reason": "RATE_LIMITED"}, 1.0),
         ),
-        (Deferred(Reason.GUARD_USER, 1), "deferred", "GUARD_USER", ("concurrency_limited_total", {"guard": "user"}, 1.0)),
+        (
+            Deferred(Reason.GUARD_USER, 1), "deferred", "GUARD_USER",
+            ("concurrency_limited_total", {"guard": "user"}, 1.0),
+        ),
         (Dropped("poison"), "poison", "", ("poison_total", Q, 1.0)),
         (Dropped("duplicate"), "duplicate", "", ("duplicates_total", Q, 1.0)),
         (Dropped("foreign"), "foreign", "", ("duplicates_total", Q, 1.0)),
