@@ -101,7 +101,7 @@ class Metrics:
             "route",
         )
         self.viewers = self._gauge(
-            "viewers", "Number of open connections that follow a task. transport: sse, poll, ws.", "transport"
+            "viewers", "Number of open viewer connections. transport: sse, poll, ws.", "transport"
         )
         self.viewers_dropped = self._counter(
             "viewers_dropped",
@@ -111,12 +111,8 @@ class Metrics:
         self.watched_tasks = self._gauge("watched_tasks", "Number of tasks with viewers in this process.")
 
     def _running(self) -> None:
-        self.attempts_in_flight = self._gauge(
-            "attempts_in_flight", "Number of attempts that hold a slot of this process.", "queue"
-        )
-        self.slots = self._gauge(
-            "slots", "Number of slots of this process: the most attempts that it runs at once.", "queue"
-        )
+        self.attempts_in_flight = self._gauge("attempts_in_flight", "Number of attempts that hold a slot.", "queue")
+        self.slots = self._gauge("slots", "Number of slots of this process.", "queue")
         self.wait_seconds = self._histogram(
             "wait_seconds", "Time from acceptance to the first claim; observed once for each task.", WAIT_S, "queue"
         )
@@ -151,13 +147,9 @@ class Metrics:
         )
         self.dead_letters = self._counter("dead_letters", "Number of dead letters written.", "queue", "code")
         self.requeued = self._counter(
-            "requeued",
-            "Number of tasks returned to their queue unfinished: drain, lost lease, excess read.",
-            "queue",
+            "requeued", "Number of tasks returned to their queue unfinished: drain, lost lease, excess read.", "queue"
         )
-        self.reclaimed = self._counter(
-            "reclaimed", "Number of entries taken over from consumers whose lease expired.", "queue"
-        )
+        self.reclaimed = self._counter("reclaimed", "Number of entries taken over from silent consumers.", "queue")
         self.restored = self._counter("restored", "Number of tasks lost by Redis and put back from Postgres.", "queue")
         self.fenced = self._counter(
             "fenced",
@@ -168,9 +160,7 @@ class Metrics:
         self.duplicates = self._counter(
             "duplicates", "Number of second entries of a running or ended task that were dropped.", "queue"
         )
-        self.poison = self._counter(
-            "poison", "Number of entries that can't be decoded and became dead letters.", "queue"
-        )
+        self.poison = self._counter("poison", "Number of entries that can't be decoded; dead letters.", "queue")
         self.concurrency_limited = self._counter(
             "concurrency_limited",
             "Number of times a task got no permit because a concurrency limit was reached. guard: model, user.",
@@ -193,9 +183,7 @@ class Metrics:
             "type",
         )
         self.cost_usd = self._counter(
-            "cost_usd",
-            "Cost of settled attempts in US dollars; models without a price add none.",
-            "model",
+            "cost_usd", "Cost of settled attempts in US dollars; models without a price add none.", "model"
         )
         self.provider_calls = self._counter(
             "provider_calls",
@@ -232,7 +220,7 @@ class Metrics:
             "state",
         )
         self.queue_occupancy = self._gauge(
-            "queue_occupancy", "Number of tasks reserved or accepted that have not started.", "queue"
+            "queue_occupancy", "Number of tasks reserved or accepted, not started.", "queue"
         )
         self.queue_capacity = self._gauge("queue_capacity", "Occupancy at which the queue is full.", "queue")
         self.queue_paused = self._gauge("queue_paused", "1 while an operator has paused the queue, else 0.", "queue")
@@ -242,16 +230,10 @@ class Metrics:
             "Time when the oldest waiting task was appended to its stream (unix, Redis' clock); 0: none waits.",
             "queue",
         )
-        self.permits_in_use = self._gauge(
-            "permits_in_use", "Number of permits of the model held by all processes.", "model", "tier"
-        )
-        self.permits_max = self._gauge(
-            "permits_max", "Concurrency limit of the model over all processes.", "model", "tier"
-        )
+        self.permits_in_use = self._gauge("permits_in_use", "Number of model permits held.", "model", "tier")
+        self.permits_max = self._gauge("permits_max", "Concurrency limit of the model.", "model", "tier")
         self.model_available = self._gauge(
-            "model_available",
-            "0 while the model is unavailable for all (rate limit, overload, quota, breaker), else 1.",
-            "model",
+            "model_available", "0 while a rate limit, overload, quota or breaker blocks the model, else 1.", "model"
         )
         self.redis_memory_bytes = self._gauge("redis_memory_bytes", "Memory in use, as Redis reports it.")
         self.redis_memory_max_bytes = self._gauge(
@@ -297,14 +279,10 @@ class Metrics:
             "postgres_errors", "Number of failed Postgres statements. reason: away, refused.", "reason"
         )
         self.counter_clamps = self._counter(
-            "counter_clamps",
-            "Number of times a queue's counter disagreed with its waiting set and was repaired.",
-            "queue",
+            "counter_clamps", "Number of times a queue's counter disagreed with its waiting set.", "queue"
         )
         self.loop_lag_seconds = self._histogram(
-            "loop_lag_seconds",
-            "Delay with which the event loop resumed a sleeping task; sampled about once a second.",
-            LAG_S,
+            "loop_lag_seconds", "Delay of a timer of the event loop; sampled about once a second.", LAG_S
         )
         self.build_info = Info("qstreamd_build", "Always 1; the labels say what runs.", registry=self.registry)
         self.build_info.info({"version": __version__, "python": platform.python_version()})
