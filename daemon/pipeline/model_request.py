@@ -127,14 +127,11 @@ async def _sources(ref: str | None, service: Service, templates: Templates) -> t
 
 def _rendered(name: str, source: str, variables: Mapping[str, Any]) -> str:
     try:
-        return _sendable(prompt(source).render(variables))
+        text = prompt(source).render(variables)
+        # JSON of `task_context` can spell half a surrogate pair, UTF-8 can't: it becomes U+FFFD
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     except (MissingVariables, RenderFailed, BadTemplate) as error:
         raise Rejected(f"{name}: {error}") from None
-
-
-def _sendable(text: str) -> str:
-    """Lone surrogates, which JSON can spell and UTF-8 can't, become the replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _with_schema(system: str, service: Service) -> str:

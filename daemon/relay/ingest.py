@@ -113,8 +113,5 @@ def _name(body: dict[str, Any], message_id: str | None) -> None:
     """Make a scheduled task's id from the message id. One that does not fit is hashed: cut, two might become one."""
     if message_id and "taskId" not in body:
         fits = messages.TASK_ID.fullmatch(message_id)
-        body["taskId"] = (
-            message_id
-            if fits
-            else "msg_" + hashlib.sha256(message_id.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-        )
+        hashed = hashlib.sha256(message_id.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        body["taskId"] = message_id if fits else f"msg_{hashed}"
