@@ -1,7 +1,7 @@
 """A load for a running system: signed calls to its relay at a chosen rate, each task followed to its end like a viewer.
 
 Some calls are wrong on purpose (sent twice, a bad signature, an unknown field), to see that the door holds. Every other
-task is real work for whatever models the system has. Called by `sim`.
+task is real work for whatever models the system has. Called by `loadtest`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Generator:
     def __init__(self, target: Target, redis: Redis, clock: Clock, order: Order) -> None:
         self._target, self._redis, self._clock, self._order = target, redis, clock, order
         self._random = random.Random(11)
-        self._prefix = f"sim-{secrets.token_hex(3)}"
+        self._prefix = f"loadtest-{secrets.token_hex(3)}"
         self._watched: dict[str, str] = {}  # event stream -> cursor
         self._sending = True
         self.progress = Progress()
@@ -174,7 +174,7 @@ class Generator:
 
     def _body(self, share: Share, task_id: str, **more: Any) -> bytes:
         number = int(task_id.rpartition("-")[2].strip("x"))
-        user = f"sim-user-{number % self._order.users}"
+        user = f"loadtest-user-{number % self._order.users}"
         return msgspec.json.encode(
             {
                 "v": 1,

@@ -1,4 +1,4 @@
-"""One load test, from the first call to its report. Called by the command `sim`."""
+"""One load test, from the first call to its report. Called by the command `loadtest`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def load_running(
     settings: RedisSettings, order: Order, target: Target, sla_s: float, tell: Callable[[Progress], None]
 ) -> LoadReport:
     """The same on the Redis of a running system."""
-    redis = connect(settings, size=4, name="qstreamd-sim")
+    redis = connect(settings, size=4, name="qstreamd-loadtest")
     try:
         return await load_test(redis, order, target, sla_s, tell)
     finally:

@@ -1,4 +1,4 @@
-"""Calls as QStash signs them (protocol 7), for those of us who knock at our own door: `doctor` and `sim`."""
+"""Calls as QStash signs them (protocol 7), for those of us who knock at our own door: `doctor` and `loadtest`."""
 
 from __future__ import annotations
 

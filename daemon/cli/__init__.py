@@ -1,4 +1,4 @@
-"""The command line: nouns and verbs, one file each, imported only when called, so that `--help` and probes start fast.
+"""The command line: nouns and verbs, one file each, imported only when called: `--help` and `healthcheck` start fast.
 
 Exit codes: 0 clean, 1 asked and answered no, 2 usage, 75 a server we need is away, 78 bad configuration (systemd does
 not restart on it), 130 Ctrl-C. docs/guides/cli.md says which command ends how.
@@ -15,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from daemon import __version__
+from daemon.cli import aliases
 from daemon.domain.errors import ConfigError, DependencyAway, QstreamdError, RedisFull
 from daemon.processes.rooms import has
 
@@ -37,17 +38,17 @@ _COMMANDS: Final = {
     "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them.", "admin"),
     "pause": ("daemon.cli.queues", "The same as `queues pause`: with --all the kill switch.", "admin"),
     "resume": ("daemon.cli.queues", "The same as `queues resume`.", "admin"),
-    "providers": ("daemon.cli.providers", "Models as all daemons see them; close one by hand, or open it.", "admin"),
+    "models": ("daemon.cli.models", "Models as all daemons see them; block one by hand, or unblock it.", "admin"),
     "tasks": ("daemon.cli.tasks", "List, show, follow, explain, cancel and retry tasks.", "admin"),
     "dlq": ("daemon.cli.dlq", "Tasks that ended badly: list, show, replay, drop.", "admin"),
     "consumers": ("daemon.cli.consumers", "Who reads which queue.", "admin"),
     "capacity": ("daemon.cli.capacity", "How many slots a load needs.", "admin"),
-    "sim": ("daemon.cli.sim", "Send a load to a running system and measure what becomes of it.", "admin"),
-    "probe": ("daemon.cli.probe", "Ask a process on this host whether it lives; for containers.", None),
+    "loadtest": ("daemon.cli.loadtest", "Send a load to a running system and measure what becomes of it.", "admin"),
+    "healthcheck": ("daemon.cli.healthcheck", "Ask a process on this host whether it lives; for containers.", None),
     "completion": ("daemon.cli.completion", "Print what makes a shell complete our commands.", None),
     "config": ("daemon.cli.config", "Print every setting, its source and its unit.", None),
-    "contracts": (
-        "daemon.cli.contracts",
+    "export-contracts": (
+        "daemon.cli.export_contracts",
         "Write the protocol page, JSON Schemas and TypeScript types.",
         "contract_docs",
     ),
@@ -75,7 +76,8 @@ class _LazyCommands(click.Group):
         return list(_offered())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, imported now."""
+        """The command of that name, or earlier name, imported now."""
+        cmd_name = aliases.COMMANDS.get(cmd_name, cmd_name)
         if cmd_name not in (offered := _offered()):
             return None
         module = offered[cmd_name][0]
@@ -88,6 +90,7 @@ class _LazyCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is asked for; a misspelt one is answered with what may have been meant."""
+        args = [aliases.COMMANDS.get(name, name) for name in args[:1]] + args[1:]
         if args and args[0] not in _offered() and not args[0].startswith("-"):
             if cure := _CURES.get(_COMMANDS.get(args[0], ("", "", None))[2] or ""):
                 raise NotInstalled(f"`{args[0]}` is not part of this installation: {cure}")

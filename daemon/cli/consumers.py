@@ -11,21 +11,22 @@ from daemon.admin.status import ConsumerState, read_overview
 from daemon.cli import terminal as t
 
 
-@click.command("consumers", epilog="Examples:  python -m daemon consumers   |   consumers --bury")
+@click.command("consumers", epilog="Examples:  python -m daemon consumers   |   consumers --delete")
 @click.option("--queue", metavar="Q", help="Only this queue.")
-@click.option("--bury", is_flag=True, help="Remove the lapsed that have nothing pending; what is pending never goes.")
+@click.option("--delete", is_flag=True, help="Delete the lapsed that have nothing pending; what is pending never goes.")
+@click.option("--bury", is_flag=True, hidden=True)  # the earlier name
 @t.as_json
-def command(*, queue: str | None, bury: bool, as_json: bool) -> None:
+def command(*, queue: str | None, delete: bool, bury: bool, as_json: bool) -> None:
     """Who reads what: tasks in hand, last word, life.
 
-    alive: its record is fresh. lapsed: it went silent; the living take over its tasks within a lease and bury it then.
+    alive: its record is fresh. lapsed: it went silent; the living take over its tasks within a lease, then delete it.
     no record: it reads without one, for a moment at a start, or because the record was lost.
     """
     settings = config.load()
     t.no_colour(settings.runtime.no_color)
-    found, buried = t.run(_look(settings, queue, bury=bury))
+    found, deleted = t.run(_look(settings, queue, delete=delete or bury))
     if as_json:
-        t.emit({"consumers": t.plain(found), "buried": t.plain(buried)})
+        t.emit({"consumers": t.plain(found), "deleted": t.plain(deleted)})
         return
     rows = [
         (c.queue, t.safe(c.name), _life(c), str(c.pending), t.seconds(c.idle_s), t.seconds(c.record_s)) for c in found
@@ -37,8 +38,8 @@ def command(*, queue: str | None, bury: bool, as_json: bool) -> None:
     else:
         click.echo("Nobody reads.")
         t.hint("start one: python -m daemon --queues q_paid_stream,…")
-    for consumer in buried:
-        click.echo(f"buried {consumer.queue}/{t.safe(consumer.name)}")
+    for consumer in deleted:
+        click.echo(f"deleted {consumer.queue}/{t.safe(consumer.name)}")
 
 
 def _life(c: ConsumerState) -> str:
@@ -48,14 +49,14 @@ def _life(c: ConsumerState) -> str:
 
 
 async def _look(
-    settings: config.Settings, queue: str | None, *, bury: bool
+    settings: config.Settings, queue: str | None, *, delete: bool
 ) -> tuple[list[ConsumerState], list[ConsumerState]]:
     async with Connections(settings) as at:
         if queue is not None and queue not in at.book.queues:
             t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.book.queues)}", 2)
         found = [c for c in (await read_overview(at, recent=False)).consumers if queue in {None, c.queue}]
-        buried: list[ConsumerState] = []
-        if bury:
+        deleted: list[ConsumerState] = []
+        if delete:
             await at.require_ours()
-            buried = await delete_consumers(at, [c for c in found if c.dead])
-        return [c for c in found if c not in buried], buried
+            deleted = await delete_consumers(at, [c for c in found if c.dead])
+        return [c for c in found if c not in deleted], deleted

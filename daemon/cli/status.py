@@ -82,7 +82,7 @@ def _row(q: QueueState) -> tuple[str, ...]:
 
 
 def _guard(g: GuardState) -> tuple[str, ...]:
-    state = click.style(f"closed: {t.safe(g.closed)}", fg="yellow") if g.closed else "open"
+    state = click.style(f"unavailable: {t.safe(g.closed)}", fg="yellow") if g.closed else "available"
     return g.model, g.tier, f"{g.in_use}/{g.limit}", t.share(g.in_use, g.limit), state
 
 

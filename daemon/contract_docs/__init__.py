@@ -1,7 +1,7 @@
 """The published contract as files: pages, JSON Schemas, TypeScript, OpenAPI, AsyncAPI, the reducer of front ends.
 
-All derived from the code: `python -m daemon contracts --write docs/` writes them and a test compares them with what
-is committed, so a name that changes in the code can't stay unchanged in the documents. Only the command line, the
+All derived from the code: `python -m daemon export-contracts --write docs/` writes them and a test compares them with
+what is committed, so a name that changes in the code can't stay unchanged in the documents. Only the command line, the
 demo and tests call this package; it never reads the value of a setting.
 """
 

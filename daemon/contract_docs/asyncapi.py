@@ -42,7 +42,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "qstreamd: events of a task",
             "version": str(CONTRACT_VERSION),
-            "description": "Generated from the code by `python -m daemon contracts --write docs/`; don't edit it.",
+            "description": "Generated from the code by `python -m daemon export-contracts --write docs/`; do not edit.",
             "license": {"name": "MIT"},
         },
         "defaultContentType": "application/json",

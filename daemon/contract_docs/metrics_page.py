@@ -11,7 +11,7 @@ from daemon.observability.metrics import Metrics
 
 _HEAD: Final = """# Metrics
 
-Written by `python -m daemon contracts --write docs/`; don't edit it here.
+Written by `python -m daemon export-contracts --write docs/`; don't edit it here.
 
 Relay, gateway and each daemon serve `/metrics`: one process, one address; none knows the numbers of another. Labels are
 closed sets: no id of a task or user, no text. Sizes of queues, concurrency limits and Redis are read at a

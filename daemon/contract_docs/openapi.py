@@ -57,8 +57,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "qstreamd",
             "version": str(CONTRACT_VERSION),
-            "description": "Generated from the code by `python -m daemon contracts --write docs/`; don't edit it. "
-            "The words around it: protocol.md.",
+            "description": "Generated from the code by `python -m daemon export-contracts --write docs/`; don't edit"
+            " it. The words around it: protocol.md.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": _servers("all"),

@@ -33,7 +33,7 @@ class ModelState:
 
 
 class ModelStates:
-    """Looks at models, closes and opens them."""
+    """Looks at models, blocks and unblocks them."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
@@ -49,12 +49,12 @@ class ModelStates:
         size = len(replies) // len(models) if models else 0
         return [_state(model, replies[at * size : (at + 1) * size], now) for at, model in enumerate(models)]
 
-    async def close(self, model: str, seconds: float, why: str) -> None:
+    async def block(self, model: str, seconds: float, why: str) -> None:
         """No call begins for so long, in any process; running ones go on. Repeatable."""
         with translated():
             await self._scripts.client.set(keys.model_keys(model).closed, why, px=max(1, int(seconds * 1000)))
 
-    async def open(self, model: str) -> None:
+    async def unblock(self, model: str) -> None:
         """Forget why it was closed, broken or slowed down. Tasks that wait for a time come at that time. Repeatable."""
         names = keys.model_keys(model)
         with translated():

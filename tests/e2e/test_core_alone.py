@@ -58,7 +58,7 @@ def test_only_commands_that_are_there_are_offered(core: Path) -> None:
 
     commands = ran("--help").stdout.split("Commands:")[1].split("Example:")[0]
     assert {line.split()[0] for line in commands.splitlines() if line[2:3].strip()} == {
-        "run", "relay", "migrate", "probe", "completion", "config",
+        "run", "relay", "migrate", "healthcheck", "completion", "config",
     }  # fmt: skip
     refused = ran("gateway")
     assert (refused.returncode, "No such command 'gateway'" in refused.stderr) == (2, True)

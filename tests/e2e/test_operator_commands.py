@@ -1,4 +1,4 @@
-"""The commands as processes: how fast a probe starts, a load on parts of its own, a watch that is interrupted."""
+"""The commands as processes: how fast a health check starts, a load test on parts of its own, a watch cut off."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from daemon.dev.sim_world import sim_world
+from daemon.dev.loadtest_world import loadtest_world
 
 ROOT: Final = Path(__file__).parents[2]
 PROBE_S: Final = 0.15
@@ -67,16 +67,16 @@ def address() -> Iterator[str]:
 
 def test_a_probe_tells_live_from_ready(address: str) -> None:
     """0, 1, and 1 when nobody is there; nothing that a terminal obeys."""
-    live, ready = run("probe", "live", "--at", address), run("probe", "ready", "--at", address)
+    live, ready = run("healthcheck", "live", "--at", address), run("healthcheck", "ready", "--at", address)
     assert (live.returncode, ready.returncode) == (0, 1)
     assert "\x1b" not in live.stdout and live.stdout.strip().endswith('[2J"}')
     host, _, port = address.partition(":")
-    assert run("probe", "live", "--quiet", OPS_HOST=EVERYWHERE, OPS_PORT=port).stdout == ""
-    assert run("probe", "live", "--of", "relay", RELAY_HOST=host, RELAY_PORT=port).returncode == 0
-    nobody = run("probe", "live", "--at", "127.0.0.1:1")
+    assert run("healthcheck", "live", "--quiet", OPS_HOST=EVERYWHERE, OPS_PORT=port).stdout == ""
+    assert run("healthcheck", "live", "--of", "relay", RELAY_HOST=host, RELAY_PORT=port).returncode == 0
+    nobody = run("healthcheck", "live", "--at", "127.0.0.1:1")
     assert (nobody.returncode, "nobody answers at 127.0.0.1:1" in nobody.stderr) == (1, True)
-    assert run("probe", "live", "--at", "nonsense").returncode == 2
-    assert run("probe", "live", OPS_PORT="x").returncode == 78
+    assert run("healthcheck", "live", "--at", "nonsense").returncode == 2
+    assert run("healthcheck", "live", OPS_PORT="x").returncode == 78
 
 
 def test_a_probe_of_something_else_is_no_success() -> None:
@@ -91,9 +91,9 @@ def test_a_probe_of_something_else_is_no_success() -> None:
 
         thread = threading.Thread(target=greet)
         thread.start()
-        assert run("probe", "live", "--at", address).returncode == 1
+        assert run("healthcheck", "live", "--at", address).returncode == 1
         thread.join()
-        assert run("probe", "live", "--at", address, "--timeout", "0.2").returncode == 1
+        assert run("healthcheck", "live", "--at", address, "--timeout", "0.2").returncode == 1
 
 
 def test_a_probe_starts_fast(address: str) -> None:
@@ -102,12 +102,14 @@ def test_a_probe_starts_fast(address: str) -> None:
     taken = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command("probe", "live", "--quiet", "--at", address), cwd=ROOT, env=env, check=True, timeout=30)
+        subprocess.run(
+            command("healthcheck", "live", "--quiet", "--at", address), cwd=ROOT, env=env, check=True, timeout=30
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(taken) < PROBE_S, taken
     loaded = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "daemon", "probe", "live", "--at", address],
+        [sys.executable, "-X", "importtime", "-m", "daemon", "healthcheck", "live", "--at", address],
         cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=30,
     ).stderr  # fmt: skip
     for module in ("redis", "asyncpg", "aiohttp", "asyncio", "msgspec", "rich"):
@@ -118,7 +120,7 @@ def test_a_probe_starts_fast(address: str) -> None:
 def test_a_load_runs_on_parts_of_its_own() -> None:
     """Nothing of ours is named; wrong calls are refused, failing models are survived, and every task ends."""
     found = run(
-        "sim", "--in-process", "--rate", "200", "--duration", "4", "--faults", "0.3", "--users", "6", "--json",
+        "loadtest", "--in-process", "--rate", "200", "--duration", "4", "--faults", "0.3", "--users", "6", "--json",
         REDIS_URL="redis://127.0.0.1:1/0",
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
@@ -135,7 +137,7 @@ def test_a_load_runs_on_parts_of_its_own() -> None:
 def test_a_load_for_people_is_a_table() -> None:
     """With progress on stderr, one line in ten seconds where there is no terminal."""
     mix = "q_paid_stream:resume-review"
-    found = run("sim", "--in-process", "--rate", "120", "--duration", "2", "--mix", mix)
+    found = run("loadtest", "--in-process", "--rate", "120", "--duration", "2", "--mix", mix)
     assert found.returncode == 0, found.stderr
     assert "✓ every accepted task ended" in found.stdout
     assert "relay answers   p50" in found.stdout
@@ -143,11 +145,11 @@ def test_a_load_for_people_is_a_table() -> None:
 
 def test_real_models_are_paid_for_only_on_purpose() -> None:
     """Outside of development a load wants a yes; and it can't sign without a key."""
-    refused = run("sim")
+    refused = run("loadtest")
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
-    assert run("sim", "--yes").returncode == 78
-    assert run("sim", "--mix", "q_nope:x", "--yes").returncode == 2
+    assert run("loadtest", "--yes").returncode == 78
+    assert run("loadtest", "--mix", "q_nope:x", "--yes").returncode == 2
 
 
 def test_a_watch_goes_on_until_it_is_interrupted(redis_url: str) -> None:
@@ -167,10 +169,10 @@ def test_a_watch_goes_on_until_it_is_interrupted(redis_url: str) -> None:
 
 async def test_a_load_is_sent_to_a_running_system() -> None:
     """With what the relay has, and no more; in development no yes is needed."""
-    async with sim_world(0, 0.0) as world:
+    async with loadtest_world(0, 0.0) as world:
         keys = {name: value for name, value in world.qstash.environment.items() if name.endswith("_SIGNING_KEY")}
         found = await asyncio.to_thread(
-            run, "sim", "--rate", "200", "--duration", "2", "--relay", world.relay_url, "--mix",
+            run, "loadtest", "--rate", "200", "--duration", "2", "--relay", world.relay_url, "--mix",
             "q_paid_stream:resume-review=2,q_paid_batch:resume-review", "--json", NODE_ENV="development",
             REDIS_URL=world.redis_url, WORKER_BASE_URL=world.relay_url, **keys,
         )  # fmt: skip

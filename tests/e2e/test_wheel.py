@@ -116,7 +116,7 @@ print(daemon.__file__, "daemon.dev" in sys.modules)
 def test_every_module_can_be_imported_without_the_stand_ins(installed: Path) -> None:
     done = ran(installed, "-c", IMPORT_ALL)
     assert (done.returncode, done.stdout) == (0, f"{installed}/daemon/__init__.py False\n"), done.stderr
-    refused = ran(installed, "-m", "daemon", "sim", "--in-process")
+    refused = ran(installed, "-m", "daemon", "loadtest", "--in-process")
     assert (refused.returncode, "pip install 'qstreamd[demo]'" in refused.stderr) == (1, True)
 
 

@@ -48,7 +48,7 @@ export const typo: WorkerBody = { taskId: "t1", userId: "u1", serviceID: "x" };
 
 
 def test_the_committed_documents_are_what_the_code_says() -> None:
-    """Run `python -m daemon contracts --write docs/` when this fails."""
+    """Run `python -m daemon export-contracts --write docs/` when this fails."""
     stale = [str(path) for path, text in render().items() if (DOCS / path).read_text("utf-8") != text]
     assert stale == []
 

@@ -98,8 +98,8 @@ def judge(status: int, said: Any, took_s: float) -> Finding:
         401: "relay and this command must have the same QSTASH_*_SIGNING_KEY and WORKER_BASE_URL, and right clocks",
         404: "the proxy must hand /api/worker/* to the relay unchanged; is something else behind this name?",
         413: "the proxy must let bodies of 1 MiB pass",
-        502: "the proxy does not reach the relay: is it running? python -m daemon probe ready --of relay",
-        503: "the relay is up but can't work: is its Redis there? python -m daemon probe ready --of relay",
+        502: "the proxy does not reach the relay: is it running? python -m daemon healthcheck ready --of relay",
+        503: "the relay is up but can't work: is its Redis there? python -m daemon healthcheck ready --of relay",
         504: "the proxy does not reach the relay in time",
     }
     if 300 <= status < 400:

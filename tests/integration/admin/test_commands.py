@@ -66,7 +66,14 @@ def test_status_is_one_screen_for_people_and_one_document_for_programs() -> None
     do(busy)
     found = call("status")
     assert found.exit_code == 0
-    for words in ("q_paid_stream", "nobody reads it", "paused: a�b", "closed: QUOTA�[2J", "1 alive", "LLM_ERROR 1"):
+    for words in (
+        "q_paid_stream",
+        "nobody reads it",
+        "paused: a�b",
+        "unavailable: QUOTA�[2J",
+        "1 alive",
+        "LLM_ERROR 1",
+    ):
         assert words in found.output, found.output
     assert len(found.output.splitlines()) < 30
     assert max(map(len, found.output.splitlines())) <= 100
@@ -93,10 +100,10 @@ def test_consumers_are_listed_and_the_dead_are_buried() -> None:
     do(two)
     assert call("consumers").output.count("lapsed") == 2
     assert "gone" not in call("consumers", "--queue", QUEUE).output
-    buried = json.loads(call("consumers", "--bury", "--json").output)
-    assert [consumer["name"] for consumer in buried["buried"]] == ["gone"]
-    assert [consumer["name"] for consumer in buried["consumers"]] == ["host-1-abcd"]
-    assert "buried" not in call("consumers", "--bury").output
+    found = json.loads(call("consumers", "--delete", "--json").output)
+    assert [consumer["name"] for consumer in found["deleted"]] == ["gone"]
+    assert [consumer["name"] for consumer in found["consumers"]] == ["host-1-abcd"]
+    assert "deleted" not in call("consumers", "--bury").output
     assert call("consumers", "--queue", "q_nope").exit_code == 2
 
 
@@ -238,7 +245,8 @@ def test_no_colour_when_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> Non
     "command",
     [
         ["check"], ["doctor"], ["status"], ["tasks"], ["tasks", "list"], ["tasks", "show"], ["tasks", "tail"],
-        ["tasks", "explain"], ["tasks", "cancel"], ["tasks", "retry"], ["consumers"], ["capacity"], ["sim"], ["probe"],
+        ["tasks", "explain"], ["tasks", "cancel"], ["tasks", "retry"], ["consumers"], ["capacity"],
+        ["loadtest"], ["healthcheck"], ["models"],
     ],
 )  # fmt: skip
 def test_every_help_has_an_example(command: list[str]) -> None:

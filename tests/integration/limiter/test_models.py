@@ -55,16 +55,16 @@ async def test_running_failures_breaker_and_rates_are_seen(desk: Desk) -> None:
     await desk.call("t2", CallReport(GPT, "failed"))
     [found] = await desk.models.read(["gpt"])
     assert found.breaker == "open" and found.breaker_s is not None and 25 < found.breaker_s <= 30
-    await desk.models.open("gpt")
+    await desk.models.unblock("gpt")
     assert isinstance(await desk.call("t3"), Entered)
 
 
 async def test_an_operator_closes_a_model_and_opens_it_again(desk: Desk) -> None:
     """Nothing begins meanwhile; the reason is kept."""
-    await desk.models.close("gpt", 60, "incident")
+    await desk.models.block("gpt", 60, "incident")
     answer = await desk.call("t1")
     assert isinstance(answer, Shut) and 59_000 < answer.opens_in_ms <= 60_000
     [found] = await desk.models.read(["gpt"])
     assert found.closed_why == "incident" and found.closed_s is not None and found.closed_s > 59
-    await desk.models.open("gpt")
+    await desk.models.unblock("gpt")
     assert isinstance(await desk.call("t1"), Entered)

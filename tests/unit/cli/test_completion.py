@@ -29,7 +29,8 @@ def completed(arguments: list[str], incomplete: str) -> list[str]:
 
 
 def test_commands_verbs_and_options_are_completed() -> None:
-    assert set(completed([], "con")) == {"consumers", "config", "contracts"}
+    assert set(completed([], "con")) == {"consumers", "config"}
+    assert completed(["models"], "") == ["block", "list", "unblock"]
     assert completed([], "--q") == ["--queues"]
     assert completed(["tasks"], "e") == ["explain"]
     assert completed(["tasks", "explain"], "--l") == ["--lang"]

@@ -59,7 +59,7 @@ def test_consumers_models_and_the_past_follow() -> None:
     )
     assert "1 alive: host-1" in text
     assert "1 lapsed, 2 tasks of theirs wait to be taken over" in text
-    assert "gpt    paid    5/10  █████·····  open" in text
+    assert "gpt    paid    5/10  █████·····  available" in text
     assert "resume-review     7     2.0 s      30 s  1 m 01 s     12k  $0.5000  LLM_ERROR 2" in text
     assert "Postgres: is not set" in text
     assert max(map(len, text.splitlines())) <= 80

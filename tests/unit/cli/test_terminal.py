@@ -135,7 +135,7 @@ def test_trouble_of_a_side_task_is_told_as_itself() -> None:
         t.run(work())
 
 
-@pytest.mark.parametrize("noun", ["queues", "tasks", "dlq", "providers"])
+@pytest.mark.parametrize("noun", ["queues", "tasks", "dlq", "models"])
 def test_a_noun_without_a_verb_lists(noun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -m daemon queues --json` is what one types first; `--help` and verbs stay what they are."""
     command = cli.get_command(click.Context(cli), noun)

@@ -1,4 +1,4 @@
-"""`python -m daemon probe live|ready`: the health check of a container, over a bare socket.
+"""`python -m daemon healthcheck live|ready`: the health check of a container, over a bare socket.
 
 Imports nothing that takes time: with a check each 30 s on one CPU, every import would be paid for all day.
 """
@@ -18,8 +18,8 @@ EXIT_NOT = 1
 
 
 @click.command(
-    "probe",
-    epilog="Examples:  python -m daemon probe ready   |   probe live --of relay   |   probe ready --at 127.0.0.1:9465",
+    "healthcheck",
+    epilog="Examples:  python -m daemon healthcheck ready   |   healthcheck live --of relay --at 127.0.0.1:9465",
 )
 @click.argument("what", type=click.Choice(["live", "ready"]))
 @click.option("--of", "role", type=click.Choice(["daemon", "relay", "gateway"]), default="daemon", show_default=True)

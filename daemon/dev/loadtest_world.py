@@ -1,4 +1,4 @@
-"""Everything that `sim --in-process` sends its load to: embedded servers, stand-ins, relay and daemon of their own."""
+"""What `loadtest --in-process` sends its load to: embedded servers, stand-ins, relay and daemon of their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAULTS: Final = ("error-mid", "cut", "429-after-1")
 
 
 @asynccontextmanager
-async def sim_world(calls: int, fault_share: float) -> AsyncIterator[World]:
+async def loadtest_world(calls: int, fault_share: float) -> AsyncIterator[World]:
     """A world of its own, whatever REDIS_URL and DATABASE_URL say; `fault_share` of some `calls` to models go wrong."""
     async with World(Settings(), lambda *_: None) as world:
         if fault_share:
@@ -37,6 +37,6 @@ async def sim_world(calls: int, fault_share: float) -> AsyncIterator[World]:
 async def run_in_process(order: Order, sla_s: float, tell: Callable[[Progress], None]) -> LoadReport:
     """Send the load to a world of its own, and say what became of it."""
     calls = round(order.per_minute / 60 * order.duration_s * 3) + 10
-    async with sim_world(calls, order.fault_share) as world:
+    async with loadtest_world(calls, order.fault_share) as world:
         target = Target(world.relay_url, world.qstash.environment["QSTASH_CURRENT_SIGNING_KEY"])
         return await load_test(world.redis, order, target, sla_s, tell)

@@ -1,4 +1,4 @@
-"""`python -m daemon contracts`: writes the generated documents, or says which of them are stale."""
+"""`python -m daemon export-contracts`: writes the generated documents, or says which of them are stale."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command("contracts")
+@click.command("export-contracts")
 @click.option(
     "--write", "write_to", type=click.Path(file_okay=False, path_type=Path), help="Write the files below DIR."
 )
@@ -22,7 +22,7 @@ def command(write_to: Path | None, check_in: Path | None) -> None:
         _write(directory, stale)
     elif stale:
         names = ", ".join(str(path) for path in stale)
-        raise click.ClickException(f"stale: {names}; run `python -m daemon contracts --write {directory}`")
+        raise click.ClickException(f"stale: {names}; run `python -m daemon export-contracts --write {directory}`")
 
 
 def _rendered(directory: Path) -> dict[Path, str]:

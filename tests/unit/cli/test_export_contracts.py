@@ -1,4 +1,4 @@
-"""`python -m daemon contracts` writes what is stale and says so."""
+"""`python -m daemon export-contracts` writes what is stale and says so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from daemon.cli.contracts import command
+from daemon.cli.export_contracts import command
 from daemon.contract_docs import render
 
 

@@ -1,4 +1,4 @@
-"""`python -m daemon providers …`: what all daemons know of the models; close one by hand, or open it again."""
+"""`python -m daemon models …`: what all daemons know of the models; block one by hand, or unblock it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import click
 from daemon import config
 from daemon.admin.connections import Connections
 from daemon.admin.orders import order_model
+from daemon.cli import aliases
 from daemon.cli import terminal as t
 from daemon.cli.tasks import span_s
 from daemon.limiter.models import ModelState, ModelStates
 
 
 @click.group(
-    "providers", cls=t.Noun, epilog="Example:  python -m daemon providers close gpt --for 15m --reason 'incident 4711'"
+    "models", cls=t.Noun, epilog="Example:  python -m daemon models block gpt --for 15m --reason 'incident 4711'"
 )
 def command() -> None:
-    """Models as all daemons see them: closed by a refusal, broken by errors, slowed down, owing for their rates."""
+    """Models as all daemons see them: unavailable after a refusal or by order, breaker, reduced concurrency, rates."""
 
 
 @command.command("list")
@@ -34,23 +35,27 @@ def list_models(*, as_json: bool) -> None:
     click.echo(t.table(head, map(_row, found), right="waiting", keep="MODEL"))
 
 
-@command.command("close")
+@click.command("block")
 @click.argument("model")
 @click.option("--for", "for_s", required=True, metavar="15m", callback=span_s, help="How long: s, m, h, d.")
-@click.option("--reason", default="closed by hand", show_default=True)
-def close(*, model: str, for_s: float, reason: str) -> None:
+@click.option("--reason", default="blocked by hand", show_default=True)
+def block(*, model: str, for_s: float, reason: str) -> None:
     """Let no call of MODEL begin; tasks use a fallback, or wait without using up an attempt."""
-    t.run(_order(model, "model.close", reason, lambda models: models.close(model, for_s, reason)))
-    click.echo(f"{model}: closed for {t.seconds(for_s)}")
+    t.run(_order(model, "model.block", reason, lambda models: models.block(model, for_s, reason)))
+    click.echo(f"{model}: blocked for {t.seconds(for_s)}")
 
 
-@command.command("open")
+@click.command("unblock")
 @click.argument("model")
 @click.option("--reason", default="")
-def open_model(*, model: str, reason: str) -> None:
-    """Open MODEL again, whatever closed it."""
-    t.run(_order(model, "model.open", reason, lambda models: models.open(model)))
-    click.echo(f"{model}: open")
+def unblock(*, model: str, reason: str) -> None:
+    """Make MODEL available again, whatever made it unavailable."""
+    t.run(_order(model, "model.unblock", reason, lambda models: models.unblock(model)))
+    click.echo(f"{model}: available")
+
+
+aliases.add(command, block, "close")
+aliases.add(command, unblock, "open")
 
 
 async def _look() -> list[ModelState]:
@@ -75,11 +80,11 @@ def _settings() -> config.Settings:
 
 def _row(m: ModelState) -> tuple[str, ...]:
     if m.closed_why:
-        state, for_s = click.style(f"closed: {t.safe(m.closed_why)}", fg="red"), m.closed_s
+        state, for_s = click.style(f"unavailable: {t.safe(m.closed_why)}", fg="red"), m.closed_s
     elif m.breaker != "closed":
         state, for_s = click.style(f"breaker {m.breaker}", fg="yellow"), m.breaker_s
     else:
-        state, for_s = f"open ({m.failures} failed)" if m.failures else "open", None
+        state, for_s = f"available ({m.failures} failed)" if m.failures else "available", None
     running = " ".join(f"{tier}={count}" for tier, count in m.running.items())
     slowed = " ".join(f"{tier}={limit}" for tier, limit in m.slowed_to.items()) or "-"
     owes = (t.seconds(s) if s else "-" for s in (m.rpm_owed_s, m.tpm_owed_s))

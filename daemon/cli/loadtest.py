@@ -1,4 +1,4 @@
-"""`python -m daemon sim`: a load, and what becomes of it."""
+"""`python -m daemon loadtest`: a load, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from daemon.services import ServiceBook
 
 
 @click.command(
-    "sim",
-    epilog="Examples:  python -m daemon sim --in-process --rate 60 --duration 30 --faults 0.1   |   sim --rate 10"
+    "loadtest",
+    epilog="Examples:  python -m daemon loadtest --in-process --rate 60 --faults 0.1   |   loadtest --rate 10"
     " --duration 120 --mix q_paid_stream:resume-review=3,q_free_batch:job-match --yes",
 )
 @click.option("--in-process", is_flag=True, help="On embedded servers and stand-ins: costs nothing, touches nothing.")
@@ -56,7 +56,7 @@ def command(
 
     Against a running system it needs what the relay has (REDIS_URL, WORKER_BASE_URL, QSTASH_CURRENT_SIGNING_KEY), and
     --yes outside of development, because each task is real work. Exit 0 when every accepted task ended and every wrong
-    call was refused, else 1. Failed tasks are reported; they are no failure of the sim.
+    call was refused, else 1. Failed tasks are reported; they are no failure of the load test.
     """
     settings = config.load()
     t.no_colour(settings.runtime.no_color)
@@ -101,13 +101,15 @@ def _ask_first(settings: config.Settings, order: Order, *, yes: bool) -> None:
 def _target(settings: config.Settings, address: str | None) -> Target:
     base, signing = settings.relay.base_url, settings.qstash.current_keys
     if base is None or not signing:
-        t.fail("WORKER_BASE_URL and QSTASH_CURRENT_SIGNING_KEY are needed to sign calls", "or: sim --in-process", 78)
+        t.fail(
+            "WORKER_BASE_URL and QSTASH_CURRENT_SIGNING_KEY are needed to sign calls", "or: loadtest --in-process", 78
+        )
     return Target(base, signing[0].get_secret_value(), address)
 
 
 async def _in_process(order: Order, sla_s: float) -> LoadReport:
     try:
-        from daemon.dev.sim_world import run_in_process
+        from daemon.dev.loadtest_world import run_in_process
     except ImportError as missing:
         t.fail(f"{missing.name} is not installed", "pip install 'qstreamd[demo]'")
     click.echo("starting servers of its own …", err=True)
