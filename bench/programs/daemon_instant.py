@@ -60,7 +60,7 @@ class BenchDaemon(Daemon):
         self._instant: Provider = Instant(recorder, sleep_s)
         self._counts = not sleep_s
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str, proxy: str) -> Provider:
         return self._instant
 
     async def _attempt(self, hold: Hold) -> None:

@@ -385,5 +385,7 @@ class ProviderSettings:
         "or a proxy's")
     connect_timeout_s: float = setting("QSTREAMD_PROVIDER_CONNECT_TIMEOUT_S", 5.0, _TIME,
         "a vendor that can't be reached in 5 s is down; the other clocks belong to the service")
+    https_proxy: SecretStr | None = setting("QSTREAMD_HTTPS_PROXY", None, server_url("http"),
+        "calls of providers over https go through it (CONNECT); a model's `proxy` in the services file wins")
     connections_max: int = setting("QSTREAMD_PROVIDER_CONNECTIONS_MAX", 2000, whole("connections", most=100_000),
         "vendor clients stop at 100 and leak slots when the pool is contended")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -36,6 +36,7 @@ class ModelRequest:
     max_output_tokens: int | None = None
     temperature: float | None = None
     user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
+    proxy: str = field(default="", repr=False)  #: the model's own way out; "": the provider's
     omit: frozenset[Parameter] = frozenset()  #: not sent, whatever the fields above say: the model refuses them
 
     def sends(self, parameter: Parameter) -> bool:

@@ -25,7 +25,7 @@ class World:
     deltas: DeltaSink
     templates: Templates
     blobs: Blobs
-    provider: Callable[[str], Provider]  #: by vendor; raises TaskError when its key is missing
+    provider: Callable[[str, str], Provider]  #: by vendor and proxy; raises TaskError when its key is missing
     book: Callable[[], ServiceBook]  #: the services file in force now; an attempt keeps the one it began with
     clock: Clock
     random: Callable[[], float]  #: in [0, 1)

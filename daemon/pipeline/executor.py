@@ -201,7 +201,7 @@ async def commit_result(x: Execution) -> Outcome | None:
 async def _timed_call(x: Execution, request: ModelRequest) -> Answer:
     """One call of one model within its hard deadline; what it tells of the model is noted for the release."""
     deps, in_flight, permits = x.deps, x.in_flight, x.permits
-    provider = deps.provider(request.provider)
+    provider = deps.provider(request.provider, request.proxy)
     await provider.prepare()
     began, wall = deps.clock.monotonic(), deps.clock.time()
     if began - in_flight.renewed_at > deps.lease.self_fence_s:

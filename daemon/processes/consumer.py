@@ -315,9 +315,9 @@ class Daemon:
             self._reclaimer.suspect(hold.delivery.queue)
         report(self.metrics, hold, outcome, self._clock.monotonic() - began, self._clock.time(), self._spans)
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str, proxy: str) -> Provider:
         try:
-            return self._registry.get(name)
+            return self._registry.get(name, proxy)
         except ConfigError as error:  # one key is enough to run; a task of another provider fails, and says why to us
             raise ProviderError(detail=error.mistakes[0]) from error
 

@@ -11,7 +11,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NotRequired, Protocol, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -49,6 +49,7 @@ class Connection(TypedDict):
     base_url: str
     connections_max: int
     connect_timeout_s: float
+    proxy: NotRequired[str]  #: http://[user:password@]host:port; "": none
 
 
 ClientT = TypeVar("ClientT")
@@ -65,6 +66,7 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
         self._base_url = connection["base_url"]
         self._connections_max = connection["connections_max"]
         self._connect_timeout_s = connection["connect_timeout_s"]
+        self._proxy = connection.get("proxy", "")
         self._client: ClientT | None = None
         self._http: httpx2.AsyncClient | None = None
         self._opening = asyncio.Lock()
@@ -132,7 +134,9 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
     def _open(self) -> ClientT:
         from daemon.providers.transport import AiohttpTransport, TappedClient
 
-        transport = AiohttpTransport(connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s)
+        transport = AiohttpTransport(
+            connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s, proxy=self._proxy
+        )
         self._http = TappedClient(transport=transport, timeout=None, trust_env=False)
         return self._build(self._http)
 

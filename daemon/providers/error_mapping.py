@@ -143,7 +143,7 @@ def _plain(name: str) -> str:
 def lost(error: BaseException) -> ProviderError:
     """The connection could not be made or broke. Only a failed connect's text is kept: it names a host, no content."""
     name = type(error).__name__
-    text = f": {str(error)[:160]}" if name in ("ConnectError", "ConnectTimeout") else ""
+    text = f": {str(error)[:160]}" if name in ("ConnectError", "ConnectTimeout", "ProxyError") else ""
     return ProviderError(detail=f"connection: {name}{text}")
 
 

@@ -27,12 +27,13 @@ KEEPALIVE_S: Final = 15.0  #: an idle connection older than this is not used aga
 class AiohttpTransport(httpx2.AsyncBaseTransport):
     """Sends httpx2 requests through one aiohttp session, opened with the first request in the running loop.
 
-    Raises only `httpx2.TransportError`s. Proxies of the environment are not used: a base URL names the way out.
+    Raises only `httpx2.TransportError`s. The proxy is the one that it is given, never one of the environment's.
     """
 
-    def __init__(self, *, connections_max: int, connect_timeout_s: float) -> None:
+    def __init__(self, *, connections_max: int, connect_timeout_s: float, proxy: str = "") -> None:
         self._connections_max = connections_max
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
+        self._proxy = proxy or None
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -45,6 +46,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 headers=[(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw],
                 data=io.BytesIO(body) if body else None,  # plain bytes over 1 MiB make aiohttp warn
                 allow_redirects=False,
+                proxy=self._proxy,
                 timeout=self._timeout,
             )
         read = _Body(answer)
@@ -107,6 +109,8 @@ def _translated() -> Iterator[None]:
 def _translate(error: Exception) -> httpx2.TransportError:
     if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
         return httpx2.ConnectTimeout(str(error) or "connecting took too long")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return httpx2.ProxyError(f"the proxy answered {error.status} to CONNECT")
     if isinstance(error, aiohttp.ClientConnectorError):
         return httpx2.ConnectError(str(error))
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | OSError):

@@ -20,6 +20,8 @@ from daemon.domain.queues import QueueSpec, Tier
 
 Output = Literal["text", "json"]
 
+DIRECT: Final = "direct"  #: `proxy` of a model that goes around QSTREAMD_HTTPS_PROXY
+
 #: `templateId` of a message, `template` of a service
 TEMPLATE_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(@[A-Za-z0-9][A-Za-z0-9_.-]{0,31})?"
 _TEMPLATE: Final = re.compile(TEMPLATE_PATTERN)
@@ -58,6 +60,7 @@ class Model:
     requests_per_minute: int | None = None  #: None: no limit of ours
     tokens_per_minute: int | None = None
     price: Price | None = None  #: None: what a call costs is unknown, which is not zero
+    proxy: str = field(default="", repr=False)  #: http://… or DIRECT; "": QSTREAMD_HTTPS_PROXY decides
     sampling: bool = True  #: False: the model refuses a temperature, so none is sent
 
 

@@ -16,10 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from daemon.config.types import server_url
 from daemon.domain.errors import ConfigError
 from daemon.domain.messages import SERVICE_PATTERN
 from daemon.domain.queues import DEFAULT_QUEUES, QUEUE_PATTERN, Mode, QueueSpec, Tier
 from daemon.services.catalog import (
+    DIRECT,
     TEMPLATE_PATTERN,
     Model,
     Output,
@@ -40,6 +42,7 @@ ATTEMPTS_MAX: Final = 10  # as `maxAttempts` of a message
 PARALLELISM_DEFAULT: Final = 5
 GIVES_WAY_S_MAX: Final = 3600.0  # a wait has an end: QSTREAMD_GUARD_WAIT_MAX_S
 
+_PROXY: Final = server_url("http")
 _DEFAULT_FILE: Final = "services_default/services.toml"
 
 
@@ -119,10 +122,24 @@ class _Reader:
             requests_per_minute=t.integer("requests_per_minute", 1, 10**9),
             tokens_per_minute=t.integer("tokens_per_minute", 1, 10**12),
             price=self._price(t),
+            proxy=self._proxy(t),
             sampling=t.flag("sampling", default=True),
         )
         t.close()
         return model
+
+    def _proxy(self, t: Table) -> str:
+        """The model's way out. It may hold a password: a mistake does not quote it."""
+        value = t.text("proxy", required=False) or ""
+        if value in ("", DIRECT):
+            return value
+        try:
+            _PROXY.parse(value)
+        except ValueError:
+            t.mistake(
+                "proxy", f'is not allowed; allowed: http://host:port, with user:password@ or without, or "{DIRECT}"'
+            )
+        return value
 
     def _concurrency(self, t: Table) -> Mapping[Tier, int]:
         inner = t.table("concurrency")

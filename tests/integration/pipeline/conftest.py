@@ -132,7 +132,7 @@ class Process:
             lease=LeaseSettings(lease_s=LEASE_S), budget=RetryBudget(), hold_result_s=1.0,
         )  # fmt: skip
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str, _proxy: str = "") -> Provider:
         if name != "deepseek":
             raise TaskError(detail="no key")
         return self.provider

@@ -184,7 +184,7 @@ async def test_a_task_that_ends_badly_leaves_row_event_and_dead_letter(
 async def test_a_missing_provider_key_fails_that_task_alone(bench: Bench) -> None:
     """Its detail tells the operator; the viewer sees the code."""
     a = bench.process()
-    a.with_(provider=lambda _: a._provider("nobody"))
+    a.with_(provider=lambda *_: a._provider("nobody"))
     hold = await arrive(bench, a, service_id="once")
     assert await a.run(hold) == Failed(Code.INTERNAL)
     assert "no key" in hold.trace.detail

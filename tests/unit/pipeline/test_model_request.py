@@ -89,6 +89,12 @@ async def test_a_fallback_gets_the_same_request() -> None:
     assert request.prompt == "Review my résumé for cook"
 
 
+async def test_a_model_s_way_out_goes_with_its_request() -> None:
+    request = for_model(await loaded(variables=GOOD), dataclasses.replace(EYE, proxy="http://u:s3cret@h:3128"))
+    assert request.proxy == "http://u:s3cret@h:3128"
+    assert "s3cret" not in repr(request)
+
+
 async def test_missing_variables_are_invalid_and_named() -> None:
     error = await refusal(variables={"who": "x"})
     assert (error.code, error.message) == (Code.INVALID_PAYLOAD, "review: missing variables: resume, role")

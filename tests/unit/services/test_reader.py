@@ -180,6 +180,8 @@ def test_cached_input_costs_as_much_as_input_when_not_said(place: Path) -> None:
             'input = ["text"]\nprice_per_million_usd = { input = -1, output = 1 }',
             "input = -1 is not allowed; allowed: a number from 0 to",
         ),
+        ('input = ["text"]', 'input = ["text"]\nproxy = "socks5://h:1080"', "proxy is not allowed; allowed: http"),
+        ('input = ["text"]', 'input = ["text"]\nproxy = "h:3128"', 'or "direct"'),
         ("[models.flash]", '[models."fl ash"]', "is not an allowed name"),
         ("[services.review]", "[services.Review]", "[services.Review] is not an allowed name"),
         ("[services.review]", "[servicez.review]", 'servicez is unknown; did you mean "services"?'),
@@ -223,6 +225,16 @@ def test_each_mistake_is_named_with_its_place_and_what_is_allowed(place: Path, o
 )  # fmt: skip
 def test_each_wrong_value_is_one_line(place: Path, line: str, said: str) -> None:
     assert said in added(place, line)
+
+
+def test_a_model_s_way_out_is_read_and_its_password_never_shown(place: Path) -> None:
+    told = 'input = ["text"]\nproxy = "http://u:s3cret@10.0.0.8:3128"'
+    book = read(place, GOOD.replace('input = ["text"]', told, 1))
+    assert book.models["flash"].proxy == "http://u:s3cret@10.0.0.8:3128"
+    assert book.models["eye"].proxy == ""
+    assert "s3cret" not in repr(book)
+    found = mistakes(place, GOOD.replace('input = ["text"]', told.replace("http:", "https:"), 1))
+    assert len(found) == 1 and "s3cret" not in found[0]
 
 
 def test_all_mistakes_come_at_once(place: Path) -> None:
