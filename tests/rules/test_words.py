@@ -1,0 +1,292 @@
+"""Words that the field's replaced (docs/glossary.md) and that are not to come back: in names, logs, metrics, commands.
+
+A word here is a sequence of parts of a name: `row_left` is in `_row_left` and `RowLeft`, and not in `arrow_left`. To
+replace one more, change the code first, then add a line. Names that the protocol or a setting fixes stay as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import tokenize
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+
+from daemon.cli import cli
+from daemon.config import catalogue
+from tests.rules.tree import ROOT, files
+
+#: in names of Python and Lua: old -> use instead
+NAMES: Final = {
+    "burial": "consumer deletion",
+    "contracts": "export_contracts, contract_docs",
+    "course": "executor",
+    "deferrals": "snoozes",
+    "entrance": "permit_acquisition",
+    "garbage": "gc",
+    "give_back": "requeue, release",
+    "good_at": "renewed_at",
+    "guard_denied": "concurrency_limited",
+    "idle_bill": "command_budget",
+    "model_open": "model_available",
+    "nonces": "idempotency nonce",
+    "queue_places": "queue_occupancy",
+    "row_left": "row_released",
+    "sim": "loadtest",
+    "stuck_after": "hard_deadline",
+}
+#: in the events of log lines
+EVENTS: Final = {
+    "beat": "lease.renewal, heartbeat",
+    "broke": "crashed",
+    "buried": "deleted",
+    "closed": "unavailable",
+    "deaf": "stalled",
+    "doubtful": "warning",
+    "endings": "results",
+    "found_unseen": "pending_recovered",
+    "freed": "rescued",
+    "ghost": "stranded",
+    "gone": "missing",
+    "handing_back": "requeueing",
+    "hub": "fan_out",
+    "judged": "checked, check_skipped",
+    "leave": "deregister",
+    "left": "cleanup_failed",
+    "not_restorable": "restore_failed",
+    "open": "ready, available",
+    "promises": "reservations",
+    "tail": "settlement",
+    "unheard": "disconnected",
+    "unsent": "flush_timed_out",
+    "upkeep": "rescue",
+    "waiters": "permits",
+}
+#: in names and labels of metrics
+METRICS: Final = {
+    "blobs_left": "blob_cleanup_failures",
+    "closed": "cooldowns, available",
+    "deferrals": "snoozes",
+    "guard_denied": "concurrency_limited",
+    "guard_limit": "permits_max",
+    "guard_used": "permits_in_use",
+    "handed_back": "requeued",
+    "kind": "reason, type, transport",
+    "model_open": "model_available",
+    "places": "queue_occupancy, queue_capacity",
+    "running": "attempts_in_flight",
+    "what": "operation, reason",
+    "why": "reason",
+}
+#: in what metrics say of themselves
+HELPS: Final = {
+    "grows": "Number of …",
+    "guards": "concurrency limits",
+    "handed back": "requeued",
+    "judged": "handled",
+    "moves": "Number of …",
+    "parked": "delayed, snoozed",
+    "promised": "reserved",
+}
+#: in commands, their verbs and their options, as `--help` shows them
+COMMANDS: Final = {
+    "bury": "delete",
+    "close": "block",
+    "contracts": "export-contracts",
+    "open": "unblock",
+    "probe": "healthcheck",
+    "providers": "models",
+    "sim": "loadtest",
+}
+#: `doctor --providers` asks the providers themselves; the contract has more than one file
+RIGHT: Final = {"doctor --providers", "export-contracts"}
+
+PART: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+LOG_CALLS: Final = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+METRIC_CALLS: Final = {"_counter", "_gauge", "_histogram"}
+CODE: Final = files("daemon", suffix=".py")
+
+
+def parts(name: str) -> str:
+    """`_RowLeft` as `row_left`: what a word is looked for in."""
+    return "_".join(part.lower() for part in PART.findall(name))
+
+
+def replaced(name: str, words: Mapping[str, str]) -> list[str]:
+    """The words of the table that stand in `name`, as whole parts; the plural with `s` too."""
+    inside = f"_{parts(name)}_"
+    return [word for word in words if f"_{parts(word)}_" in inside or f"_{parts(word)}s_" in inside]
+
+
+def problem(where: str, name: str, word: str, words: Mapping[str, str]) -> str:
+    """What a failure says: the place, the name, and what to write in its stead."""
+    return f"{where}: `{name}` says `{word}`; use: {words[word]} (docs/glossary.md, tests/rules/test_words.py)"
+
+
+def problems(found: Iterator[tuple[str, str]], words: Mapping[str, str]) -> list[str]:
+    """One line for each name that holds a word of the table."""
+    said = functools.cache(lambda name: replaced(name, words))
+    return [problem(where, name, word, words) for where, name in found for word in said(name)]
+
+
+def lines(found: list[str]) -> str:
+    """All of them, one below the other; pytest shows one of a list."""
+    return "\n".join(["", *found])
+
+
+@functools.cache
+def settings() -> frozenset[str]:
+    """Names of settings, and what is left of each without its first parts; they are public."""
+    names = (entry.name.lower().split("_") for _, entry in catalogue())
+    return frozenset("_".join(name[at:]) for name in names for at in range(len(name) - 1))
+
+
+def fixed(name: str) -> bool:
+    """Whether the name is that of a setting, without its prefix."""
+    return name.strip("_").lower() in settings()
+
+
+def place(path: Path, line: int) -> str:
+    """`file:line`, to be clicked on."""
+    return f"{path.relative_to(ROOT).as_posix()}:{line}"
+
+
+def python_names() -> Iterator[tuple[str, str]]:
+    """Every name in the code; strings and comments are none."""
+    for path in CODE:
+        with path.open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                if token.type == tokenize.NAME:
+                    yield place(path, token.start[0]), token.string
+
+
+def lua_names() -> Iterator[tuple[str, str]]:
+    """Every word of a script outside of its comments."""
+    for path in files("daemon", suffix=".lua"):
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            for name in re.findall(r"[A-Za-z_]\w*", line.split("--")[0]):
+                yield place(path, number), name
+
+
+def called(path: Path, methods: set[str]) -> Iterator[ast.Call]:
+    """Calls of these methods in a file."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in methods:
+                yield node
+
+
+def texts(node: ast.AST) -> list[str]:
+    """The strings below a node."""
+    return [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+
+def log_events() -> Iterator[tuple[str, str]]:
+    """The dotted events that the code logs, also where one of two is chosen."""
+    for path in CODE:
+        for call in called(path, LOG_CALLS):
+            for event in texts(call.args[0]) if call.args else []:
+                if re.fullmatch(r"[a-z_]+\.[a-z_]+", event):
+                    yield place(path, call.lineno), event
+
+
+def metrics() -> Iterator[tuple[str, str, list[str]]]:
+    """Where, name, and the texts beside the name: the help first, then the labels."""
+    path = ROOT / "daemon" / "observability" / "metrics.py"
+    for call in called(path, METRIC_CALLS):
+        name, *rest = [text for argument in call.args for text in texts(argument)]
+        yield place(path, call.lineno), name, rest
+
+
+def metric_names() -> Iterator[tuple[str, str]]:
+    """Names and labels."""
+    for where, name, (_, *labels) in metrics():
+        for text in (name, *labels):
+            yield where, text
+
+
+def metric_helps() -> Iterator[tuple[str, str]]:
+    """What each metric says of itself."""
+    for where, _, (help_, *_) in metrics():
+        yield where, help_
+
+
+def commands(command: click.Command = cli, name: str = "") -> Iterator[tuple[str, str]]:
+    """What `--help` shows: commands, verbs, options. Hidden ones are earlier names, kept for scripts."""
+    callback = command.callback.__code__ if command.callback else None
+    where = place(Path(callback.co_filename), callback.co_firstlineno) if callback else "daemon/cli"
+    if name:
+        yield where, name
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            for option in parameter.opts:
+                if f"{name} {option}" not in RIGHT:
+                    yield where, option
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            if found is not None and not found.hidden:
+                yield from commands(found, inner)
+
+
+def test_no_name_says_a_replaced_word() -> None:
+    """Python and Lua; a name that a setting fixes may stay."""
+    found = (*python_names(), *lua_names())
+    assert len(found) > 50_000
+    bad = problems(((where, name) for where, name in found if not fixed(name)), NAMES)
+    assert not bad, lines(bad)
+
+
+def test_no_log_event_says_a_replaced_word() -> None:
+    """People search for events; one that needs an explanation is not found."""
+    found = list(log_events())
+    assert len(found) > 60
+    bad = problems(iter(found), EVENTS)
+    assert not bad, lines(bad)
+
+
+def test_no_metric_says_a_replaced_word() -> None:
+    """Names and labels are typed into alerts, helps are read at 3 a.m."""
+    found = list(metric_names())
+    assert len(found) > 60
+    bad = problems(iter(found), METRICS) + problems(metric_helps(), HELPS)
+    assert not bad, lines(bad)
+
+
+def test_no_command_says_a_replaced_word() -> None:
+    """Earlier names stay, hidden (daemon/cli/aliases.py)."""
+    found = [(where, name) for where, name in commands() if name not in RIGHT]
+    assert {"models", "block", "loadtest", "--json"} <= {name for _, name in found}
+    bad = problems(iter(found), COMMANDS)
+    assert not bad, lines(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("row_left", ["row_left"]), ("_RowLeft", ["row_left"]), ("ROW_LEFT_S", ["row_left"]), ("arrow_left", []),
+        ("rows_left", []), ("entrances", ["entrance"]), ("simulate", []), ("of_course", ["course"]),
+    ],
+)  # fmt: skip
+def test_a_word_is_found_in_every_spelling_and_only_as_a_word(name: str, words: list[str]) -> None:
+    """Snake, camel, upper case, plural; never in the middle of another word."""
+    assert replaced(name, NAMES) == words
+
+
+def test_a_failure_says_where_and_what_to_write() -> None:
+    """Somebody who never saw this table can mend it from the message alone."""
+    assert problems(iter([("daemon/x.py:7", "worker.deaf")]), EVENTS) == [
+        "daemon/x.py:7: `worker.deaf` says `deaf`; use: stalled (docs/glossary.md, tests/rules/test_words.py)"
+    ]
+
+
+def test_the_names_of_settings_may_stay() -> None:
+    """They are public: `QSTREAMD_PROMISE_TTL_S` is `promise_ttl_s` in the code."""
+    assert fixed("promise_ttl_s") and fixed("_promise_ttl_s") and not fixed("promise")
