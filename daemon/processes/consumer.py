@@ -40,7 +40,7 @@ from daemon.pipeline.in_flight import Hold
 from daemon.pipeline.outcome import Abandoned, Fenced
 from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Provider
-from daemon.processes.lifecycle import Notifier, Progress, Signals, collect_rarely, end, sample_loop_lag
+from daemon.processes.lifecycle import Notifier, Progress, Signals, collect_rarely, end, is_shared, sample_loop_lag
 from daemon.processes.rooms import arm_failpoints, optional
 from daemon.providers.registry import Registry
 from daemon.queues.control import ControlFeed, Controls
@@ -262,10 +262,12 @@ class Daemon:
             "loop": self._check_loop, "reading": self._check_reading, "consuming": hearing.ready,
             "redis": partial(answers, self._client.ping), "postgres": partial(answers, self._pool.fetch, "SELECT 1"),
         }  # fmt: skip
-        health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather, more)
-        await health.start()
-        stack.push_async_callback(health.stop)
-        self.address = health.address
+        self._health = HealthServer(s.ops, metrics, checks, hearing.alive, self._gather, more)
+        await self._health.start()
+        stack.push_async_callback(self._health.stop)
+        self.address = self._health.address
+        if is_shared(self.address):
+            _log.info("ops.port_shared", address=self.address)  # a rollover, or two instances with the same OPS_PORT
 
     def _admin_routes(self, events: Events) -> list[web.RouteDef]:
         """The admin API for queues, in a build that has it."""
@@ -335,9 +337,11 @@ class Daemon:
 
     async def _drain(self, readers: Sequence[asyncio.Task[None]]) -> None:
         _log.info("daemon.draining", running=len(self._leases), drain_s=self._settings.shutdown.drain_s)
-        for consumer in self._consumers.values():
-            await consumer.stop()
         async with asyncio.TaskGroup() as group:
+            for consumer in self._consumers.values():  # side by side: none may read on while another one is told
+                group.create_task(consumer.stop())
+            if is_shared(self.address):  # health checks and scrapes are for the process that goes on
+                group.create_task(self._health.stop())
             cut = group.create_task(self._cut_off(readers), name="cut-off")
             await asyncio.wait(readers)
             cut.cancel()

@@ -13,7 +13,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
@@ -23,6 +25,7 @@ from daemon.observability.metrics import Metrics
 
 STATUS_EVERY_S: Final = 5.0  #: how old the line in `systemctl status` may be
 _FIRST_INHERITED: Final = 3  #: sd_listen_fds(3)
+_LISTENING: Final = "0A"  #: TCP_LISTEN in /proc/net/tcp
 _EXTEND_BEATS: Final = 4  #: a drain has so many beats to say that it goes on
 CANCEL_AGAIN_S: Final = 1.0  #: pause before a task that survived its cancellation is cancelled again
 #: allocations before the youngest objects are looked through for cycles; Python's own 700 suits short scripts
@@ -199,6 +202,16 @@ def inherited_socket(settings: SystemdSettings) -> socket.socket | None:
     if settings.listen_pid != os.getpid() or not settings.listen_fds:
         return None
     return socket.socket(fileno=_FIRST_INHERITED)
+
+
+def is_shared(address: str, tables: Iterable[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> bool:
+    """Whether another process of this host listens on the port of `address` too; no where the kernel does not say."""
+    end, found = f":{int(address.rpartition(':')[2]):04X}", 0
+    for table in tables:
+        with suppress(OSError):
+            rows = [line.split() for line in Path(table).read_text("ascii").splitlines()[1:]]
+            found += sum(row[3] == _LISTENING and row[1].endswith(end) for row in rows)
+    return found > 1
 
 
 def _address(notify_socket: str | None) -> str | None:

@@ -52,7 +52,7 @@ class HealthServer:
         self.address = ""
 
     async def start(self) -> None:
-        """Listen; raises OSError when the port is taken."""
+        """Listen, also beside another daemon of the same user (a rollover); OSError when others have the port."""
         app = web.Application()
         app.add_routes(
             [
@@ -64,7 +64,7 @@ class HealthServer:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=30.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._settings.host, self._settings.port)
+        site = web.TCPSite(self._runner, self._settings.host, self._settings.port, reuse_port=True)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self.address = f"http://{host}:{port}"

@@ -37,6 +37,7 @@ from daemon.domain.messages import TaskMessage
 from daemon.events.log import Events
 from daemon.processes import consumer as module
 from daemon.processes.consumer import Daemon, run_daemon
+from daemon.processes.lifecycle import is_shared
 from daemon.queues.admission import Admission
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
@@ -49,6 +50,7 @@ from tests.leaks import Leaks
 from tests.waiting import WaitUntil, wait_until
 
 QUEUE = "q_paid_stream"
+QUEUES = [f"q_{tier}_{kind}" for tier in ("paid", "free") for kind in ("stream", "batch", "vision")]
 SERVICES = """
 [models.m]
 provider = "deepseek"
@@ -278,6 +280,43 @@ async def test_a_drain_lets_answers_end_and_reads_nothing(slow: Settings, client
         await submit(client, "t2")
     assert (await end_of(client, "t1")).type == "done"
     assert not await started(client, "t2")
+
+
+async def test_a_stop_unblocks_the_reads_of_all_queues_within_a_second(settings: Settings, client: Redis) -> None:
+    """Six blocked reads (BLOCK 30 s); what comes afterwards is left to others."""
+    async with running(settings, *QUEUES) as daemon:
+        await wait_until(lambda: blocked(client, len(QUEUES)), description="all queues are read")
+        began = asyncio.get_running_loop().time()
+        daemon.stop()
+        await wait_until(lambda: blocked(client, 0), description="nothing is read")
+        assert asyncio.get_running_loop().time() - began < 1
+        await submit(client, "t1")
+    assert await client.xlen(keys.queue_keys(QUEUE).tasks) == 1 and not await started(client, "t1")
+
+
+async def blocked(client: Redis, count: int) -> bool:
+    """Whether so many connections of daemons wait in a blocking read."""
+    named = [c for c in await client.client_list() if c["name"].startswith("qstreamd-read-")]
+    return sum("b" in c["flags"] for c in named) == count
+
+
+async def test_two_daemons_share_the_ops_port_until_one_drains(
+    slow: Settings, client: Redis, wait_until: WaitUntil
+) -> None:
+    """A rollover: from its signal on the one that stops takes no connection, and the other one answers all."""
+    async with running(slow) as old:
+        await submit(client, "t1")
+        await wait_until(lambda: started(client, "t1"), description="it runs")
+        shared = replace(slow, ops=OpsSettings(port=int(old.address.rpartition(":")[2])))
+        async with running(shared) as new:
+            assert new.address == old.address
+            old.stop()
+            await wait_until(lambda: not is_shared(old.address), description="one listens")
+            assert old.status() == "draining: 1 still run"
+            for _ in range(8):
+                status, body = await get(new.address, "/healthz/ready")
+                assert status == 200, body
+            assert (await end_of(client, "t1")).type == "done"
 
 
 async def started(client: Redis, task_id: str) -> bool:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -23,6 +24,7 @@ from daemon.processes.lifecycle import (
     Signals,
     collect_rarely,
     inherited_socket,
+    is_shared,
     sample_loop_lag,
 )
 from tests.waiting import WaitUntil
@@ -196,3 +198,21 @@ def test_what_was_imported_is_looked_through_no_more() -> None:
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:24F8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0 100 0 0 10 0
+   1: 0100007F:24F8 0100007F:9C40 01 00000000:00000000 00:00000000 00000000  1000        0 2 1 0 100 0 0 10 0
+   2: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 3 1 0 100 0 0 10 0
+"""
+
+
+def test_a_port_is_shared_when_two_sockets_listen_there(tmp_path: Path) -> None:
+    """Connections do not count, nor other ports; a table that cannot be read says nothing."""
+    table = tmp_path / "tcp"
+    table.write_text(TABLE)
+    assert not is_shared("http://127.0.0.1:9464", [str(table), str(tmp_path / "tcp6")])
+    table.write_text(TABLE + TABLE.splitlines()[1] + "\n")
+    assert is_shared("http://127.0.0.1:9464", [str(table)])
+    assert not is_shared("http://127.0.0.1:8080", [str(table)])
