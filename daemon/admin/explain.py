@@ -150,7 +150,7 @@ def _delayed(f: TaskFacts, _: float) -> Explanation | None:
         "GUARD_USER": ("other tasks of its user run", "该用户的其他任务正在运行"),
         "GUARD_MODEL": ("no place is free at its model", "模型暂无空位"),
         "RATE_LIMITED": ("the provider limits the rate of its model", "模型被限流"),
-        "BREAKER_OPEN": ("its model is in trouble and closed for a while", "模型故障，暂时关闭"),
+        "BREAKER_OPEN": ("its model has failed and is unavailable for a while", "模型故障，暂时不可用"),
         "QUEUE_PAUSED": ("the queue was paused", "队列已暂停"),
     }
     if f.parked in words:
@@ -280,7 +280,7 @@ def _closed(f: TaskFacts) -> tuple[str, str]:
     if f.closed is None:
         return "", ""
     why, left = f.closed
-    return f"; closed for {left:.0f} s more ({why})", f"；还将关闭 {left:.0f} 秒（{why}）"
+    return f"; unavailable for {left:.0f} s more ({why})", f"；还有 {left:.0f} 秒不可用（{why}）"
 
 
 # --- life ---------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ async def test_a_closed_model_is_told_with_its_time(at: Connections, system: Sys
     await at.redis.set(keys.model_keys("deepseek-pro").closed, "RATE_LIMITED", px=8000)
     _, found = await explained(at, "t1")
     assert found.code == "RATE_LIMITED"
-    assert "closed for" in found.en
+    assert "unavailable for" in found.en
 
 
 async def test_a_promise_is_told_from_a_task(at: Connections, system: System) -> None:
