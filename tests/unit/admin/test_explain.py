@@ -73,7 +73,11 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
         {"due_at": 999.0, "parked": "GUARD_MODEL", "guards": [GuardFill("model", 50, 50, holds=False, rank=0)]},
         ["it is next", "asks again now"],
     ),
-    ("RATE_LIMITED", {"due_at": 1012.0, "parked": "RATE_LIMITED", "closed": ("RATE_LIMITED", 9.0)}, ["unavailable for 9"]),
+    (
+        "RATE_LIMITED",
+        {"due_at": 1012.0, "parked": "RATE_LIMITED", "closed": ("RATE_LIMITED", 9.0)},
+        ["unavailable for 9 s"],
+    ),
     (
         "RETRY_AT",
         {
