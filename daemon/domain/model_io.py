@@ -19,7 +19,8 @@ class Picture:
 
 
 #: what a call can do without: a model that refuses one of these is asked again without it
-Parameter = Literal["temperature", "max_output_tokens", "user_tag", "json_output", "stream_usage"]
+Parameter = Literal["temperature", "max_output_tokens", "user_tag", "json_output", "stream_usage", "reasoning"]
+Reasoning = Literal["off", "low", "medium", "high"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class ModelRequest:
     json_output: bool = False
     max_output_tokens: int | None = None
     temperature: float | None = None
+    reasoning: Reasoning | None = None  #: how much the model thinks; None: as it likes
     user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
     proxy: str = field(default="", repr=False)  #: the model's own way out; "": the provider's
     omit: frozenset[Parameter] = frozenset()  #: not sent, whatever the fields above say: the model refuses them

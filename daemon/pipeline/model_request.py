@@ -74,7 +74,9 @@ async def load(
 def for_model(request: ModelRequest, model: Model, refused: frozenset[Parameter] = frozenset()) -> ModelRequest:
     """The request as `model` takes it: without a temperature if it takes none, and without what it has `refused`."""
     omit: frozenset[Parameter] = refused if model.sampling else refused | _SAMPLING
-    return replace(request, provider=model.provider, model_name=model.name, proxy=model.proxy, omit=omit)
+    return replace(
+        request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy, omit=omit
+    )
 
 
 def _input(message: TaskMessage, context: TaskContext | None) -> _Input:

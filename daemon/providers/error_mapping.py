@@ -66,6 +66,7 @@ _TOO_LONG: Final = frozenset({"context_length_exceeded", "string_above_max_lengt
 #: a quoted name, or one that is no everyday word
 _PARAMETER: Final = re.compile(
     r"(?<=['\"`])[A-Za-z_][A-Za-z_.]*(?=['\"`])|[A-Za-z]+(?:[._][A-Za-z]+)+|temperature|[a-z]+[A-Z]\w+"
+    r"|(?i:thinking[ _](?:level|budget))"
 )
 _MESSAGE_CHARACTERS: Final = 500  #: of a message that are looked at; the name stands at its beginning
 _PIECE: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -137,7 +138,7 @@ def refused_parameter(refusal: Refusal, named: Iterable[object], message: object
 
 def _plain(name: str) -> str:
     """`maxOutputTokens` and `max_output_tokens` are one name."""
-    return name.replace("_", "").lower()
+    return name.replace("_", "").replace(" ", "").lower()
 
 
 def lost(error: BaseException) -> ProviderError:

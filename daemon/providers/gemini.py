@@ -34,6 +34,7 @@ from daemon.providers.error_mapping import (
     to_error,
     token_count,
 )
+from daemon.providers.reasoning import gemini_config
 
 if TYPE_CHECKING:
     import httpx2
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
 API_VERSION: Final = "v1beta"
 #: the fields of a request that it can do without, and our names for them
 _OPTIONAL: Final = MappingProxyType[str, Parameter](
-    {"temperature": "temperature", "maxOutputTokens": "max_output_tokens", "responseMimeType": "json_output"}
-)
+    {"temperature": "temperature", "maxOutputTokens": "max_output_tokens", "responseMimeType": "json_output",
+     "thinkingConfig": "reasoning", "thinkingLevel": "reasoning", "thinkingBudget": "reasoning"}
+)  # fmt: skip
 
 
 class Gemini(Adapter["genai.Client", "Answer"]):
@@ -120,6 +122,9 @@ def arguments(request: ModelRequest) -> tuple[Any, types.GenerateContentConfig]:
         max_output_tokens=request.max_output_tokens if request.sends("max_output_tokens") else None,
         temperature=request.temperature if request.sends("temperature") else None,
         response_mime_type="application/json" if request.json_output and request.sends("json_output") else None,
+        thinking_config=gemini_config(request.model_name, request.reasoning)
+        if request.reasoning and request.sends("reasoning")
+        else None,
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         automatic_continuation=False,
     )

@@ -38,6 +38,7 @@ from daemon.providers.error_mapping import (
     to_error,
     token_count,
 )
+from daemon.providers.reasoning import openai_fields
 
 if TYPE_CHECKING:
     import httpx2
@@ -58,6 +59,7 @@ class Dialect:
         return {
             "temperature": "temperature", self.max_tokens_field: "max_output_tokens", self.user_field: "user_tag",
             "response_format": "json_output", "stream_options": "stream_usage",
+            "reasoning_effort": "reasoning", "thinking": "reasoning", "extra_body": "reasoning",
         }  # fmt: skip
 
 
@@ -110,7 +112,8 @@ class OpenAICompatible(Adapter["openai.AsyncOpenAI", "Answer"]):
         )
         refused = self._error(refusal)
         sent = arguments(self._dialect, request)
-        optional = {theirs: ours for theirs, ours in self._dialect.optional.items() if theirs in sent}
+        names = sent.keys() | sent.get("extra_body", {}).keys()
+        optional = {theirs: ours for theirs, ours in self._dialect.optional.items() if theirs in names}
         refused.parameter = refused_parameter(refusal, [fields.get("param")], fields.get("message"), optional)
         return refused
 
@@ -145,6 +148,7 @@ def arguments(dialect: Dialect, request: ModelRequest) -> dict[str, Any]:
         found[dialect.max_tokens_field] = request.max_output_tokens
     if request.user_tag:
         found[dialect.user_field] = request.user_tag
+    found |= openai_fields(dialect.name, request.reasoning)
     for theirs, ours in dialect.optional.items():
         if not request.sends(ours):
             found.pop(theirs, None)

@@ -16,6 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from daemon.domain.events import Usage
+from daemon.domain.model_io import Reasoning
 from daemon.domain.queues import QueueSpec, Tier
 
 Output = Literal["text", "json"]
@@ -61,6 +62,7 @@ class Model:
     tokens_per_minute: int | None = None
     price: Price | None = None  #: None: what a call costs is unknown, which is not zero
     proxy: str = field(default="", repr=False)  #: http://… or DIRECT; "": QSTREAMD_HTTPS_PROXY decides
+    reasoning: Reasoning | None = None  #: how much it thinks; None: as the provider has it
     sampling: bool = True  #: False: the model refuses a temperature, so none is sent
 
 

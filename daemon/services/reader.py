@@ -14,11 +14,12 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from daemon.config.types import server_url
 from daemon.domain.errors import ConfigError
 from daemon.domain.messages import SERVICE_PATTERN
+from daemon.domain.model_io import Reasoning
 from daemon.domain.queues import DEFAULT_QUEUES, QUEUE_PATTERN, Mode, QueueSpec, Tier
 from daemon.services.catalog import (
     DIRECT,
@@ -36,6 +37,7 @@ from daemon.services.table import Table
 PROVIDERS: Final = ("deepseek", "openai", "gemini")
 INPUTS: Final = ("text", "image")
 TIERS: Final = tuple(Tier)
+REASONING: Final[tuple[Reasoning, ...]] = get_args(Reasoning)
 MODEL_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$"
 FILE_BYTES_MAX: Final = 1024 * 1024
 ATTEMPTS_MAX: Final = 10  # as `maxAttempts` of a message
@@ -123,10 +125,15 @@ class _Reader:
             tokens_per_minute=t.integer("tokens_per_minute", 1, 10**12),
             price=self._price(t),
             proxy=self._proxy(t),
+            reasoning=self._reasoning(t),
             sampling=t.flag("sampling", default=True),
         )
         t.close()
         return model
+
+    def _reasoning(self, t: Table) -> Reasoning | None:
+        word = t.choice("reasoning", REASONING, required=False)
+        return next((known for known in REASONING if known == word), None)
 
     def _proxy(self, t: Table) -> str:
         """The model's way out. It may hold a password: a mistake does not quote it."""

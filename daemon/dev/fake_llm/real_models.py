@@ -12,7 +12,8 @@ from typing import Any, Final
 #: models that a vendor answers for today, of those that the guide recommends
 OFFERED: Final = frozenset(
     {
-        "deepseek-flash", "deepseek-v4-pro", "gpt-6-luna", "gpt-6.1-terra", "gemini-3.5-flash-lite", "gemini-3.8-flash",
+        "deepseek-flash", "deepseek-v4-pro", "gpt-6-luna", "gpt-6.1-terra", "gpt-6.2-sol", "gemini-3.5-flash-lite",
+        "gemini-3.8-flash",
     }
 )  # fmt: skip
 #: models that reason take no temperature but the default, and count their thoughts in `max_completion_tokens`
@@ -27,9 +28,17 @@ def refusal(model: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]] |
         if body.get("temperature", 1) != 1:
             told = f"does not support {body['temperature']} with this model. Only the default (1) value is supported."
             return 400, _unsupported("value", "temperature", told)
+        if model == "gpt-6.2-sol" and body.get("reasoning_effort") == "none":
+            told = "does not support 'none' with this model. Supported values are: 'low', 'medium', and 'high'."
+            return 400, _unsupported("value", "reasoning_effort", told)
         if "max_tokens" in body:
             told = "is not supported with this model. Use 'max_completion_tokens' instead."
             return 400, _unsupported("parameter", "max_tokens", told)
+    # the vendor reads thinkingLevel and thinking_level; its SDK writes the latter
+    thinking = (body.get("generationConfig") or {}).get("thinkingConfig") or {}
+    if model == "gemini-3.8-flash" and "MINIMAL" in thinking.values():
+        told = "Thinking level MINIMAL is not supported for this model. Please retry with other thinking level."
+        return 400, {"code": 400, "message": told, "status": "INVALID_ARGUMENT"}
     return None
 
 

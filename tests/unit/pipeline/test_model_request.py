@@ -89,6 +89,13 @@ async def test_a_fallback_gets_the_same_request() -> None:
     assert request.prompt == "Review my résumé for cook"
 
 
+async def test_how_much_it_thinks_is_the_model_s_own() -> None:
+    """A fallback that has no such setting is asked without it."""
+    asked = await loaded(variables=GOOD)
+    assert for_model(for_model(asked, dataclasses.replace(EYE, reasoning="off")), EYE).reasoning is None
+    assert for_model(asked, dataclasses.replace(EYE, reasoning="low")).reasoning == "low"
+
+
 async def test_a_model_s_way_out_goes_with_its_request() -> None:
     request = for_model(await loaded(variables=GOOD), dataclasses.replace(EYE, proxy="http://u:s3cret@h:3128"))
     assert request.proxy == "http://u:s3cret@h:3128"

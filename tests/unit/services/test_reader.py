@@ -181,6 +181,7 @@ def test_cached_input_costs_as_much_as_input_when_not_said(place: Path) -> None:
             "input = -1 is not allowed; allowed: a number from 0 to",
         ),
         ('input = ["text"]', 'input = ["text"]\nproxy = "socks5://h:1080"', "proxy is not allowed; allowed: http"),
+        ('input = ["text"]', 'input = ["text"]\nreasoning = "max"', "allowed: off, low, medium, high"),
         ('input = ["text"]', 'input = ["text"]\nproxy = "h:3128"', 'or "direct"'),
         ("[models.flash]", '[models."fl ash"]', "is not an allowed name"),
         ("[services.review]", "[services.Review]", "[services.Review] is not an allowed name"),
