@@ -2,7 +2,8 @@
 
 A file runs in one transaction together with the note that it ran, so a crash leaves nothing half done; a file whose
 first line is `-- no transaction` (for CREATE INDEX CONCURRENTLY) runs bare and must be safe to repeat. Applied files
-are history: a changed one, or one that this release does not know, stops the run before anything is touched.
+are history: a changed one, or one that this release does not know, stops the run before anything is touched. A file
+with the line `-- expand-only` suits the releases before it: they start on its schema, and it is applied beside them.
 Called by `cli.migrate`, by tests, and (for `check_schema` and `claim_environment`) by `processes` at start.
 """
 
@@ -30,6 +31,7 @@ LOCK_WAIT_S: Final = 60.0  #: for another runner to finish
 FILE_S: Final = 600.0  #: for one file
 _FILE_NAME: Final = re.compile(r"^\d{4}_[a-z0-9_]+\.sql$")
 _NO_TRANSACTION: Final = "-- no transaction"
+_EXPAND_ONLY: Final = "-- expand-only"
 
 
 class MigrationRefused(ConfigError):
@@ -53,6 +55,11 @@ class Migration:
         """False for a file that opted out on its first line."""
         return not self.sql.startswith(_NO_TRANSACTION)
 
+    @property
+    def expands(self) -> bool:
+        """True for a file that says that it only adds: what the releases before it read and write stays as it was."""
+        return _EXPAND_ONLY in self.sql.splitlines()
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -69,17 +76,17 @@ def load_migrations() -> list[Migration]:
     return [Migration(e.name.removesuffix(".sql"), e.read_text("utf-8")) for e in named]
 
 
-def plan(shipped: Sequence[Migration], applied: Sequence[tuple[str, str]]) -> list[Migration]:
-    """What is still to be applied, given (name, sha256) of what was. `MigrationRefused` has a line for each mistake."""
+def plan(shipped: Sequence[Migration], applied: Sequence[tuple[str, str, bool]]) -> list[Migration]:
+    """What is missing, given (name, sha256, expands) of what was applied. `MigrationRefused` has a line a mistake."""
     known = {m.name: m for m in shipped}
     mistakes = [
         f"migration {name} was applied to this database but is unknown to this release: use the newer release"
         if name not in known
         else f"migration {name} was changed after it had been applied: put the old text back and add a new file"
-        for name, sha256 in applied
-        if name not in known or known[name].sha256 != sha256
+        for name, sha256, expands in applied
+        if (not expands if name not in known else known[name].sha256 != sha256)
     ]
-    done = {name for name, _ in applied}
+    done = {name for name, _, _ in applied}
     pending = [m for m in shipped if m.name not in done]
     last = max(done, default="")
     mistakes += [
@@ -92,17 +99,22 @@ def plan(shipped: Sequence[Migration], applied: Sequence[tuple[str, str]]) -> li
     return pending
 
 
-async def migrate(url: str, shipped: Sequence[Migration] | None = None) -> list[str]:
+async def migrate(url: str, shipped: Sequence[Migration] | None = None, *, force: bool = False) -> list[str]:
     """Apply what is missing; the names of what was applied now, in order (empty: all was there).
 
     Concurrent runs wait for each other, up to `LOCK_WAIT_S`. May be repeated after any failure. Raises `StoreAway`,
-    `MigrationRefused`, or `ConfigError` behind pgbouncer and when a file itself fails.
+    `MigrationRefused` (without `force` also for processes that are connected and could not go on), or `ConfigError`
+    behind pgbouncer and when a file itself fails.
     """
     migrations = load_migrations() if shipped is None else shipped
     async with _connected(url) as connection:
         await _lock(connection)  # ends with the connection
         await _lay_ground(connection)
-        pending = plan(migrations, await _applied(connection))
+        pending = plan(migrations, applied := await _applied(connection))
+        breaking = [m.name for m in pending if applied and not m.expands]
+        if breaking and not force and (count := await connection.fetchval(_IN_USE)):
+            why = f"{', '.join(breaking)} can't be applied beside older releases, which have {count} connections open"
+            raise MigrationRefused([f"{why}: stop daemons and gateways (systemctl stop qstreamd.target), then migrate"])
         for migration in pending:
             await _apply(connection, migration)
         return [m.name for m in pending]
@@ -113,17 +125,14 @@ async def status(url: str, shipped: Sequence[Migration] | None = None) -> Status
     migrations = load_migrations() if shipped is None else shipped
     async with _connected(url) as connection:
         applied = await _applied(connection)
-        return Status(tuple(name for name, _ in applied), tuple(m.name for m in plan(migrations, applied)))
+        return Status(tuple(name for name, _, _ in applied), tuple(m.name for m in plan(migrations, applied)))
 
 
 async def check_schema(pool: Pool) -> None:
     """Return when the database is as this release needs it. `ConfigError` names what is missing or does not fit."""
     rows = await pool.fetch("SELECT to_regclass('qstreamd.migrations') IS NOT NULL AS there")
-    applied: list[tuple[str, str]] = []
-    if rows[0]["there"]:
-        applied = [(r["name"], r["sha256"]) for r in await pool.fetch(_APPLIED)]
-    pending = plan(load_migrations(), applied)
-    if pending:
+    applied = await pool.fetch(_APPLIED) if rows[0]["there"] else []
+    if pending := plan(load_migrations(), [(r["name"], r["sha256"], r["expands"]) for r in applied]):
         names = ", ".join(m.name for m in pending)
         raise ConfigError([f"Postgres: migrations are missing ({names}); run `python -m daemon migrate`"])
 
@@ -140,7 +149,12 @@ async def claim_environment(pool: Pool, environment: str) -> None:
         )
 
 
-_APPLIED: Final = "SELECT name, sha256 FROM qstreamd.migrations ORDER BY name"
+_ADDED_LATER: Final = "ADD COLUMN IF NOT EXISTS expands boolean NOT NULL DEFAULT false"
+_APPLIED: Final = """SELECT name, sha256, coalesce(to_jsonb(m) ->> 'expands', 'false')::boolean AS expands
+FROM qstreamd.migrations AS m ORDER BY name"""
+_NOTE: Final = "INSERT INTO qstreamd.migrations (name, sha256, expands) VALUES ($1, $2, $3)"
+_IN_USE: Final = """SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'qstreamd'"""
 
 
 @asynccontextmanager
@@ -186,16 +200,17 @@ async def _lay_ground(connection: asyncpg.Connection[Any]) -> None:
             "CREATE TABLE qstreamd.migrations (name text PRIMARY KEY, sha256 text NOT NULL,"
             " applied_at timestamptz NOT NULL DEFAULT now())"
         )
+    await connection.execute(f"ALTER TABLE qstreamd.migrations {_ADDED_LATER}")
 
 
-async def _applied(connection: asyncpg.Connection[Any]) -> list[tuple[str, str]]:
+async def _applied(connection: asyncpg.Connection[Any]) -> list[tuple[str, str, bool]]:
     if not await connection.fetchval("SELECT to_regclass('qstreamd.migrations') IS NOT NULL"):
         return []
-    return [(r["name"], r["sha256"]) for r in await connection.fetch(_APPLIED)]
+    return [(r["name"], r["sha256"], r["expands"]) for r in await connection.fetch(_APPLIED)]
 
 
 async def _apply(connection: asyncpg.Connection[Any], migration: Migration) -> None:
-    note = ("INSERT INTO qstreamd.migrations (name, sha256) VALUES ($1, $2)", migration.name, migration.sha256)
+    note = (_NOTE, migration.name, migration.sha256, migration.expands)
     try:
         if migration.transactional:
             async with connection.transaction():

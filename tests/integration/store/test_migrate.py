@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -125,6 +126,50 @@ async def test_a_changed_or_unknown_file_stops_the_run_before_anything(empty_url
     assert (await status(empty_url, [ONE, TWO])).applied == ("0001_one",)
 
 
+THREE = Migration("0003_three", "-- expand-only\nALTER TABLE qstreamd.one ADD COLUMN m int;")
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Pool]:
+    """As a daemon is."""
+    pool = await Pool(PostgresSettings(url=SecretStr(url))).start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def test_the_release_before_works_on_a_schema_that_only_grew(empty_url: str) -> None:
+    """It starts there and its own migrate finds nothing to do, also where the table of migrations is an old one."""
+    shipped = load_migrations()
+    await migrate(empty_url, shipped)
+    await run(empty_url, "ALTER TABLE qstreamd.migrations DROP COLUMN expands")
+    assert (await status(empty_url, shipped)).pending == ()
+    newer = Migration("9999_newer", "-- expand-only\nALTER TABLE qstreamd.tasks ADD COLUMN later int;")
+    assert await migrate(empty_url, [*shipped, newer]) == ["9999_newer"]
+    async with connected(empty_url) as older:
+        await check_schema(older)
+        assert await migrate(empty_url) == []
+        assert (await status(empty_url)).applied == (*(m.name for m in shipped), "9999_newer")
+        await run(empty_url, "UPDATE qstreamd.migrations SET expands = false WHERE name = '9999_newer'")
+        with pytest.raises(ConfigError, match=r"9999_newer was applied .* unknown to this release"):
+            await check_schema(older)
+
+
+async def test_what_takes_away_is_not_applied_beside_processes_of_an_older_release(empty_url: str) -> None:
+    """What only adds is. With nobody connected, or when told to, all is applied."""
+    await migrate(empty_url, [ONE])
+    async with connected(empty_url):
+        with pytest.raises(
+            MigrationRefused, match=r"0002_two: can.t be applied beside older releases.*stop daemons and gateways"
+        ):
+            await migrate(empty_url, [ONE, TWO])
+        assert await migrate(empty_url, [ONE, TWO], force=True) == ["0002_two"]
+        assert await migrate(empty_url, [ONE, TWO, THREE]) == ["0003_three"]
+    four = Migration("0004_four", "ALTER TABLE qstreamd.one DROP COLUMN n;")
+    assert await migrate(empty_url, [ONE, TWO, THREE, four]) == ["0004_four"]
+
+
 async def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +262,17 @@ def test_the_command_applies_and_tells(empty_url: str, monkeypatch: pytest.Monke
         "applied_now": [],
         "applied": [],
         "pending": [m.name for m in load_migrations()],
+        "breaking": [],
     }
+    monkeypatch.setattr(migrations, "load_migrations", lambda: [ONE])
+    asyncio.run(migrate(empty_url))
+    for files in ([ONE, TWO], [ONE, THREE]):
+        monkeypatch.setattr(migrations, "load_migrations", lambda files=files: files)
+        told = runner.invoke(command, ["--status"]).output
+        assert ("no older release can work on its schema" in told) is (TWO in files)
+    asyncio.run(run(empty_url, "DROP SCHEMA qstreamd CASCADE"))
+    monkeypatch.undo()
+    monkeypatch.setenv("DATABASE_URL", empty_url)
     done = runner.invoke(command, [])
     assert done.exit_code == 0 and "applied now  0001_ledger" in done.output and "up to date" not in done.output
     after = runner.invoke(command, ["--status"])

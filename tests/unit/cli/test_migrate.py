@@ -16,7 +16,8 @@ URL = "postgresql://u:hunter2hunter2@db.example/d"
 def test_postgres_away_is_75(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, no traceback, no password."""
 
-    async def away(_url: str) -> list[str]:
+    async def away(_url: str, *, force: bool) -> list[str]:
+        assert not force
         raise StoreAway("Postgres can't be reached (ConnectionRefusedError)")
 
     monkeypatch.setattr(migrate, "migrate", away)
