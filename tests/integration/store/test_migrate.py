@@ -161,7 +161,7 @@ async def test_what_takes_away_is_not_applied_beside_processes_of_an_older_relea
     await migrate(empty_url, [ONE])
     async with connected(empty_url):
         with pytest.raises(
-            MigrationRefused, match=r"0002_two: can.t be applied beside older releases.*stop daemons and gateways"
+            MigrationRefused, match=r"0002_two can't be applied beside older releases.*stop daemons and gateways"
         ):
             await migrate(empty_url, [ONE, TWO])
         assert await migrate(empty_url, [ONE, TWO], force=True) == ["0002_two"]
