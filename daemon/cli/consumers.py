@@ -14,9 +14,9 @@ from daemon.cli import terminal as t
 @click.command("consumers", epilog="Examples:  python -m daemon consumers   |   consumers --delete")
 @click.option("--queue", metavar="Q", help="Only this queue.")
 @click.option("--delete", is_flag=True, help="Delete the lapsed that have nothing pending; what is pending never goes.")
-@click.option("--bury", is_flag=True, hidden=True)  # the earlier name
+@click.option("--bury", "earlier_name", is_flag=True, hidden=True)
 @t.as_json
-def command(*, queue: str | None, delete: bool, bury: bool, as_json: bool) -> None:
+def command(*, queue: str | None, delete: bool, earlier_name: bool, as_json: bool) -> None:
     """Who reads what: tasks in hand, last word, life.
 
     alive: its record is fresh. lapsed: it went silent; the living take over its tasks within a lease, then delete it.
@@ -24,7 +24,7 @@ def command(*, queue: str | None, delete: bool, bury: bool, as_json: bool) -> No
     """
     settings = config.load()
     t.no_colour(settings.runtime.no_color)
-    found, deleted = t.run(_look(settings, queue, delete=delete or bury))
+    found, deleted = t.run(_look(settings, queue, delete=delete or earlier_name))
     if as_json:
         t.emit({"consumers": t.plain(found), "deleted": t.plain(deleted)})
         return

@@ -149,7 +149,7 @@ class Engine:
     async def _attempts(self, message: Message) -> None:
         while not (answer := await self._attempt(message)).ok:
             if answer.final or message.retried >= message.options.retries:
-                self._bury(message, answer)
+                self._dead_letter(message, answer)
                 return
             due = self.clock.now() + self._retry_delay_s(message, answer)
             message.retried += 1
@@ -178,7 +178,7 @@ class Engine:
                 pass  # it had a value for the first retry and has none for this one
         return default_delay_s(message.retried + 1)
 
-    def _bury(self, message: Message, answer: Answer) -> None:
+    def _dead_letter(self, message: Message, answer: Answer) -> None:
         """Into the dead letters, and a failure callback, which is a message of its own that no limit holds up."""
         now = self.clock.now()
         letter = DeadLetter(random_id(f"{round(now * 1000)}-", 6), message, answer)
