@@ -14,7 +14,9 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args
+
+from pydantic import TypeAdapter
 
 from daemon.config.types import server_url
 from daemon.domain.errors import ConfigError
@@ -44,7 +46,7 @@ ATTEMPTS_MAX: Final = 10  # as `maxAttempts` of a message
 PARALLELISM_DEFAULT: Final = 5
 GIVES_WAY_S_MAX: Final = 3600.0  # a wait has an end: QSTREAMD_GUARD_WAIT_MAX_S
 
-_PROXY: Final = server_url("http")
+_PROXY: Final = TypeAdapter(Annotated[str, server_url("http")])
 _DEFAULT_FILE: Final = "services_default/services.toml"
 
 
@@ -141,7 +143,7 @@ class _Reader:
         if value in ("", DIRECT):
             return value
         try:
-            _PROXY.parse(value)
+            _PROXY.validate_python(value)
         except ValueError:
             t.mistake(
                 "proxy", f'is not allowed; allowed: http://host:port, with user:password@ or without, or "{DIRECT}"'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,7 +171,7 @@ async def test_a_cancelled_tasks_images_go_with_it(
     settings: Settings, at: Connections, system: System, tmp_path: Path
 ) -> None:
     """Those on this host's disk; the sweep takes what lies on another's."""
-    settings = replace(settings, blobs=replace(settings.blobs, dir=str(tmp_path)))
+    settings = settings.model_copy(update={"blobs": settings.blobs.model_copy(update={"dir": str(tmp_path)})})
     disk = DiskBlobs(settings.blobs, at.clock)
     disk.make()
     task = TaskMessage(

@@ -156,7 +156,7 @@ async def test_one_task_s_trouble_is_its_own(at: Connections, system: System, or
 
 async def test_images_go_with_their_tasks(settings: Settings, tmp_path: Path) -> None:
     """Those in Redis and those on this host's disk."""
-    settings = replace(settings, blobs=BlobSettings(dir=str(tmp_path)))
+    settings = settings.model_copy(update={"blobs": BlobSettings(dir=str(tmp_path))})
     async with Connections(settings) as at:
         disk = DiskBlobs(settings.blobs, at.clock)
         disk.make()

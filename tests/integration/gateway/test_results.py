@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -188,8 +187,8 @@ async def test_a_row_that_a_cancel_makes_has_the_tier_of_its_queue(
     shipped = (files("daemon") / "services_default/services.toml").read_text("utf-8")
     table = '\n[queues.{}]\ntier = "{}"\nmode = "batch"\n'
     services.write_text(shipped + table.format("q_long", "free"), "utf-8")
-    runtime = replace(settings.runtime, services_file=str(services))
-    async with running(replace(settings, runtime=runtime)) as rig:
+    runtime = settings.runtime.model_copy(update={"services_file": str(services)})
+    async with running(settings.model_copy(update={"runtime": runtime})) as rig:
         services.write_text(shipped + table.format("q_long", "free") + table.format("q_new", "paid"), "utf-8")
         rig.process.reload()
         door = Admission(Scripts(rig.redis), QueueSettings(), SystemClock())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -103,7 +102,7 @@ async def test_replies_that_are_lost_again_and_again_are_store_away(proxy: Cutti
 
 async def test_a_full_pool_is_waited_for_no_longer_than_its_limit(postgres_settings: PostgresSettings) -> None:
     """Then StoreAway; and afterwards the pool is as good as before."""
-    pool = await Pool(replace(postgres_settings, pool_max=2, acquire_timeout_s=0.2)).start()
+    pool = await Pool(postgres_settings.model_copy(update={"pool_max": 2, "acquire_timeout_s": 0.2})).start()
     busy = [asyncio.get_running_loop().create_task(pool.fetch("SELECT pg_sleep(3)")) for _ in range(2)]
     await asyncio.sleep(0)
     began = time.monotonic()
@@ -117,7 +116,7 @@ async def test_a_full_pool_is_waited_for_no_longer_than_its_limit(postgres_setti
 
 async def test_a_slow_statement_is_cut_by_the_server(postgres_settings: PostgresSettings, pool: Pool) -> None:
     """StatementTimeout, nothing applied, nothing left running there."""
-    quick = await Pool(replace(postgres_settings, command_timeout_s=0.2)).start()
+    quick = await Pool(postgres_settings.model_copy(update={"command_timeout_s": 0.2})).start()
     began = time.monotonic()
     with pytest.raises(StatementTimeout):
         await quick.fetch("SELECT pg_sleep(30)")
@@ -180,7 +179,7 @@ async def test_a_cancelled_claim_can_be_made_again(ledger: PostgresLedger, pool:
 
 async def test_killed_backends_are_replaced_behind_our_back(postgres_settings: PostgresSettings, pool: Pool) -> None:
     """All idle connections cut at once: the next statements just work."""
-    other = await Pool(replace(postgres_settings, pool_max=3)).start()
+    other = await Pool(postgres_settings.model_copy(update={"pool_max": 3})).start()
     await asyncio.gather(*(other.fetch("SELECT pg_sleep(0.05)") for _ in range(3)))
     kill = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

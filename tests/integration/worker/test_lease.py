@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,7 +123,7 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
 async def far(new_crew: NewCrew, proxy: Proxy, redis_settings: RedisSettings) -> Crew:
     """Only its beats go through the proxy."""
     url = SecretStr(proxy.url_of(redis_settings.url.get_secret_value()))
-    return new_crew("far", redis_settings, replace(redis_settings, url=url))
+    return new_crew("far", redis_settings, redis_settings.model_copy(update={"url": url}))
 
 
 @pytest.mark.parametrize("how", ["silent", "refused"])

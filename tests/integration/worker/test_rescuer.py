@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -19,7 +18,7 @@ from tests.integration.worker import conftest
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew
 from tests.waiting import WaitUntil
 
-LEASE = replace(conftest.LEASE, lease_s=0.15, compare_s=0.06)
+LEASE = conftest.LEASE.model_copy(update={"lease_s": 0.15, "compare_s": 0.06})
 
 
 @pytest.fixture
