@@ -23,6 +23,13 @@ Parameter = Literal["temperature", "max_output_tokens", "user_tag", "json_output
 Reasoning = Literal["off", "low", "medium", "high"]
 
 
+@dataclass(slots=True)
+class Meter:
+    """What a call has cost as far as its provider has said, however it ends. Written by the adapter."""
+
+    usage: Usage = field(default_factory=Usage)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One call of one model: what an adapter needs and nothing of the task around it."""
@@ -37,9 +44,11 @@ class ModelRequest:
     max_output_tokens: int | None = None
     temperature: float | None = None
     reasoning: Reasoning | None = None  #: how much the model thinks; None: as it likes
+    idle_s: float = 60.0  #: the caller's limit for a pause between texts
     user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
     proxy: str = field(default="", repr=False)  #: the model's own way out; "": the provider's
     omit: frozenset[Parameter] = frozenset()  #: not sent, whatever the fields above say: the model refuses them
+    meter: Meter = field(default_factory=Meter, compare=False)  #: of this call alone
 
     def sends(self, parameter: Parameter) -> bool:
         """Whether the adapter may send `parameter`."""
@@ -53,17 +62,18 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-FinishReason = Literal["stop", "length", "refused", "error"]
+FinishReason = Literal["stop", "length", "filtered"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The provider's last word. A stream that ends without one is an error (`LLM_ERROR`), raised by the adapter.
 
+    `reason` None: it gave none, or one that we don't know.
     `usage.cost_usd` is always None here: prices belong to the services file.
     """
 
-    reason: FinishReason
+    reason: FinishReason | None
     usage: Usage
     model_name: str = ""  #: as the provider reports it
     request_id: str = ""  #: the provider's id, for support

@@ -40,7 +40,7 @@ class Trace:
 
     def answered(self, finished: Finished, first_token_at: float | None, called_at: float) -> None:
         """A model called at `called_at` (unix s) has answered; its first token came at `first_token_at`."""
-        self.finish_reason, self.answered_by = finished.reason, finished.model_name
+        self.finish_reason, self.answered_by = finished.reason or "", finished.model_name
         if first_token_at is not None:
             self.first_token_s = max(0.0, first_token_at - called_at)
 

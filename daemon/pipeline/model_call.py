@@ -79,10 +79,6 @@ def _keepable(text: str) -> str:
 
 
 def _usable(text: str, finished: Finished) -> str:
-    if finished.reason == "refused":
-        raise ProviderError(code=Code.LLM_REFUSED)
-    if finished.reason == "error":
-        raise ProviderError(detail="the provider ended the answer with an error")
     if not text.strip():
         raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish reason {finished.reason}")
     return text

@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.domain.errors import Code, Rejected
 from daemon.domain.messages import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef, TaskMessage
-from daemon.domain.model_io import ModelRequest, Parameter, Picture
+from daemon.domain.model_io import Meter, ModelRequest, Parameter, Picture
 from daemon.pipeline.route import Plan
 from daemon.pipeline.validate import check_images
 from daemon.ports import Blobs, TaskContext, Templates
@@ -67,6 +67,7 @@ async def load(
         json_output=service.output == "json",
         max_output_tokens=service.max_output_tokens,
         temperature=service.temperature,
+        idle_s=plan.limits.idle_s,
         user_tag=hashlib.sha256(f"qstreamd user {message.user_id}".encode()).hexdigest()[:32],
     )
 
@@ -74,9 +75,8 @@ async def load(
 def for_model(request: ModelRequest, model: Model, refused: frozenset[Parameter] = frozenset()) -> ModelRequest:
     """The request as `model` takes it: without a temperature if it takes none, and without what it has `refused`."""
     omit: frozenset[Parameter] = refused if model.sampling else refused | _SAMPLING
-    return replace(
-        request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy, omit=omit
-    )
+        request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy,
+        omit=omit, meter=Meter(),
 
 
 def _input(message: TaskMessage, context: TaskContext | None) -> _Input:

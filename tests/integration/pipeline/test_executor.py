@@ -159,10 +159,8 @@ async def test_a_closed_model_counts_no_failure(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("script", "code", "service"),
     [
-        ((text("I can't"), finished("refused")), "LLM_REFUSED", "echo"),
         ((ProviderError(code=Code.LLM_REFUSED),), "LLM_REFUSED", "echo"),
         ((text("half"),), "LLM_ERROR", "once"),
-        ((text("half"), finished("error")), "LLM_ERROR", "once"),
         ((thought("only thoughts"), text(" \n"), finished()), "LLM_BAD_OUTPUT", "once"),
         ((KeyError("ours"),), "INTERNAL", "once"),
     ],

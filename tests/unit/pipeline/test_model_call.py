@@ -76,8 +76,6 @@ async def test_a_batch_answer_has_no_first_token() -> None:
     ("script", "code", "detail"),
     [
         ((text("half"),), Code.LLM_ERROR, "without a finish reason"),
-        ((text("half"), finished("error")), Code.LLM_ERROR, "error"),
-        ((text("I can't"), finished("refused")), Code.LLM_REFUSED, ""),
         ((thought("hm"), text(" \n"), finished()), Code.LLM_BAD_OUTPUT, "finish reason stop"),
         ((finished("length"),), Code.LLM_BAD_OUTPUT, "finish reason length"),
         ((11, text("late"), finished()), Code.LLM_TIMEOUT, "first token"),
