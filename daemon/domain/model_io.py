@@ -23,13 +23,6 @@ Parameter = Literal["temperature", "max_output_tokens", "user_tag", "json_output
 Reasoning = Literal["off", "low", "medium", "high"]
 
 
-@dataclass(slots=True)
-class Meter:
-    """What a call has cost as far as its provider has said, however it ends. Written by the adapter."""
-
-    usage: Usage = field(default_factory=Usage)
-
-
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """One call of one model: what an adapter needs and nothing of the task around it."""
@@ -48,7 +41,9 @@ class ModelRequest:
     user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
     proxy: str = field(default="", repr=False)  #: the model's own way out; "": the provider's
     omit: frozenset[Parameter] = frozenset()  #: not sent, whatever the fields above say: the model refuses them
-    meter: Meter = field(default_factory=Meter, compare=False)  #: of this call alone
+    spent: list[Usage] = field(
+        default_factory=list, compare=False
+    )  #: adapter: what this call has cost, however it ends
 
     def sends(self, parameter: Parameter) -> bool:
         """Whether the adapter may send `parameter`."""
@@ -69,11 +64,10 @@ FinishReason = Literal["stop", "length", "filtered"]
 class Finished:
     """The provider's last word. A stream that ends without one is an error (`LLM_ERROR`), raised by the adapter.
 
-    `reason` None: it gave none, or one that we don't know.
     `usage.cost_usd` is always None here: prices belong to the services file.
     """
 
-    reason: FinishReason | None
+    reason: FinishReason | None  #: None: it gave none, or one that we don't know
     usage: Usage
     model_name: str = ""  #: as the provider reports it
     request_id: str = ""  #: the provider's id, for support

@@ -46,7 +46,6 @@ async def ask(
     texts: list[str] = []
     finished: Finished | None = None
     first_token_at: float | None = None
-    # the port promises a generator
     began = False
     try:
         async with scope, aclosing(provider.generate(request)) as pieces:

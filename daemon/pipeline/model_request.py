@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.domain.errors import Code, Rejected
 from daemon.domain.messages import IMAGES_MAX, INLINE_BASE64_BYTES_MAX, ImageRef, TaskMessage
-from daemon.domain.model_io import Meter, ModelRequest, Parameter, Picture
+from daemon.domain.model_io import ModelRequest, Parameter, Picture
 from daemon.pipeline.route import Plan
 from daemon.pipeline.validate import check_images
 from daemon.ports import Blobs, TaskContext, Templates
@@ -75,8 +75,10 @@ async def load(
 def for_model(request: ModelRequest, model: Model, refused: frozenset[Parameter] = frozenset()) -> ModelRequest:
     """The request as `model` takes it: without a temperature if it takes none, and without what it has `refused`."""
     omit: frozenset[Parameter] = refused if model.sampling else refused | _SAMPLING
+    return replace(
         request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy,
-        omit=omit, meter=Meter(),
+        omit=omit, spent=[],
+    )  # fmt: skip
 
 
 def _input(message: TaskMessage, context: TaskContext | None) -> _Input:

@@ -104,11 +104,11 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
         except http.HTTPError as error:
             broken = error
         finally:
-            request.meter.usage = answer.usage
+            request.spent[:] = [answer.usage]
         if refused is None:
             for delta in [d for data in payloads.end() for d in answer.take(data)] + answer.rest():
                 yield delta
-            request.meter.usage = answer.usage
+            request.spent[:] = [answer.usage]
             refused = answer.cut(broken) if broken is not None else None
         if refused is not None:
             raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt
