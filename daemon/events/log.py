@@ -89,7 +89,7 @@ class Events:
             )
         return [decode(entry_id, fields) for entry_id, fields in entries]
 
-    async def told(self, task_id: str, attempt: int) -> tuple[str, int]:
+    async def streamed_text(self, task_id: str, attempt: int) -> tuple[str, int]:
         """The text that viewers of this attempt have so far, and the `seq` of its last event. One command a page."""
         parts, seq, after = [], 0, "0-0"
         while page := await self.read(task_id, after):

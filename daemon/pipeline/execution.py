@@ -11,9 +11,9 @@ from daemon.domain.errors import Code, LeaseLost, TaskError
 from daemon.domain.events import Stage
 from daemon.domain.messages import TaskIdentity, WorkEntry
 from daemon.domain.model_io import ModelRequest
-from daemon.pipeline.dependencies import World
-from daemon.pipeline.in_flight import Hold
-from daemon.pipeline.model_call import Answer
+from daemon.pipeline.dependencies import Dependencies
+from daemon.pipeline.in_flight import InFlight
+from daemon.pipeline.model_call import ModelAnswer
 from daemon.pipeline.permit_acquisition import PermitAcquisition
 from daemon.pipeline.retry_while_unavailable import retry_while_unavailable
 from daemon.pipeline.route import Plan
@@ -35,8 +35,8 @@ class Phase(Enum):
 class Execution:
     """One delivery on its way through the steps. A field without a default is set by the step that is named."""
 
-    deps: World
-    in_flight: Hold
+    deps: Dependencies
+    in_flight: InFlight
     phase: Phase = Phase.UNCLAIMED
     stage: Stage = Stage.LOAD  #: named in the event of a failed attempt
     entry: WorkEntry = field(init=False)  # read_entry
@@ -46,10 +46,10 @@ class Execution:
     claim: Claimed = field(init=False)  # claim_attempt
     request: ModelRequest = field(init=False)  # load_request
     writer: DeltaWriter | None = None  # load_request, for streams
-    answer: Answer = field(init=False)  # call_model
+    answer: ModelAnswer = field(init=False)  # call_model
     data: Any = None  # call_model, for json services
 
-    async def insist(self, step: Callable[[], Awaitable[T]], *, interruptible: bool = True) -> T:
+    async def until_available(self, step: Callable[[], Awaitable[T]], *, interruptible: bool = True) -> T:
         """The answer of `step`, tried again while its server is away; see `retry_while_unavailable`."""
         scope = self.in_flight.scope if interruptible else None
         return await retry_while_unavailable(step, scope, self.deps.clock, self.deps.hold_result_s)

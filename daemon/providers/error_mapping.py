@@ -2,18 +2,19 @@
 
 | the provider says | we raise | what happens |
 |---|---|---|
-| 402, quota and billing words, per-day limits | `ModelClosed("QUOTA")` | parked, other models may serve |
-| 401, 403, key words | `ModelClosed("QUOTA")`, shouted about by the adapter | parked: a wrong key must not burn tasks |
-| 429 | `ModelClosed("RATE_LIMITED")` | parked until the named time |
-| 503, 529, overload words | `ModelClosed("OVERLOADED")` | parked |
-| 404, unknown-model words | `ModelClosed("UNKNOWN_MODEL")` | a fallback may serve |
+| 402, quota and billing words, per-day limits | `ModelUnavailable("QUOTA")` | parked, other models may serve |
+| 401, 403, key words | `ModelUnavailable("QUOTA")`, logged as an error | snoozed: a wrong key must not burn tasks |
+| 429 | `ModelUnavailable("RATE_LIMITED")` | parked until the named time |
+| 503, 529, overload words | `ModelUnavailable("OVERLOADED")` | parked |
+| 404, unknown-model words | `ModelUnavailable("UNKNOWN_MODEL")` | a fallback may serve |
 | content words | `LLM_REFUSED` | ends: the same text is refused again |
 | 400, 413, 422 and other 4xx | `LLM_REFUSED` | ends: the same request can never be accepted |
 | 408, 504, 522, 524 | `LLM_TIMEOUT` | counts a failure, tried again |
 | anything else | `LLM_ERROR` | counts a failure, tried again |
 
-Once text has been handed on nothing closes the model any more: `ModelClosed` counts no failure, and an answer that is
-paid for and thrown away must count. A body is never quoted, it may echo the prompt; of its words only those known here.
+Once text has been handed on nothing closes the model any more: `ModelUnavailable` counts no failure, and an answer
+that is paid for and thrown away must count. A body is never quoted, it may echo the prompt;
+of its words only those known here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelUnavailable, ProviderError
 
 RETRY_AFTER_S_MAX: Final = 86_400.0  #: a provider that names more is asked again after a day
 
@@ -105,7 +106,7 @@ def to_error(refusal: Refusal, *, spoke: bool = False) -> ProviderError:
     """The error that says what to do. `spoke`: text of this answer has been handed on already."""
     closed = _closed(refusal)
     if closed and not spoke:
-        return ModelClosed(closed, retry_after_s=refusal.retry_after_s, detail=refusal.detail)
+        return ModelUnavailable(closed, retry_after_s=refusal.retry_after_s, detail=refusal.detail)
     code = Code.LLM_ERROR if closed else _code(refusal)
     unfit = code is Code.LLM_REFUSED and not refusal.words & CONTENT_WORDS
     return ProviderError(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 from daemon.domain.errors import TaskError
-from daemon.ports import ClaimAnswer, Delivery, ResultDraft, StoredResult
+from daemon.ports import ClaimOutcome, Delivery, ResultDraft, StoredResult
 from daemon.redis_client.batcher import Gathering
 from daemon.store.pool import StatementTimeout
 from daemon.store.task_rows import ClaimRequest
@@ -31,14 +31,14 @@ class BatchingLedger(PostgresLedger):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._claims: Gathering[tuple[Delivery, str, str, float], ClaimAnswer] = Gathering(
+        self._claims: Gathering[tuple[Delivery, str, str, float], ClaimOutcome] = Gathering(
             self._claim_all, lanes=_LANES, most=_ROWS_MAX, settled=True
         )
         self._finishes: Gathering[tuple[str, int, ResultDraft], StoredResult] = Gathering(
             self._finish_all, lanes=_LANES, most=_ROWS_MAX, settled=True
         )
 
-    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimAnswer:
+    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:
         """See `Ledger.claim`."""
         return await self._claims.ask((delivery, owner, model_id, lease_s))
 
@@ -46,7 +46,7 @@ class BatchingLedger(PostgresLedger):
         """See `Ledger.finish`."""
         return await self._finishes.ask((task_id, attempt, result))
 
-    async def _claim_all(self, asked: list[tuple[Delivery, str, str, float]]) -> Sequence[ClaimAnswer | Exception]:
+    async def _claim_all(self, asked: list[tuple[Delivery, str, str, float]]) -> Sequence[ClaimOutcome | Exception]:
         _, owner, _, lease_s = asked[0]  # of this process, the same for all
         try:
             return await self.claim_many([ClaimRequest(d, model_id) for d, _, model_id, _ in asked], owner, lease_s)

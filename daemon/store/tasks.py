@@ -1,6 +1,6 @@
 """The ledger in Postgres: hands out attempt numbers (the fence), holds results, never loses a paid answer.
 
-Two statements an attempt: `claim` (with the input of ID-first tasks) and `finish` or `leave`. Each is a compare-and-set
+Two statements: `claim` (with the input of ID-first tasks) and `finish` or `transition`. Each is a compare-and-set
 that Postgres judges on the newest version of the row; when it matches nothing the row is read back, since a reply lost
 after a commit looks just like being fenced out. The `…_many` need no more statements for a batch.
 """
@@ -14,7 +14,7 @@ from daemon.domain.errors import Code, LeaseLost, StoreAway, TaskError
 from daemon.domain.messages import WorkEntry, identity_of
 from daemon.domain.queues import DEFAULT_QUEUES, QueueSpec
 from daemon.domain.states import State
-from daemon.ports import ClaimAnswer, Delivery, Ending, ResultDraft, StoredResult
+from daemon.ports import ClaimOutcome, Delivery, ResultDraft, StoredResult, Transition
 from daemon.store.pool import Pool, Row, SchemaMismatch, StatementRefused, StatementTimeout
 from daemon.store.sql import load_queries
 from daemon.store.task_rows import (
@@ -41,13 +41,13 @@ class PostgresLedger:
         self._sql = load_queries()
         self._queues = queues
 
-    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimAnswer:
+    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:
         """See `Ledger.claim`. A repeat after a lost reply raises `attempt` once more and counts no crash."""
         return (await self.claim_many([ClaimRequest(delivery, model_id)], owner, lease_s))[0]
 
-    async def claim_many(self, requests: Sequence[ClaimRequest], owner: str, lease_s: float) -> list[ClaimAnswer]:
+    async def claim_many(self, requests: Sequence[ClaimRequest], owner: str, lease_s: float) -> list[ClaimOutcome]:
         """The answer of each request, in order; one statement unless two are of one task. Repeatable as `claim`."""
-        answers: dict[int, ClaimAnswer] = {}
+        answers: dict[int, ClaimOutcome] = {}
         for _ in range(CLAIM_LOOKS_MAX + len(requests)):
             batch: dict[str, tuple[int, ClaimRequest]] = {}
             for at, request in enumerate(requests):
@@ -116,11 +116,11 @@ class PostgresLedger:
         seen = f"{row['state']}, attempt {row['attempt']}" if row else "no row"
         return LeaseLost(f"attempt {attempt} of {task_id} may not finish: the ledger says {seen}")
 
-    async def leave(self, task_id: str, attempt: int, ending: Ending) -> bool:
-        """See `Ledger.leave`. True as well when an earlier try of this same call committed."""
+    async def transition(self, task_id: str, attempt: int, change: Transition) -> bool:
+        """See `Ledger.transition`. True as well when an earlier try of this same call committed."""
         rows = await self._pool.fetch(
-            self._sql["leave"], task_id, attempt, ending.state, ending.code, ending.outcome, int(ending.count_failure),
-            ending.usage, ending.model_id, ending.first_token_at,
+            self._sql["leave"], task_id, attempt, change.state, change.code, change.outcome, int(change.count_failure),
+            change.usage, change.model_id, change.first_token_at,
         )  # fmt: skip
         if rows:
             return True
@@ -128,7 +128,7 @@ class PostgresLedger:
         if row is None:
             return False
         ours = (row["attempt"], row["state"], row["outcome"], row["code"])
-        return ours == (attempt, ending.state, ending.outcome, ending.code)
+        return ours == (attempt, change.state, change.outcome, change.code)
 
     async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
         """See `Ledger.end_unclaimed`. True as well when the same entry ended it in the same way before."""
@@ -143,13 +143,13 @@ class PostgresLedger:
         ordered = [rows[task_id] for task_id in sorted(rows)]  # one lock order for all processes
         return {row["task_id"] for row in await self._pool.fetch(self._sql["end_unclaimed"], ordered, state, code)}
 
-    async def foreign(self, queue: str, entry: WorkEntry) -> str:
-        """See `Ledger.foreign`."""
+    async def task_id_conflict(self, queue: str, entry: WorkEntry) -> str:
+        """See `Ledger.task_id_conflict`."""
         rows = await self._pool.fetch(self._sql["identity"], entry.message.task_id)
         return conflict_in(rows[0], queue, entry) if rows else ""
 
-    async def let_go(self, task_id: str, entry_id: str, lease_s: float) -> None:
-        """See `Ledger.let_go`; the crash is counted only if the heartbeat has lapsed, as a claim would."""
+    async def release_claim(self, task_id: str, entry_id: str, lease_s: float) -> None:
+        """See `Ledger.release_claim`; the crash is counted only if the heartbeat has lapsed, as a claim would."""
         await self._pool.fetch(self._sql["let_go"], task_id, entry_id, lease_s)
 
     async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:

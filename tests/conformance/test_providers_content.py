@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from daemon.dev.fake_llm import FakeLLM
-from daemon.domain.errors import ModelClosed, ProviderError
+from daemon.domain.errors import ModelUnavailable, ProviderError
 from daemon.domain.model_io import Delta, Finished, Picture
 from daemon.ports import Provider
 from tests.conformance.stand_ins import StandIn
@@ -118,7 +118,7 @@ async def test_a_refused_key_is_shouted_about_and_parks_the_model(
     fake_stand_in: StandIn, fake_provider: Provider, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong key is an operator's problem; it must not burn the attempts of every task."""
-    with pytest.raises(ModelClosed) as raised:
+    with pytest.raises(ModelUnavailable) as raised:
         await text(fake_provider, await fake_stand_in.request("key"))
     assert raised.value.reason == "QUOTA"
     logged = capfd.readouterr().err
@@ -140,7 +140,7 @@ async def test_the_fake_takes_orders_over_http(fake: FakeLLM, fake_stand_in: Sta
     async with aiohttp.ClientSession(fake.url) as session, asyncio.timeout(5):
         async with session.post("/_fake/plan", json={"faults": ["503-after-7", "ok"]}) as answer:
             assert await answer.json() == {"planned": 2}
-        with pytest.raises(ModelClosed) as raised:
+        with pytest.raises(ModelUnavailable) as raised:
             await text(fake_provider, await fake_stand_in.request())
         assert raised.value.retry_after_s == 7
         await text(fake_provider, await fake_stand_in.request())

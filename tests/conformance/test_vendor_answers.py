@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from daemon.domain.errors import ModelClosed, ProviderError
+from daemon.domain.errors import ModelUnavailable, ProviderError
 from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta, Finished, ModelRequest
 from daemon.ports import Provider
@@ -62,10 +62,10 @@ def judge(case: Case, seen: Outcome) -> None:
         if "code" in wanted:
             assert seen.error.code == wanted["code"], seen.error
         if "reason" in wanted:
-            assert isinstance(seen.error, ModelClosed) and seen.error.reason == wanted["reason"], seen.error
+            assert isinstance(seen.error, ModelUnavailable) and seen.error.reason == wanted["reason"], seen.error
             assert seen.error.retry_after_s == wanted.get("retryAfterS")
         elif "LLM_QUOTA" in wanted["end"] or "quota" in wanted["end"]:
-            assert isinstance(seen.error, ModelClosed) and seen.error.reason == "QUOTA", seen.error
+            assert isinstance(seen.error, ModelUnavailable) and seen.error.reason == "QUOTA", seen.error
         return
     assert seen.error is None and seen.last is not None, seen
     assert seen.text == wanted.get("text", seen.text)

@@ -38,7 +38,7 @@ async def test_sizes_are_those_of_the_streams(at: Connections, system: System) -
         await system.accept(f"t{n}")
     first, second = await system.read(count=2)
     await system.park(second, "GUARD_USER", 60_000)
-    await system.hold(keys.guard_model("deepseek-pro", "paid"), f"{first.id}:x", "t9:y")
+    await system.hold(keys.model_permits("deepseek-pro", "paid"), f"{first.id}:x", "t9:y")
     found = await read_overview(at)
     q = queue(found)
     assert (q.waiting, q.running, q.delayed, q.dead, q.consumers, q.slots) == (2, 1, 1, 0, 1, 20)
@@ -74,7 +74,7 @@ async def test_the_control_hash_wins_over_settings(settings: Settings) -> None:
         assert (q.max_size, q.paused) == (50, False)
         control: dict[Any, Any] = {"paused": "1", "why": "deploy", "maxSize": "9", "parallelism": "nonsense"}
         await at.redis.hset(keys.queue_keys(QUEUE).control, mapping=control)
-        await System(at).work.live(at.scripts, [QUEUE], LEASE_MS)
+        await System(at).work.register(at.scripts, [QUEUE], LEASE_MS)
         q = queue(await read_overview(at))
         assert (q.max_size, q.paused, q.paused_why, q.slots) == (9, True, "deploy", 7)
         await at.redis.hset(keys.queue_keys(QUEUE).control, "globalParallelism", "3")

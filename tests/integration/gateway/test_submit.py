@@ -103,7 +103,7 @@ async def test_through_qstash(settings: Settings, sink: tuple[str, list[bytes]])
         [delivery] = qstash.delivered
         assert delivery.url == f"{sink[0]}/api/worker/stream/resume-review"
         assert json.loads(sink[1][0]) == {**BODY, "v": 1, "queueId": answer["queueId"]}
-        assert await rig.redis.pttl(keys.promise("q_paid_stream", "t1")) > 800_000
+        assert await rig.redis.pttl(keys.reservation("q_paid_stream", "t1")) > 800_000
 
 
 async def test_the_same_call_again_is_the_same_task(rig: Rig) -> None:
@@ -141,7 +141,7 @@ async def test_a_full_queue(settings: Settings, sink: tuple[str, list[bytes]], *
         assert (status, answer["code"]) == (429, "QUEUE_FULL")
         assert answer["retryAfter"] >= 20
         assert (await counts(rig))[:2] == (2, 2)
-        assert not await rig.redis.exists(keys.events("t9"), keys.promise("q_paid_stream", "t9"))
+        assert not await rig.redis.exists(keys.events("t9"), keys.reservation("q_paid_stream", "t9"))
 
 
 async def test_auto_takes_the_paid_queue_while_it_has_room(rig: Rig) -> None:
@@ -174,7 +174,7 @@ async def test_a_delayed_task_takes_its_place_at_delivery(settings: Settings, si
     async with FakeQstash(speed=0) as qstash, published(settings, qstash, sink[0]) as rig:
         status, answer = await submit(rig, delay=86400)
         assert (status, await counts(rig)) == (202, (0, 0, 0))
-        assert 86400_000 < await rig.redis.pttl(keys.promise("q_paid_stream", "t1")) < 90_000_000
+        assert 86400_000 < await rig.redis.pttl(keys.reservation("q_paid_stream", "t1")) < 90_000_000
         assert (await submit(rig, delay=86400, variables={"x": 1}))[0] == 422
         assert rig.tokens.task_of(answer["token"]) == "t1"
         await qstash.advance(86401)
@@ -196,7 +196,7 @@ async def test_a_qstash_that_refuses_leaves_nothing(settings: Settings, sink: tu
             status, answer = await submit(rig)
             assert (status, answer["code"]) == (503, "WORKER_OVERLOADED")
             assert await counts(rig) == (0, 0, 0)
-            assert not await rig.redis.exists(keys.promise("q_paid_stream", "t1"))
+            assert not await rig.redis.exists(keys.reservation("q_paid_stream", "t1"))
 
 
 async def test_a_qstash_that_is_away_leaves_nothing(settings: Settings, sink: tuple[str, list[bytes]]) -> None:

@@ -43,7 +43,7 @@ from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
-from daemon.worker.rescuer import Upkeep
+from daemon.worker.rescuer import Rescuer
 from tests.conftest import in_thread
 from tests.leaks import Leaks
 from tests.waiting import WaitUntil, wait_until
@@ -343,7 +343,7 @@ async def test_a_cut_hands_back_at_once_and_another_daemon_goes_on(
         await wait_until(lambda: started(client, "t1"), description="it runs")
         began = loop.time()
         daemon.stop()
-        daemon.cut()
+        daemon.force_stop()
     assert loop.time() - began < 10  # the drain would have taken 180
     assert await client.xlen(keys.queue_keys(QUEUE).ready) == 1
     async with running(settings):
@@ -362,7 +362,7 @@ async def test_an_attempt_that_does_not_let_go_is_left_to_its_lease(
     slow: Settings, client: Redis, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process ends all the same; the record of who reads stays, and leads to what is pending."""
-    monkeypatch.setattr(module, "_HAND_BACK_S", 0.2)
+    monkeypatch.setattr(module, "_REQUEUE_S", 0.2)
 
     async def stubborn(*_: object) -> None:
         await asyncio.Event().wait()
@@ -371,7 +371,7 @@ async def test_an_attempt_that_does_not_let_go_is_left_to_its_lease(
     async with running(slow) as daemon:
         await submit(client, "t1")
         await wait_until(lambda: daemon.status().startswith("running 1"), description="it runs")
-        daemon.cut()
+        daemon.force_stop()
     assert await client.zcard(keys.CONSUMERS) == 1
     pending: Any = await client.xpending(keys.queue_keys(QUEUE).tasks, keys.GROUP)
     assert pending["pending"] == 1
@@ -383,7 +383,7 @@ async def test_a_loop_that_breaks_ends_the_daemon_loudly(settings: Settings, mon
     async def breaks(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Upkeep, "run", breaks)
+    monkeypatch.setattr(Rescuer, "run", breaks)
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.timeout(10):
             await Daemon(settings, [QUEUE]).run()

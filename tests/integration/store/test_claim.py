@@ -9,7 +9,7 @@ import pytest
 from daemon.domain.errors import Code, StoreAway
 from daemon.domain.messages import ImageRef, content_sha256
 from daemon.domain.states import State
-from daemon.ports import AlreadyEnded, Claimed, Duplicate, Ending, Foreign
+from daemon.ports import AlreadyEnded, AlreadyRunning, Claimed, TaskIdConflict, Transition
 from daemon.store.pool import Pool
 from daemon.store.task_rows import ClaimRequest
 from daemon.store.tasks import PostgresLedger
@@ -106,8 +106,8 @@ async def test_another_entry_of_a_running_task_is_a_duplicate(ledger: PostgresLe
     """Nothing about the running attempt changes."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     before = await task(pool, "t1")
-    assert await ledger.claim(delivery("t1", "2-0"), "you", "m1", LEASE_S) == Duplicate()
-    assert await ledger.claim(delivery("t1", "1-0", stream="ready"), "you", "m1", LEASE_S) == Duplicate()
+    assert await ledger.claim(delivery("t1", "2-0"), "you", "m1", LEASE_S) == AlreadyRunning()
+    assert await ledger.claim(delivery("t1", "1-0", stream="ready"), "you", "m1", LEASE_S) == AlreadyRunning()
     assert await task(pool, "t1") == before
 
 
@@ -117,8 +117,8 @@ async def test_another_queue_or_body_is_foreign_in_every_state(ledger: PostgresL
     for _ in ("running", "lapsed", "done"):
         other_queue = await ledger.claim(delivery("t1", queue="q_free_batch"), "you", "m1", LEASE_S)
         other_body = await ledger.claim(delivery("t1", sha256="other"), "you", "m1", LEASE_S)
-        assert isinstance(other_queue, Foreign) and "queue q_paid_stream" in other_queue.why
-        assert isinstance(other_body, Foreign) and "body" in other_body.why
+        assert isinstance(other_queue, TaskIdConflict) and "queue q_paid_stream" in other_queue.why
+        assert isinstance(other_body, TaskIdConflict) and "body" in other_body.why
         state = (await task(pool, "t1"))["state"]
         if state == "running":
             await let_heartbeat_lapse(pool, "t1")
@@ -141,7 +141,7 @@ async def test_a_done_task_gives_its_stored_result(ledger: PostgresLedger) -> No
 async def test_an_ended_task_gives_its_code(ledger: PostgresLedger, state: State) -> None:
     """Terminal states never change, whichever entry asks."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    assert await ledger.leave("t1", 1, Ending(state, Code.CANCELLED, str(state)))
+    assert await ledger.transition("t1", 1, Transition(state, Code.CANCELLED, str(state)))
     for entry in ("1-0", "2-0"):
         assert await ledger.claim(delivery("t1", entry), "you", "m1", LEASE_S) == AlreadyEnded(
             state, 1, Code.CANCELLED, None
@@ -153,7 +153,7 @@ async def test_a_waiting_task_is_taken_by_any_entry(ledger: PostgresLedger, pool
     """Retries and hand-backs travel under new entry ids; `started_at` stays that of the first start."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     first = await task(pool, "t1")
-    await ledger.leave("t1", 1, Ending(state, Code.LLM_ERROR, "failed", count_failure=True))
+    await ledger.transition("t1", 1, Transition(state, Code.LLM_ERROR, "failed", count_failure=True))
     answer = claimed(await ledger.claim(delivery("t1", "9-0", stream="ready"), "you", "m2", LEASE_S))
     assert (answer.attempt, answer.failures, answer.crashes) == (2, 1, 0)
     row = await task(pool, "t1")
@@ -164,7 +164,7 @@ async def test_a_waiting_task_is_taken_by_any_entry(ledger: PostgresLedger, pool
 async def test_a_long_wait_is_no_crash(ledger: PostgresLedger, pool: Pool) -> None:
     """A parked task has no heartbeat for hours; only a running one can have crashed."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    await ledger.leave("t1", 1, Ending(State.RETRYING, Code.LLM_ERROR, "failed"))
+    await ledger.transition("t1", 1, Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
     await let_heartbeat_lapse(pool, "t1")
     assert claimed(await ledger.claim(delivery("t1", "2-0"), "me", "m1", LEASE_S)).crashes == 0
 
@@ -178,7 +178,7 @@ async def test_many_claims_cost_one_statement(ledger: PostgresLedger, pool: Pool
     before = pool.statements
     answers = await ledger.claim_many([ClaimRequest(delivery(n), "m1") for n in names], "you", LEASE_S)
     assert pool.statements == before + 1
-    assert [type(a) for a in answers] == [Claimed, AlreadyEnded, Claimed, Duplicate]
+    assert [type(a) for a in answers] == [Claimed, AlreadyEnded, Claimed, AlreadyRunning]
     assert await ledger.claim_many([], "you", LEASE_S) == []
 
 
@@ -187,7 +187,7 @@ async def test_two_entries_of_one_task_in_one_batch(ledger: PostgresLedger) -> N
     batch = [ClaimRequest(delivery("t1", f"{n}-0"), "m1") for n in range(8)]
     answers = await ledger.claim_many(batch, "me", LEASE_S)
     assert claimed(answers[0]).attempt == 1
-    assert answers[1:] == [Duplicate()] * 7
+    assert answers[1:] == [AlreadyRunning()] * 7
 
 
 async def test_twenty_entries_at_once_make_one_attempt(ledger: PostgresLedger, pool: Pool) -> None:
@@ -197,7 +197,7 @@ async def test_twenty_entries_at_once_make_one_attempt(ledger: PostgresLedger, p
         claims = [ledger.claim(delivery(name, f"{n}-0"), f"o{n}", "m1", LEASE_S) for n in range(20)]
         answers = await asyncio.gather(*claims)
         assert sum(isinstance(a, Claimed) for a in answers) == 1
-        assert sum(a == Duplicate() for a in answers) == 19
+        assert sum(a == AlreadyRunning() for a in answers) == 19
         assert await outcomes(pool, name) == [(1, None, None)]
 
 

@@ -10,7 +10,7 @@ from daemon.domain.errors import Code, LeaseLost
 from daemon.domain.events import Usage
 from daemon.domain.messages import content_sha256
 from daemon.domain.states import State
-from daemon.ports import AlreadyEnded, Claimed, Duplicate, Ending
+from daemon.ports import AlreadyEnded, AlreadyRunning, Claimed, Transition
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
 from tests.integration.store.samples import (
@@ -25,7 +25,7 @@ from tests.integration.store.samples import (
 )
 
 pytestmark = pytest.mark.postgres_versions
-RETRY = Ending(State.RETRYING, Code.LLM_ERROR, "failed", count_failure=True, usage=Usage(1, 0, 2, 0), model_id="m2")
+RETRY = Transition(State.RETRYING, Code.LLM_ERROR, "failed", count_failure=True, usage=Usage(1, 0, 2, 0), model_id="m2")
 
 
 async def test_finish_commits_state_result_and_attempt(ledger: PostgresLedger, pool: Pool) -> None:
@@ -69,7 +69,7 @@ async def test_nothing_finishes_what_left_running(ledger: PostgresLedger) -> Non
     """Retrying, handed back, cancelled, or never there."""
     for state in (State.RETRYING, State.QUEUED, State.CANCELLED):
         await ledger.claim(delivery(f"t{state}"), "me", "m1", LEASE_S)
-        await ledger.leave(f"t{state}", 1, Ending(state, None, "x"))
+        await ledger.transition(f"t{state}", 1, Transition(state, None, "x"))
         with pytest.raises(LeaseLost, match=state):
             await ledger.finish(f"t{state}", 1, draft())
     with pytest.raises(LeaseLost, match="no row"):
@@ -115,8 +115,8 @@ async def test_a_big_answer_comes_back_whole(ledger: PostgresLedger) -> None:
 async def test_leave_counts_what_the_ending_says(ledger: PostgresLedger, pool: Pool) -> None:
     """A failure is counted once, however often the call is repeated."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    assert await ledger.leave("t1", 1, RETRY)
-    assert await ledger.leave("t1", 1, RETRY)
+    assert await ledger.transition("t1", 1, RETRY)
+    assert await ledger.transition("t1", 1, RETRY)
     row = await task(pool, "t1")
     assert (row["state"], row["failures"], row["error_code"], row["owner"]) == ("retrying", 1, "LLM_ERROR", None)
     assert (row["finished_at"], row["model_id"]) == (None, "m2")
@@ -129,10 +129,10 @@ async def test_leave_is_refused_once_somebody_else_owns_the_task(ledger: Postgre
     """Another attempt, another end, or no row at all."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     await ledger.claim(delivery("t1"), "you", "m1", LEASE_S)
-    assert not await ledger.leave("t1", 1, RETRY)
+    assert not await ledger.transition("t1", 1, RETRY)
     await ledger.finish("t1", 2, draft())
-    assert not await ledger.leave("t1", 2, RETRY)
-    assert not await ledger.leave("unknown", 1, RETRY)
+    assert not await ledger.transition("t1", 2, RETRY)
+    assert not await ledger.transition("unknown", 1, RETRY)
     assert (await task(pool, "t1"))["failures"] == 0
 
 
@@ -159,7 +159,7 @@ async def test_a_waiting_task_ends_without_a_claim_but_a_running_one_does_not(
     assert sent.entry is not None and other.entry is not None
     await ledger.claim(sent, "me", "m1", LEASE_S)
     assert not await ledger.end_unclaimed(sent.entry, State.EXPIRED, Code.EXPIRED, "tasks/1-0")
-    await ledger.leave("t1", 1, RETRY)
+    await ledger.transition("t1", 1, RETRY)
     assert not await ledger.end_unclaimed(other.entry, State.EXPIRED, Code.EXPIRED, "tasks/1-0")
     assert await ledger.end_unclaimed(sent.entry, State.EXPIRED, Code.EXPIRED, "ready/4-0")
     row = await task(pool, "t1")
@@ -172,8 +172,8 @@ async def test_letting_go_puts_our_row_back(ledger: PostgresLedger, pool: Pool, 
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     if lapsed:
         await let_heartbeat_lapse(pool, "t1")
-    await ledger.let_go("t1", "tasks/1-0", LEASE_S)
-    await ledger.let_go("t1", "tasks/1-0", LEASE_S)
+    await ledger.release_claim("t1", "tasks/1-0", LEASE_S)
+    await ledger.release_claim("t1", "tasks/1-0", LEASE_S)
     row = await task(pool, "t1")
     assert (row["state"], row["crashes"], row["attempt"], row["owner"]) == ("queued", int(lapsed), 1, None)
     assert await outcomes(pool, "t1") == [(1, "lost", None)]
@@ -186,11 +186,11 @@ async def test_letting_go_puts_our_row_back(ledger: PostgresLedger, pool: Pool, 
 async def test_letting_go_leaves_other_rows_alone(ledger: PostgresLedger, pool: Pool) -> None:
     """Those that run by another entry, and those that do not run."""
     await ledger.claim(delivery("t1", "7-0"), "me", "m1", LEASE_S)
-    await ledger.let_go("t1", "tasks/1-0", LEASE_S)
-    await ledger.let_go("unknown", "tasks/1-0", LEASE_S)
+    await ledger.release_claim("t1", "tasks/1-0", LEASE_S)
+    await ledger.release_claim("unknown", "tasks/1-0", LEASE_S)
     assert (await task(pool, "t1"))["state"] == "running"
     await ledger.finish("t1", 1, draft())
-    await ledger.let_go("t1", "tasks/7-0", LEASE_S)
+    await ledger.release_claim("t1", "tasks/7-0", LEASE_S)
     assert (await task(pool, "t1"))["state"] == "done"
 
 
@@ -208,7 +208,7 @@ async def test_a_beat_renews_all_in_one_statement_and_names_the_lost(ledger: Pos
         "unknown",
     }
     assert pool.statements == before + 1
-    assert await ledger.claim(delivery("mine", "2-0"), "you", "m1", LEASE_S) == Duplicate()
+    assert await ledger.claim(delivery("mine", "2-0"), "you", "m1", LEASE_S) == AlreadyRunning()
     assert await ledger.heartbeat([]) == set()
     assert pool.statements == before + 2
 

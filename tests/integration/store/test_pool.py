@@ -15,13 +15,13 @@ from daemon.config.types import SecretStr
 from daemon.dev.embedded_postgres import EmbeddedPostgres
 from daemon.domain.errors import Code, ConfigError, StoreAway
 from daemon.domain.states import State
-from daemon.ports import Ending
+from daemon.ports import Transition
 from daemon.store.pool import Pool, SchemaMismatch, StatementRefused, StatementTimeout
 from daemon.store.tasks import PostgresLedger
 from tests.integration.store.proxy import CuttingProxy
 from tests.integration.store.samples import LEASE_S, claimed, delivery, draft, outcomes, rows_of, task
 
-RETRY = Ending(State.RETRYING, Code.LLM_ERROR, "failed", count_failure=True)
+RETRY = Transition(State.RETRYING, Code.LLM_ERROR, "failed", count_failure=True)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def far(proxy: CuttingProxy) -> AsyncIterator[Pool]:
         await ledger.claim(delivery(name), "me", "m1", LEASE_S)
         await ledger.heartbeat([(name, 1)])
     await ledger.finish("warm", 1, draft())
-    await ledger.leave("up", 1, RETRY)
+    await ledger.transition("up", 1, RETRY)
     yield pool
     await pool.close()
 
@@ -64,7 +64,7 @@ async def test_a_leave_whose_reply_was_lost_counts_once(proxy: CuttingProxy, far
     ledger = PostgresLedger(far)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(1)
-    assert await ledger.leave("t1", 1, RETRY)
+    assert await ledger.transition("t1", 1, RETRY)
     assert proxy.cuts == 1
     assert (await task(pool, "t1"))["failures"] == 1
 

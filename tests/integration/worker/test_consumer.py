@@ -10,7 +10,7 @@ import pytest
 
 from daemon.config import RedisSettings
 from daemon.config.types import SecretStr
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Delivery
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy
@@ -68,11 +68,11 @@ async def test_an_attempt_that_raises_ends_no_other(
     """A bug of ours: the attempt beside it ends, new work is read, and the entry of the first is run again."""
     good, broken = crew.consumer._attempt, {"t1"}
 
-    async def attempt(hold: Hold) -> None:
-        if hold.task_id in broken:
-            broken.discard(hold.task_id)
+    async def attempt(in_flight: InFlight) -> None:
+        if in_flight.task_id in broken:
+            broken.discard(in_flight.task_id)
             raise RuntimeError("a bug")
-        await good(hold)
+        await good(in_flight)
 
     monkeypatch.setattr(crew.consumer, "_attempt", attempt)
     async with crew.at_work("consumer"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelUnavailable, ProviderError
 from daemon.domain.events import Channel, Usage
 from daemon.domain.model_io import Delta, Finished
 from daemon.providers.answer import FINISHES
@@ -146,12 +146,12 @@ def test_details_decide_between_a_wait_and_an_end(details: list[Any], after_s: f
 
 def test_an_error_inside_a_stream_closes_the_model_only_before_its_first_word() -> None:
     overload = b'{"error": {"code": 503, "status": "UNAVAILABLE"}}'
-    with pytest.raises(ModelClosed):
+    with pytest.raises(ModelUnavailable):
         folded(overload)
     with pytest.raises(ProviderError) as raised:
         folded(said("a"), overload)
     assert raised.value.code is Code.LLM_ERROR
-    assert not isinstance(raised.value, ModelClosed)
+    assert not isinstance(raised.value, ModelUnavailable)
 
 
 def test_a_break_after_the_finish_reason_is_no_error() -> None:

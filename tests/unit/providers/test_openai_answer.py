@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelUnavailable, ProviderError
 from daemon.domain.events import Channel, Usage
 from daemon.domain.model_io import Delta, Finished
 from daemon.providers.openai_answer import OpenAIAnswer
@@ -87,7 +87,7 @@ def test_what_is_no_answer_is_an_error(payloads: list[bytes], code: Code) -> Non
     with pytest.raises(ProviderError) as raised:
         folded(*payloads)
     assert raised.value.code is code
-    assert not isinstance(raised.value, ModelClosed)
+    assert not isinstance(raised.value, ModelUnavailable)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_is_no_answer_is_an_error(payloads: list[bytes], code: Code) -> Non
     ],
 )
 def test_a_model_can_close_inside_a_stream_before_its_first_word(payload: bytes, reason: str) -> None:
-    with pytest.raises(ModelClosed) as raised:
+    with pytest.raises(ModelUnavailable) as raised:
         folded(payload)
     assert raised.value.reason == reason
 

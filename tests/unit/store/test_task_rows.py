@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.domain.messages import TaskMessage, WorkEntry
-from daemon.ports import ClaimAnswer, Delivery, Duplicate
+from daemon.ports import AlreadyRunning, ClaimOutcome, Delivery
 from daemon.store.task_rows import ClaimRequest, claim_answer
 
 MESSAGE = TaskMessage(task_id="t", queue_id="q", service_id="s", user_id="u", variables={})
@@ -23,7 +23,7 @@ def seen(**old: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("old", "answer"),
     [
-        ({}, Duplicate()),
+        ({}, AlreadyRunning()),
         ({"old_state": None}, None),
         ({"old_lapsed": True}, None),
         ({"old_entry": "tasks/1-0"}, None),
@@ -32,7 +32,7 @@ def seen(**old: object) -> dict[str, object]:
     ],
 )
 def test_a_snapshot_that_does_not_explain_the_refusal_is_not_believed(
-    old: dict[str, object], answer: ClaimAnswer | None
+    old: dict[str, object], answer: ClaimOutcome | None
 ) -> None:
     """Another claim got through after it was taken: None, look again."""
     assert claim_answer(REQUEST, seen(**old)) == answer
