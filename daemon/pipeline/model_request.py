@@ -67,7 +67,7 @@ async def load(
         json_output=service.output == "json",
         max_output_tokens=service.max_output_tokens,
         temperature=service.temperature,
-        idle_s=plan.limits.idle_s,
+        idle_s=plan.timeouts.idle_s,
         user_tag=hashlib.sha256(f"qstreamd user {message.user_id}".encode()).hexdigest()[:32],
     )
 
