@@ -9,8 +9,7 @@ from typing import Final
 from daemon.config import Settings, catalogue
 from daemon.config.profiles import PROFILES
 from daemon.config.rules import RULES
-from daemon.config.shown import text_of
-from daemon.config.sources import Setting
+from daemon.config.sources import Setting, text_of
 
 _INTRODUCTION: Final = """\
 # Settings

@@ -11,26 +11,26 @@ from dataclasses import dataclass, field
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
 from daemon.pipeline.refused_parameters import RefusedParameters
 from daemon.pipeline.retry_budget import RetryBudget
-from daemon.ports import Blobs, Clock, ConcurrencyLimiter, DeltaSink, Ledger, Provider, Settlement, Templates
-from daemon.services import ServiceCatalog
+from daemon.ports import Blobs, Clock, DeltaSink, Guards, Ledger, Provider, Tail, Templates
+from daemon.services import ServiceBook
 
 
 @dataclass(frozen=True, slots=True)
-class Dependencies:
+class World:
     """The pipeline's surroundings."""
 
     ledger: Ledger
-    limiter: ConcurrencyLimiter
-    settlement: Settlement
+    guards: Guards
+    tail: Tail
     deltas: DeltaSink
     templates: Templates
     blobs: Blobs
     provider: Callable[[str, str], Provider]  #: by vendor and proxy; raises TaskError when its key is missing
-    catalog: Callable[[], ServiceCatalog]  #: the services file in force now; an attempt keeps the one it began with
+    book: Callable[[], ServiceBook]  #: the services file in force now; an attempt keeps the one it began with
     clock: Clock
     random: Callable[[], float]  #: in [0, 1)
     owner: str  #: the consumer name, as the row keeps it
-    limiter_settings: GuardSettings
+    guard_settings: GuardSettings
     retry: RetrySettings
     lease: LeaseSettings
     budget: RetryBudget

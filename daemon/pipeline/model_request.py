@@ -67,7 +67,6 @@ async def load(
         json_output=service.output == "json",
         max_output_tokens=service.max_output_tokens,
         temperature=service.temperature,
-        idle_s=plan.timeouts.idle_s,
         user_tag=hashlib.sha256(f"qstreamd user {message.user_id}".encode()).hexdigest()[:32],
     )
 
@@ -76,9 +75,8 @@ def for_model(request: ModelRequest, model: Model, refused: frozenset[Parameter]
     """The request as `model` takes it: without a temperature if it takes none, and without what it has `refused`."""
     omit: frozenset[Parameter] = refused if model.sampling else refused | _SAMPLING
     return replace(
-        request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy,
-        omit=omit, spent=[],
-    )  # fmt: skip
+        request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy, omit=omit
+    )
 
 
 def _input(message: TaskMessage, context: TaskContext | None) -> _Input:

@@ -1,6 +1,7 @@
 """How one delivery can end: a closed set of values, each with what was already made durable.
 
-`executor.execute` returns one of them and raises nothing but cancellation. The worker counts and logs them.
+`executor.run` returns one of them and never raises (but for cancellation). The worker counts and logs them; nobody else
+decides.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
-class Snoozed:
+class Deferred:
     """The task waits for a place or for a model; no failure was counted."""
 
     reason: Reason
@@ -44,12 +45,12 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Requeued:
+class HandedBack:
     """Shutdown or self-fencing: the entry is in `:ready`; no failure was counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class CompletedAgain:
+class Repeated:
     """The task had ended before: only its tail was repeated, without a model call."""
 
 
@@ -66,10 +67,15 @@ class Fenced:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Another owner runs the task by this very entry: it stays pending, and is tried again soon."""
+
+
+@dataclass(frozen=True, slots=True)
 class Abandoned:
     """A dependency stayed away: the entry is still pending and will be found again after a lease."""
 
     why: str
 
 
-Outcome = Done | Retrying | Snoozed | Failed | Requeued | CompletedAgain | Dropped | Fenced | Abandoned
+Outcome = Done | Retrying | Deferred | Failed | HandedBack | Repeated | Dropped | Fenced | Refused | Abandoned

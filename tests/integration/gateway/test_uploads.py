@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ def door(settings: Settings, tmp_path: Path) -> Door:
     @asynccontextmanager
     async def opened(**more: Any) -> AsyncIterator[Rig]:
         given = {"dir": str(tmp_path / "blobs"), "disk_free_bytes_min": 0, **more}
-        async with running(settings.model_copy(update={"blobs": BlobSettings(**given)})) as rig:
+        async with running(replace(settings, blobs=BlobSettings(**given))) as rig:
             yield rig
 
     return opened

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.config import describe, load
 from daemon.config.redis_url import deployment
-from daemon.domain.errors import ConfigError
+from daemon.config.types import redis_server
 
 
 @pytest.mark.parametrize(
@@ -70,13 +69,13 @@ def test_what_other_clients_write_is_read() -> None:
 )
 def test_what_leads_nowhere_is_refused(wrong: str) -> None:
     """At start, not at the first command."""
-    with pytest.raises(ConfigError, match="REDIS_URL=") as caught:
-        load({"REDIS_URL": wrong})
+    with pytest.raises(ValueError, match=r".") as caught:
+        redis_server().parse(wrong)
     assert ":pw" not in str(caught.value)
 
 
 def test_no_password_is_shown() -> None:
     """Settings are printed by `config`, and `doctor` quotes them."""
-    settings = load({"REDIS_URL": "redis+sentinel://me:pw1@a,b/qs?sentinel_password=pw2"})
-    [shown] = [entry.value for entry in describe(settings) if entry.name == "REDIS_URL"]
+    kind = redis_server()
+    shown = kind.show(kind.parse("redis+sentinel://me:pw1@a,b/qs?sentinel_password=pw2"))
     assert "pw1" not in shown and "pw2" not in shown and "@a,b/qs" in shown
