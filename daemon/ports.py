@@ -8,7 +8,7 @@ every one may be repeated with the same arguments.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daemon.domain.errors import Code, TaskError
@@ -16,18 +16,18 @@ from daemon.domain.events import Channel, EventDraft, Usage
 from daemon.domain.messages import TaskIdentity as TaskIdentity
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.domain.model_io import ModelRequest, Picture, Piece
-from daemon.domain.permits import Ask, CallReport, Entered, MustWait, Shut
-from daemon.domain.permits import GuardPlace as GuardPlace
+from daemon.domain.permits import CallReport, Denied, Granted, PermitRequest
+from daemon.domain.permits import Permit as Permit
 from daemon.domain.states import State
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
-    """An entry of a newer release: enough to lay it aside for a daemon that can read it, unchanged."""
+class UnsupportedVersion:
+    """An entry of a newer release: enough to defer it, unchanged, for a daemon that can read it."""
 
     task_id: str
     raw: bytes
-    since_ms: int  #: unix ms when it was first laid aside; 0: now
+    since_ms: int  #: unix ms when it was first deferred; 0: now
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Delivery:
     id: str
     entry: WorkEntry | None
     poison: str = ""  #: why `entry` is None; free of content
-    ahead: Ahead | None = None  #: set when `poison` is only that a newer release wrote it
+    unsupported: UnsupportedVersion | None = None  #: set when `poison` is only that a newer release wrote it
     redelivered: bool = False  #: it was pending before: reclaimed, or found again after a lost reply
 
     @property
@@ -78,18 +78,13 @@ class TaskContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Duplicate:
+class AlreadyRunning:
     """Another entry of this task is running it: ack this one, say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class StillRunning:
-    """Another owner runs the task by this very entry, and its heartbeat is fresh: leave the entry pending."""
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """The id belongs to another queue or another body: dead letter, no event."""
+class TaskIdConflict:
+    """The task id was used for another body or queue: dead letter, no event."""
 
     why: str
 
@@ -104,7 +99,7 @@ class AlreadyEnded:
     result: StoredResult | None
 
 
-ClaimAnswer = Claimed | Duplicate | StillRunning | Foreign | AlreadyEnded
+ClaimOutcome = Claimed | AlreadyRunning | TaskIdConflict | AlreadyEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +127,7 @@ class ResultDraft:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Transition:
     """How an attempt that did not finish leaves `running`: the new state, and what to count."""
 
     state: State  #: retrying, queued, failed, cancelled or expired
@@ -147,30 +142,18 @@ class Ending:
 class Ledger(Protocol):
     """Postgres: hands out attempt numbers (the fence) and holds results."""
 
-    async def claim(
-        self, delivery: Delivery, owner: str, model_id: str, lease_s: float, dead_owners: Sequence[str] = ()
-    ) -> ClaimAnswer:
-        """Make or take the row in one statement; `attempt` rises by one when the answer is `Claimed`.
+    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:
+        """Make or take the row in one statement; `attempt` rises by one when the answer is `Claimed`."""
 
-        A row that says `running` is taken if `owner` claimed it by this entry, if its heartbeat has lapsed, or if its
-        owner is one of `dead_owners`; the last two count a crash.
+    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
+        """Commit `done` and the result by compare-and-set on (`task_id`, `attempt`, `running`), in one statement.
+
+        Reads back when no row matched: our own earlier commit is returned as success. Raises `LeaseLost` when a higher
+        attempt exists or the task ended otherwise.
         """
 
-    async def raise_attempt(self, task_id: str, attempt: int, owner: str, to: int) -> bool:
-        """Give the attempt, which has not begun, the number `to`: its events know its own. Repeatable.
-
-        False: it is not ours.
-        """
-
-    async def finish(self, task_id: str, attempt: int, owner: str, result: ResultDraft) -> StoredResult:
-        """Commit `done` and the result by compare-and-set on (`task_id`, `attempt`, `owner`, `running`).
-
-        One statement. Reads back when no row matched: our own earlier commit is returned as success. Raises `LeaseLost`
-        when the attempt is not ours (any more) or the task ended otherwise.
-        """
-
-    async def leave(self, task_id: str, attempt: int, owner: str, ending: Ending) -> bool:
-        """Leave `running` by compare-and-set on `attempt` and `owner`. False: it is not ours any more. Repeatable."""
+    async def transition(self, task_id: str, attempt: int, change: Transition) -> bool:
+        """Leave `running` by compare-and-set on `attempt`. False: somebody else owns the task now. Repeatable."""
 
     async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
         """Make the row of a task that ends without a claim (expired, rejected) terminal.
@@ -178,43 +161,38 @@ class Ledger(Protocol):
         False: it is running or ended.
         """
 
-    async def foreign(self, queue: str, entry: WorkEntry) -> str:
+    async def task_id_conflict(self, queue: str, entry: WorkEntry) -> str:
         """Why the id of this entry is another task's; "" when it is its own, or nobody's."""
 
-    async def let_go(
-        self, task_id: str, entry_id: str, owner: str, lease_s: float, dead_owners: Sequence[str] = ()
-    ) -> bool:
-        """Before a redelivered entry moves: a row that still says `running` by it becomes `queued`, crash counted.
+    async def release_claim(self, task_id: str, entry_id: str, lease_s: float) -> None:
+        """Before parking a redelivered entry: a row that still says `running` by it becomes `queued`, crash counted."""
 
-        False: by the rule of `claim` it may not be taken; the entry stays where it is.
-        """
-
-    async def heartbeat(self, attempts: Sequence[tuple[str, int]], owner: str) -> set[str]:
+    async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:
         """Renew `heartbeat_at` of all in one statement; the task ids whose attempt is no longer ours come back."""
 
 
-# --- guards (Redis) ---------------------------------------------------------------------------------------------
+# --- concurrency limiter (Redis) --------------------------------------------------------------------------------
 
 
-class Guards(Protocol):
-    """Leased places on server time, all or none."""
+class ConcurrencyLimiter(Protocol):
+    """Leased permits on server time, all or none."""
 
-    async def enter(self, ask: Ask, lease_ms: int) -> Entered | MustWait | Shut:
-        """Places in all shared guards and in the first open candidate, or in none. Repeatable with the same member."""
+    async def acquire(self, ask: PermitRequest, lease_ms: int) -> Granted | Denied:
+        """All shared permits and that of the first available candidate, or none. Repeatable with the same member."""
 
-    async def switch(
-        self, ask: Ask, lease_ms: int, left: Sequence[GuardPlace], report: CallReport
-    ) -> Entered | MustWait | Shut:
-        """Leave the places of one model with `report` and enter another one's; the shared places are kept meanwhile."""
+    async def switch_model(
+        self, ask: PermitRequest, lease_ms: int, left: Sequence[Permit], report: CallReport
+    ) -> Granted | Denied:
+        """Release the permits of one model with `report`, acquire another one's; the shared ones are kept."""
 
-    async def acquire(self, member: str, places: Sequence[GuardPlace], lease_ms: int) -> int | None:
-        """None: all places are ours for `lease_ms`. Otherwise the index of the first full guard; nothing was taken."""
+    async def retake(self, token: str, permits: Sequence[Permit], lease_ms: int) -> int | None:
+        """None: all permits are ours for `lease_ms`. Else the index of the first full limiter; nothing was taken."""
 
-    async def renew(self, held: Sequence[tuple[str, Sequence[GuardPlace]]], lease_ms: int) -> set[str]:
-        """Renew many members' places in one script; the members that lost one come back."""
+    async def renew(self, held: Sequence[tuple[str, Sequence[Permit]]], lease_ms: int) -> set[str]:
+        """Renew the permits of many tokens in one script; the tokens that lost one come back."""
 
-    async def release(self, member: str, places: Sequence[GuardPlace], report: CallReport | None = None) -> None:
-        """Give the places back, say what was learned of the model, and wake whoever is next; repeatable."""
+    async def release(self, token: str, permits: Sequence[Permit], report: CallReport | None = None) -> None:
+        """Release the permits, report of the model, and wake whoever is next; repeatable."""
 
 
 # --- events and work (Redis) ------------------------------------------------------------------------------------
@@ -224,47 +202,46 @@ class Guards(Protocol):
 class Appended:
     """What the append script answered.
 
-    `accepted` False: another owner, a higher attempt or the end came before; `ended` says which.
+    `accepted` False: a higher attempt or the end came before; `ended` says which.
     """
 
     accepted: bool
     ended: bool
     cancel: bool  #: a cancel was asked for
     overtaken: bool = False  #: something was appended after the event that was said to be the last
-    attempt: int = field(default=0, compare=False)  #: the highest that the stream has seen
 
 
-class Tail(Protocol):
-    """The end of a task, in the order of the law; each is one flush, owner-checked and repeatable."""
+class Settlement(Protocol):
+    """Settles a delivery in the completion order; each step is one flush, owner-checked and repeatable."""
 
     async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
-        """Give the place back and append `started`; the bool says whether the entry is still pending to us."""
+        """Release the queue slot and append `started`; the bool says whether the entry is still pending to us."""
 
     async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
         """Append events of one attempt in order, under one nonce."""
 
-    async def conclude(
+    async def append_and_release(
         self,
         task: TaskIdentity,
         attempt: int,
         drafts: Sequence[EventDraft],
-        member: str,
-        places: Sequence[GuardPlace],
+        token: str,
+        permits: Sequence[Permit],
         report: CallReport | None = None,
         after: int | None = None,
     ) -> Appended:
-        """The last events and the release of the guards in one flush; waking those who waited takes another.
+        """The last events and the release of the permits in one flush; waking those who waited takes another.
 
-        `after`: the events only if the attempt's last one is still that with this `seq`, whoever ran it.
+        `after`: the events only if the attempt's last one is still that with this `seq`.
         """
 
-    async def told(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
+    async def streamed_text(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
         """The text that viewers of this attempt have so far, and the `seq` of its last event."""
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; `whole_task` also gives back the place and drops its blobs."""
 
-    async def park(
+    async def snooze(
         self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0, wakeable: bool = False
     ) -> bool:
         """Move the entry to `:retry` and `:held`, due in so many ms of server time.
@@ -273,10 +250,10 @@ class Tail(Protocol):
         guard, and does not sleep if that has happened already.
         """
 
-    async def lay_aside(self, d: Delivery, ahead: Ahead, due_in_ms: int) -> bool:
+    async def defer_unread(self, d: Delivery, unsupported: UnsupportedVersion, due_in_ms: int) -> bool:
         """Move an entry of a newer release to `:retry`, unread but for when this wait began."""
 
-    async def hand_back(self, d: Delivery) -> bool:
+    async def requeue(self, d: Delivery) -> bool:
         """Move the entry to `:ready` now."""
 
     async def dead_letter(
@@ -350,8 +327,8 @@ class Provider(Protocol):
 
         An async generator: close it (`aclosing`) and the socket is closed at once.
 
-        Raises `ModelClosed`, `ProviderError` (LLM_ERROR, LLM_REFUSED, LLM_TIMEOUT, LLM_BAD_OUTPUT) and nothing else.
-        Has no clock but a connect limit: the caller's three clocks cancel it. Keep-alives and role chunks yield
+        Raises `ModelUnavailable`, `ProviderError` (LLM_ERROR, LLM_REFUSED, LLM_TIMEOUT, LLM_BAD_OUTPUT), nothing else.
+        Has no timeout but for connecting: the caller's three timeouts cancel it. Keep-alives and role chunks yield
         nothing. With `stream=False` it makes one plain call and yields the text as one Delta. Never retries.
         """
 
@@ -376,10 +353,10 @@ class Blobs(Protocol):
         """
 
 
-class Shelf(Protocol):
+class Staging(Protocol):
     """Where inline images are laid down before their task is accepted, when that is not Redis itself."""
 
-    async def lay(self, message: TaskMessage, pictures: Mapping[int, Picture]) -> dict[int, str]:
+    async def stage(self, message: TaskMessage, pictures: Mapping[int, Picture]) -> dict[int, str]:
         """A reference for each picture, durable. Raises `DependencyAway`, and then keeps none."""
 
     async def drop(self, references: Sequence[str], user_id: str) -> None:

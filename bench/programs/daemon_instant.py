@@ -18,7 +18,7 @@ from daemon import config
 from daemon.domain.events import Channel, Usage
 from daemon.domain.model_io import Delta, Finished, ModelRequest, Piece
 from daemon.observability.logging import begin
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Provider
 from daemon.processes.consumer import Daemon
 from daemon.processes.lifecycle import Signals, collect_rarely
@@ -63,7 +63,7 @@ class BenchDaemon(Daemon):
     def _provider(self, name: str, proxy: str) -> Provider:
         return self._instant
 
-    async def _attempt(self, hold: Hold) -> None:
+    async def _attempt(self, hold: InFlight) -> None:
         await super()._attempt(hold)
         if self._counts:
             self._recorder.count()
@@ -75,7 +75,7 @@ async def run(queues: list[str]) -> None:
     collect_rarely()
     daemon = BenchDaemon(settings, queues)
     daemon.attach(Recorder(), float(os.environ.get("SLEEP_S", "0")))
-    with Signals(on_stop=daemon.stop, on_cut=daemon.cut):
+    with Signals(on_stop=daemon.stop, on_force_stop=daemon.force_stop):
         await daemon.run()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from daemon import config, services
 from daemon.config import Role, Settings
 from daemon.domain.errors import ConfigError
-from daemon.services import ServiceBook
+from daemon.services import ServiceCatalog
 
 _KEYS = {"deepseek": "deepseek_api_key", "openai": "openai_api_key", "gemini": "gemini_api_key"}
 
@@ -40,22 +40,22 @@ def judge(role: Role | None = None) -> Findings:
         found.settings = [entry._asdict() for entry in config.describe(settings)]
         found.warnings += settings.warnings
     try:
-        book = services.load(runtime.services_file)
+        catalog = services.load(runtime.services_file)
     except ConfigError as error:
         found.mistakes += error.mistakes
     else:
-        found.services_file = book.source
-        found.services, found.models, found.queues = list(book.services), list(book.models), list(book.queues)
+        found.services_file = catalog.source
+        found.services, found.models, found.queues = list(catalog.services), list(catalog.models), list(catalog.queues)
         if settings is not None:
-            found.warnings += keyless(book, settings)
+            found.warnings += keyless(catalog, settings)
     return found
 
 
-def keyless(book: ServiceBook, settings: Settings) -> list[str]:
+def keyless(catalog: ServiceCatalog, settings: Settings) -> list[str]:
     """One line for each provider that models name and that has no key: their tasks would fail."""
     return [
         f"{_KEYS[provider].upper()} is not set: tasks of {', '.join(names)} would fail"
         for provider in _KEYS
         if getattr(settings.providers, _KEYS[provider]) is None
-        and (names := [model.id for model in book.models.values() if model.provider == provider])
+        and (names := [model.id for model in catalog.models.values() if model.provider == provider])
     ]

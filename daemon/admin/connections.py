@@ -18,7 +18,7 @@ from daemon.domain.errors import ConfigError, StoreAway
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect, translated
 from daemon.redis_client.scripts import Scripts
-from daemon.services import ServiceBook
+from daemon.services import ServiceCatalog
 from daemon.store.history import History
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
@@ -32,7 +32,7 @@ class Connections:
     def __init__(self, settings: Settings, *, redis_may_be_away: bool = False) -> None:
         self.settings = settings
         self.clock = SystemClock()
-        self.book: ServiceBook = services.load(settings.runtime.services_file, deep=False)
+        self.catalog: ServiceCatalog = services.load(settings.runtime.services_file, deep=False)
         self.redis: Redis = connect(settings.redis, size=POOL_SIZE, name="qstreamd-admin")
         self.scripts = Scripts(self.redis)
         self.no_store = "not asked for"

@@ -36,9 +36,9 @@ async def examine(settings: Settings, *, providers: bool) -> list[Finding]:
         found += await _redis(at)
         found += await _postgres(at)
         found += await host.check(settings)
-        found += await public_url.check(settings, at.book, at.clock)
+        found += await public_url.check(settings, at.catalog, at.clock)
         if providers:
-            found += await provider_hosts.check(settings, at.book, at.clock)
+            found += await provider_hosts.check(settings, at.catalog, at.clock)
     return found
 
 

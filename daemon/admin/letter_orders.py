@@ -13,7 +13,7 @@ import msgspec
 from daemon.admin.connections import Connections
 from daemon.admin.orders import actor
 from daemon.admin.replay import REPLAYABLE, replay
-from daemon.queues.dead_letters import DeadLetters, Letter, Wanted
+from daemon.queues.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from daemon.store.audit import AuditLog
 
 
@@ -27,21 +27,23 @@ class Fate:
     text: str = ""
 
 
-async def read_letters(at: Connections, queues: Sequence[str], wanted: Wanted, limit: int) -> list[Letter]:
+async def read_letters(
+    at: Connections, queues: Sequence[str], wanted: DeadLetterFilter, limit: int
+) -> list[DeadLetter]:
     """Letters of these queues (none named: of all), newest first, at most `limit` of each."""
     letters = DeadLetters(at.redis, at.scripts)
-    return [letter for q in queues or at.book.queues for letter in await letters.read(q, wanted, limit)]
+    return [letter for q in queues or at.catalog.queues for letter in await letters.read(q, wanted, limit)]
 
 
-async def replay_letters(at: Connections, found: Sequence[Letter], reason: str, *, dry_run: bool) -> list[Fate]:
+async def replay_letters(at: Connections, found: Sequence[DeadLetter], reason: str, *, dry_run: bool) -> list[Fate]:
     """Run the tasks of these letters anew, the oldest first, as they came."""
-    by_task: dict[str, list[Letter]] = {}
+    by_task: dict[str, list[DeadLetter]] = {}
     for letter in reversed(found):
         by_task.setdefault(letter.task_id or letter.id, []).append(letter)
     return [await _replay_one(at, letters, reason, dry_run=dry_run) for letters in by_task.values()]
 
 
-async def _replay_one(at: Connections, letters: Sequence[Letter], reason: str, *, dry_run: bool) -> Fate:
+async def _replay_one(at: Connections, letters: Sequence[DeadLetter], reason: str, *, dry_run: bool) -> Fate:
     task_id, queue = letters[-1].task_id, letters[-1].queue
     found = await at.records.row(task_id) if task_id else None
     if found is None:
@@ -63,7 +65,7 @@ async def _replay_one(at: Connections, letters: Sequence[Letter], reason: str, *
     return Fate(task_id, queue, "replayed", f"attempt {anew.attempt + 1} follows")
 
 
-async def drop_letters(at: Connections, found: Sequence[Letter], reason: str, *, dry_run: bool) -> list[Fate]:
+async def drop_letters(at: Connections, found: Sequence[DeadLetter], reason: str, *, dry_run: bool) -> list[Fate]:
     """Forget these letters; their tasks stay as they are."""
     if not dry_run and found:
         await DeadLetters(at.redis, at.scripts).drop(found)

@@ -22,7 +22,7 @@ from daemon.domain.queues import QueueSpec
 from daemon.ports import Clock
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
-from daemon.services import Service, ServiceBook
+from daemon.services import Service, ServiceCatalog
 from daemon.services.prompts import prompt
 
 CALL_S: Final = 15.0
@@ -239,22 +239,22 @@ async def _each_second(tell: Callable[[], None]) -> None:
 FILLER: Final = "Ten years of Python, two of them on call; led a team of four; likes boring technology. "
 
 
-def default_mix(book: ServiceBook) -> list[Share]:
+def default_mix(catalog: ServiceCatalog) -> list[Share]:
     """The first service without images and with a prompt of its own, for each queue that is not for images."""
     return [
         Share(queue, service, 1.0, filled(service))
-        for queue in book.queues.values()
+        for queue in catalog.queues.values()
         if not queue.vision
-        and (service := next((s for s in book.services.values() if _fits(s, queue) and s.prompt), None)) is not None
+        and (service := next((s for s in catalog.services.values() if _fits(s, queue) and s.prompt), None)) is not None
     ]
 
 
-def parse_mix(text: str, book: ServiceBook, variables: Mapping[str, Any] | None) -> Iterator[Share]:
+def parse_mix(text: str, catalog: ServiceCatalog, variables: Mapping[str, Any] | None) -> Iterator[Share]:
     """`QUEUE:SERVICE=WEIGHT,…`. Raises ValueError with what is wrong."""
     for part in text.split(","):
         names, _, weight = part.strip().partition("=")
         queue_name, _, service_name = names.partition(":")
-        queue, service = book.queues.get(queue_name), book.services.get(service_name)
+        queue, service = catalog.queues.get(queue_name), catalog.services.get(service_name)
         if queue is None or service is None:
             raise ValueError(f"{names!r}: wanted QUEUE:SERVICE of the services file")
         if not _fits(service, queue):

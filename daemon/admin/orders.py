@@ -29,7 +29,7 @@ from daemon.events.cancel_notices import Cancels
 from daemon.events.log import Events
 from daemon.limiter.models import ModelStates
 from daemon.ports import Blobs
-from daemon.queues.streams import Work
+from daemon.queues.streams import WorkStreams
 from daemon.store.audit import AuditLog
 from daemon.store.tasks import PostgresLedger
 
@@ -85,7 +85,7 @@ def _cancellation(at: Connections) -> Cancellation:
     s = at.settings
     return Cancellation(
         cancels=Cancels(at.scripts, s.events, s.queues), records=at.records,
-        ledger=PostgresLedger(at.pool, lambda: at.book.queues), events=Events(at.scripts, s.events, at.clock),
+        ledger=PostgresLedger(at.pool, lambda: at.catalog.queues), events=Events(at.scripts, s.events, at.clock),
         blobs=blobs_here(at), clock=at.clock,
     )  # fmt: skip
 
@@ -117,8 +117,8 @@ async def _retry(at: Connections, task_id: str, reason: str) -> Answer:
     return Answer(task_id, good=True, state="replayed", text=f"starts anew: in :ready of {anew.queue_id}")
 
 
-def _work(at: Connections) -> Work:
-    return Work(at.scripts, at.settings.queues, "admin")
+def _work(at: Connections) -> WorkStreams:
+    return WorkStreams(at.scripts, at.settings.queues, "admin")
 
 
 async def order_model(
@@ -138,8 +138,8 @@ async def delete_consumers(at: Connections, dead: Iterable[ConsumerState]) -> li
     """Delete consumers that lapsed with nothing pending; those that were deleted. What is pending never goes."""
     work, deleted = _work(at), []
     for consumer in dead:
-        if await work.bury(consumer.queue, consumer.name):
-            await work.forget([f"{consumer.queue}/{consumer.name}"])
+        if await work.delete_consumer(consumer.queue, consumer.name):
+            await work.deregister([f"{consumer.queue}/{consumer.name}"])
             deleted.append(consumer)
     return deleted
 

@@ -17,7 +17,7 @@ from daemon.domain.states import State
 from daemon.observability.logging import logger
 from daemon.pipeline.model_request import references
 from daemon.ports import Blobs
-from daemon.queues.backlog import Backlog, Waiting
+from daemon.queues.backlog import Backlog, BacklogEntry
 from daemon.store.pool import StatementRefused
 from daemon.store.tasks import PostgresLedger
 
@@ -39,7 +39,7 @@ class Purge:
         self._dropping = True
         self.ended = 0  #: tasks so far, by their rows
 
-    async def end(self, batch: Sequence[Waiting]) -> None:
+    async def end(self, batch: Sequence[BacklogEntry]) -> None:
         """End those of these that neither run nor have ended otherwise. Raises `DependencyAway` and `RedisFull`."""
         over = await self._end_rows(batch)
         self.ended += len(over)
@@ -47,9 +47,9 @@ class Purge:
         draft = events.error(Stage.QUEUE, Code.CANCELLED, CODES[Code.CANCELLED].en, retryable=False)
         await self._backlog.tell(mine, draft, must=True)
         await self._drop_images(mine)
-        await self._backlog.take_out(self._queue, mine)
+        await self._backlog.remove(self._queue, mine)
 
-    async def _end_rows(self, batch: Sequence[Waiting]) -> set[str]:
+    async def _end_rows(self, batch: Sequence[BacklogEntry]) -> set[str]:
         wanted = [(waiting.entry, waiting.entry_id) for waiting in batch]
         try:
             return await self._ledger.end_unclaimed_many(wanted, State.CANCELLED, Code.CANCELLED)
@@ -60,11 +60,11 @@ class Purge:
             half = len(batch) // 2
             return await self._end_rows(batch[:half]) | await self._end_rows(batch[half:])
 
-    async def _drop_images(self, batch: Sequence[Waiting]) -> None:
+    async def _drop_images(self, batch: Sequence[BacklogEntry]) -> None:
         """What lies outside Redis; on another host's disk, or in a store that does not answer, it is the sweep's."""
         gate = asyncio.Semaphore(DROPS_AT_ONCE)
 
-        async def drop(waiting: Waiting) -> None:
+        async def drop(waiting: BacklogEntry) -> None:
             async with gate:
                 await self._blobs.drop(references(waiting.entry.message), waiting.entry.message.user_id)
 
@@ -80,9 +80,9 @@ class Purge:
             _log.warning("blobs.cleanup_failed", queue=self._queue, why=type(away.exceptions[0]).__name__)
 
 
-def batches(page: Sequence[Waiting]) -> Iterator[list[Waiting]]:
+def batches(page: Sequence[BacklogEntry]) -> Iterator[list[BacklogEntry]]:
     """`page` in parts that one statement may carry."""
-    batch: list[Waiting] = []
+    batch: list[BacklogEntry] = []
     size = 0
     for waiting in page:
         if batch and size + waiting.size > BATCH_BYTES_MAX:

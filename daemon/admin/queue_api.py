@@ -123,8 +123,8 @@ def _limits(body: dict[str, Any]) -> dict[str, int | None]:
 
 def _told(view: QueueView) -> dict[str, Any]:
     depth = view.depth
-    sizes = {name: getattr(depth, name) for name in ("waiting", "running", "delayed", "dead", "places", "consumers")}
-    return {"queue": view.queue, **sizes, "control": asdict(view.control)}
+    sizes = {name: getattr(depth, name) for name in ("waiting", "running", "delayed", "dead", "consumers")}
+    return {"queue": view.queue, **sizes, "places": depth.occupancy, "control": asdict(view.control)}
 
 
 def _refusal(status: int, code: str, message: str) -> web.Response:

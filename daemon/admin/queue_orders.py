@@ -13,7 +13,7 @@ from typing import Any, Final
 from daemon.admin.purge import Purge, batches
 from daemon.domain.events import EventDraft, Reason, Stage, progress
 from daemon.events.log import Events
-from daemon.limiter.permits import RedisGuards
+from daemon.limiter.permits import RedisLimiter
 from daemon.ports import Blobs, Clock
 from daemon.queues.backlog import Backlog
 from daemon.queues.control import Control, Controls
@@ -59,7 +59,7 @@ class QueueOrders:
     ) -> None:
         self._controls = Controls(scripts, clock)
         self._depths = DepthReader(scripts)
-        self._guards = RedisGuards(scripts)
+        self._limiter = RedisLimiter(scripts)
         self._ledger = ledger
         self._blobs = blobs
         self._backlog = Backlog(scripts, events)
@@ -78,7 +78,7 @@ class QueueOrders:
         told = 0
         draft = progress(Stage.QUEUE, paused_text(why), reason=Reason.QUEUE_PAUSED)
         for queue in queues:
-            await self._guards.forget(queue)
+            await self._limiter.forget_waiters(queue)
             told += await self._tell(queue, draft)
         await self._audit("queue.pause", queues, by, why, {"told": told})
         return told
@@ -113,7 +113,7 @@ class QueueOrders:
         """
         assert self._ledger is not None
         assert self._blobs is not None
-        await self._guards.forget(queue)
+        await self._limiter.forget_waiters(queue)
         purge = Purge(queue, self._backlog, self._ledger, self._blobs)
         try:
             async for page in self._backlog.pages(queue):

@@ -12,7 +12,7 @@ from daemon.domain.messages import identity_of
 from daemon.domain.states import State
 from daemon.events.log import Events
 from daemon.queues.dead_letters import DeadLetters
-from daemon.queues.streams import Work
+from daemon.queues.streams import WorkStreams
 from daemon.store.records import TaskRow
 
 REPLAYABLE = frozenset({State.FAILED, State.EXPIRED})
@@ -31,7 +31,7 @@ async def replay(at: Connections, row: TaskRow, actor: str, reason: str) -> Task
     anew = await at.records.replay(row.task_id, actor, reason)
     if anew is None:
         return None
-    work = Work(at.scripts, at.settings.queues, "admin")
+    work = WorkStreams(at.scripts, at.settings.queues, "admin")
     # First the events, then the entry: `queued` comes before `started` for whoever watches.
     await Events(at.scripts, at.settings.events, at.clock).queued(identity_of(entry.message))
     await work.restore(anew.queue_id, anew.entry(), round(at.settings.lease.compare_s * 2000))

@@ -90,14 +90,16 @@ class Overview:
 
 async def read_overview(at: Connections, *, recent: bool = True) -> Overview:
     """One look at everything. Raises `RedisAway`; without Postgres the rest is still told."""
-    specs, models = at.book.queues, at.book.models
+    specs, models = at.catalog.queues, at.catalog.models
     depths = await DepthReader(at.scripts).read(list(specs), list(models))
     members, readers, due = await _readers(at)
     consumers = sorted(_consumers(members, readers, depths.at_s), key=lambda c: (c.queue, c.name))
     queues = [_queue(specs[depth.queue], depth, due[depth.queue], depths.at_s, at.settings) for depth in depths.queues]
     guards = [
-        GuardState(model, tier, used, limit_of(models[model], tier, at.settings.guards), depths.closed.get(model, ""))
-        for (model, tier), used in depths.used.items()
+        GuardState(
+            model, tier, used, limit_of(models[model], tier, at.settings.guards), depths.unavailable.get(model, "")
+        )
+        for (model, tier), used in depths.permits_in_use.items()
     ]
     past, notes = await _recent(at) if recent else (None, [])
     return Overview(depths.at_s, queues, consumers, guards, past, WINDOW_S, notes)
@@ -120,7 +122,7 @@ async def _readers(at: Connections) -> tuple[dict[str, float], dict[str, list[An
     with translated():
         pipe = at.redis.pipeline(transaction=False)
         pipe.zrange(keys.CONSUMERS, 0, -1, withscores=True)
-        for name in at.book.queues:
+        for name in at.catalog.queues:
             k = keys.queue_keys(name)
             pipe.xinfo_consumers(k.tasks, keys.GROUP)
             pipe.xinfo_consumers(k.ready, keys.GROUP)
@@ -128,7 +130,7 @@ async def _readers(at: Connections) -> tuple[dict[str, float], dict[str, list[An
         records, *replies = [_or_none(reply) for reply in await pipe.execute(raise_on_error=False)]
     members = {name.decode("utf-8", "replace"): score / 1000 for name, score in records or []}
     readers, due = {}, {}
-    for n, name in enumerate(at.book.queues):
+    for n, name in enumerate(at.catalog.queues):
         tasks, ready, head = replies[3 * n : 3 * n + 3]
         readers[name] = [*(tasks or []), *(ready or [])]
         due[name] = head[0][1] / 1000 if head else None
@@ -154,7 +156,7 @@ def _queue(spec: QueueSpec, depth: QueueDepth, due_at: float | None, now: float,
     return QueueState(
         name=spec.name, tier=spec.tier, mode=spec.mode, waiting=depth.waiting, running=depth.running,
         slots=min(slots, control.global_parallelism or slots), delayed=depth.delayed, dead=depth.dead,
-        places=depth.places, max_size=max_size_of(spec, settings.queues, control.max_size),
+        places=depth.occupancy, max_size=max_size_of(spec, settings.queues, control.max_size),
         oldest_wait_s=None if oldest is None else max(0.0, now - oldest),
         next_due_s=None if due_at is None else due_at - now, paused=control.paused, paused_why=control.why,
         consumers=depth.consumers,

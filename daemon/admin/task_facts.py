@@ -16,7 +16,7 @@ from daemon.admin.connections import Connections
 from daemon.admin.status import QueueState, read_overview
 from daemon.domain.messages import WorkEntry
 from daemon.domain.queues import Tier
-from daemon.ports import GuardPlace
+from daemon.ports import Permit
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translate, translated
 from daemon.services.limits_in_force import limit_of
@@ -176,12 +176,12 @@ class Place:
 
 async def locate(at: Connections, task_id: str, known: str | None) -> Place | None:
     """The first queue whose keys name the task; one round."""
-    names = [known] if known else list(at.book.queues)
+    names = [known] if known else list(at.catalog.queues)
     with translated():
         pipe = at.redis.pipeline(transaction=False)
         for name in names:
             k = keys.queue_keys(name)
-            pipe.get(keys.seen(name, task_id))
+            pipe.get(keys.dedup(name, task_id))
             pipe.zscore(k.waiting, task_id)
             pipe.zrank(k.waiting, task_id)
             pipe.zscore(k.retry, task_id)
@@ -254,17 +254,17 @@ async def _guards(
     if not user_id or tier not in {*Tier}:
         return [], None
     limits, paid = at.settings.guards, tier == Tier.PAID
-    places = [("user", GuardPlace(keys.guard_user(user_id), limits.user_paid if paid else limits.user_free))]
-    model = at.book.models.get(model_id or "")
+    places = [("user", Permit(keys.user_permits(user_id), limits.user_paid if paid else limits.user_free))]
+    model = at.catalog.models.get(model_id or "")
     if model is not None:
-        places.append(("model", GuardPlace(keys.guard_model(model.id, tier), limit_of(model, Tier(tier), limits))))
+        places.append(("model", Permit(keys.model_permits(model.id, tier), limit_of(model, Tier(tier), limits))))
     with translated():
         pipe = at.redis.pipeline(transaction=False)
         pipe.time()
         for _, place in places:
             pipe.zrange(place.key, 0, -1, withscores=True)
-            pipe.zrank(keys.guard_wait(place.key), f"{queue}/{task_id}")
-        closed = keys.model_keys(model_id or "").closed
+            pipe.zrank(keys.waiters_of(place.key), f"{queue}/{task_id}")
+        closed = keys.model_keys(model_id or "").cooldown
         pipe.get(closed)
         pipe.pttl(closed)
         (seconds, micros), *replies = await pipe.execute()

@@ -133,7 +133,7 @@ class DiskBlobs:
                     part.unlink(missing_ok=True)
         return file_id, facts
 
-    async def lay(self, message: TaskMessage, pictures: Mapping[int, Picture]) -> dict[int, str]:
+    async def stage(self, message: TaskMessage, pictures: Mapping[int, Picture]) -> dict[int, str]:
         """References of a task's inline images, durable before this returns. Raises `DiskFull`; then none is kept."""
         names = {at: f"{secrets.token_urlsafe(16)}.{message.queue_id}.{message.task_id}" for at in pictures}
         await _on_disk(self._make)

@@ -45,7 +45,7 @@ class RedisBlobs:
         with translated():
             pipe = self._client.pipeline(transaction=False)
             for queue, task_id in tasks:
-                pipe.exists(keys.seen(queue, task_id))
+                pipe.exists(keys.dedup(queue, task_id))
             found = await pipe.execute()
         return {task for task, known in zip(tasks, found, strict=True) if known}
 

@@ -76,16 +76,16 @@ def command(
     """
     settings = config.load()
     t.no_colour(settings.runtime.no_color)
-    book = services.load(settings.runtime.services_file, deep=False)
+    catalog = services.load(settings.runtime.services_file, deep=False)
     for name in models:
-        if name not in book.models:
+        if name not in catalog.models:
             raise click.BadParameter(
-                f"{name!r} is not in the services file: {', '.join(book.models)}", param_hint="--model"
+                f"{name!r} is not in the services file: {', '.join(catalog.models)}", param_hint="--model"
             )
     if not mean < p95 <= 3.86 * mean:
         raise click.BadParameter(f"wanted: mean < P95 <= 3.86 means ({3.86 * mean:g})", param_hint="--p95")
     load = Load(rate, mean, p95, sla, *burst, timeout_s)
-    named = tuple(book.models[name] for name in models)
+    named = tuple(catalog.models[name] for name in models)
     found = plan(load, Wishes(target, per_process, lost, backlog, wait_max, tokens_in, tokens_out, named))
     if as_json:
         t.emit(found)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from daemon.config import describe, load
-from daemon.config.sources import Described, text_of
+from daemon.config.shown import Described, text_of
 from daemon.processes.rooms import optional
 
 

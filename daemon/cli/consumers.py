@@ -52,8 +52,8 @@ async def _look(
     settings: config.Settings, queue: str | None, *, delete: bool
 ) -> tuple[list[ConsumerState], list[ConsumerState]]:
     async with Connections(settings) as at:
-        if queue is not None and queue not in at.book.queues:
-            t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.book.queues)}", 2)
+        if queue is not None and queue not in at.catalog.queues:
+            t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.catalog.queues)}", 2)
         found = [c for c in (await read_overview(at, recent=False)).consumers if queue in {None, c.queue}]
         deleted: list[ConsumerState] = []
         if delete:

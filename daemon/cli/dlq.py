@@ -14,7 +14,7 @@ from daemon.cli import terminal as t
 from daemon.cli.tasks import span_s
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import Code
-from daemon.queues.dead_letters import Letter, Wanted
+from daemon.queues.dead_letters import DeadLetter, DeadLetterFilter
 
 _MOST: Final = 100_000  #: letters that one command takes up; a queue keeps 10,000
 
@@ -109,8 +109,8 @@ def drop(*, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     _told(t.run(_drop(dry_run=dry_run, **_selection(**chosen))), as_json=as_json)
 
 
-def _wanted(tasks: Sequence[str], codes: Sequence[str], older: float | None, newer: float | None) -> Wanted:
-    return Wanted(frozenset(tasks), frozenset(codes), older, newer)
+def _wanted(tasks: Sequence[str], codes: Sequence[str], older: float | None, newer: float | None) -> DeadLetterFilter:
+    return DeadLetterFilter(frozenset(tasks), frozenset(codes), older, newer)
 
 
 def _selection(
@@ -122,33 +122,33 @@ def _selection(
     return {"queues": queues, "wanted": wanted, "reason": reason}
 
 
-async def _letters(queues: Sequence[str], wanted: Wanted, limit: int) -> list[Letter]:
+async def _letters(queues: Sequence[str], wanted: DeadLetterFilter, limit: int) -> list[DeadLetter]:
     async with Connections(config.load()) as at:
         return await _read(at, queues, wanted, limit)
 
 
-async def _read(at: Connections, queues: Sequence[str], wanted: Wanted, limit: int) -> list[Letter]:
-    unknown = sorted(set(queues) - set(at.book.queues))
+async def _read(at: Connections, queues: Sequence[str], wanted: DeadLetterFilter, limit: int) -> list[DeadLetter]:
+    unknown = sorted(set(queues) - set(at.catalog.queues))
     if unknown:
-        raise click.UsageError(f"unknown queue {unknown[0]!r}; known: {', '.join(at.book.queues)}")
+        raise click.UsageError(f"unknown queue {unknown[0]!r}; known: {', '.join(at.catalog.queues)}")
     return await read_letters(at, queues, wanted, limit)
 
 
 async def _show(task: str) -> dict[str, Any]:
     async with Connections(config.load()) as at:
-        letters = await _read(at, (), Wanted({task}), 10)
+        letters = await _read(at, (), DeadLetterFilter({task}), 10)
         found = await at.records.row(task) if not at.no_store else None
         row = None if found is None else {k: v for k, v in t.plain(found[0]).items() if k != "message"}
         return {"letters": t.plain(letters), "task": row}
 
 
-async def _replay(queues: Sequence[str], wanted: Wanted, reason: str, *, dry_run: bool) -> list[Fate]:
+async def _replay(queues: Sequence[str], wanted: DeadLetterFilter, reason: str, *, dry_run: bool) -> list[Fate]:
     async with Connections(config.load()) as at:
         await at.require_ours()
         return await replay_letters(at, await _read(at, queues, wanted, _MOST), reason, dry_run=dry_run)
 
 
-async def _drop(queues: Sequence[str], wanted: Wanted, reason: str, *, dry_run: bool) -> list[Fate]:
+async def _drop(queues: Sequence[str], wanted: DeadLetterFilter, reason: str, *, dry_run: bool) -> list[Fate]:
     async with Connections(config.load()) as at:
         await at.require_ours()
         return await drop_letters(at, await _read(at, queues, wanted, _MOST), reason, dry_run=dry_run)

@@ -15,7 +15,7 @@ from daemon.admin.load_generator import Order, Progress, Share, Target, default_
 from daemon.admin.load_report import LoadReport, QueueReport, Spread
 from daemon.admin.load_test import load_running
 from daemon.cli import terminal as t
-from daemon.services import ServiceBook
+from daemon.services import ServiceCatalog
 
 
 @click.command(
@@ -60,9 +60,9 @@ def command(
     """
     settings = config.load()
     t.no_colour(settings.runtime.no_color)
-    book = services.load(None if in_process else settings.runtime.services_file)
+    catalog = services.load(None if in_process else settings.runtime.services_file)
     order = Order(
-        wanted["rate"], wanted["duration"], _mix(mix_text, book, variables), wanted["users"], wanted["faults"],
+        wanted["rate"], wanted["duration"], _mix(mix_text, catalog, variables), wanted["users"], wanted["faults"],
         wanted["drain"],
     )  # fmt: skip
     if in_process:
@@ -77,10 +77,10 @@ def command(
     sys.exit(0 if found.good else t.EXIT_FAILED)
 
 
-def _mix(text: str | None, book: ServiceBook, variables: Path | None) -> list[Share]:
+def _mix(text: str | None, catalog: ServiceCatalog, variables: Path | None) -> list[Share]:
     try:
         given = json.loads(variables.read_text("utf-8")) if variables else None
-        mix = list(parse_mix(text, book, given)) if text else default_mix(book)
+        mix = list(parse_mix(text, catalog, given)) if text else default_mix(catalog)
     except ValueError as mistake:
         raise click.BadParameter(str(mistake), param_hint="--variables" if not text else "--mix") from None
     if not mix:

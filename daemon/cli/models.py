@@ -60,13 +60,13 @@ aliases.add(command, unblock, "open")
 
 async def _look() -> list[ModelState]:
     async with Connections(_settings()) as at:
-        return await ModelStates(at.scripts).read(list(at.book.models))
+        return await ModelStates(at.scripts).read(list(at.catalog.models))
 
 
 async def _order(model: str, action: str, reason: str, order: Callable[[ModelStates], Any]) -> None:
     async with Connections(_settings()) as at:
-        if model not in at.book.models:
-            t.fail(f"model {model!r} is not known", f"known: {', '.join(at.book.models)}", 2)
+        if model not in at.catalog.models:
+            t.fail(f"model {model!r} is not known", f"known: {', '.join(at.catalog.models)}", 2)
         await at.require_ours()
         if not await order_model(at, model, action, reason, order):
             t.hint(f"not in the audit log: Postgres {at.no_store}")

@@ -166,13 +166,13 @@ async def _open(names: Sequence[str] | None) -> AsyncIterator[tuple[Connections,
     settings = config.load()
     t.no_colour(settings.runtime.no_color)
     async with Connections(settings) as at:
-        queues = list(at.book.queues) if names is None else list(names)
+        queues = list(at.catalog.queues) if names is None else list(names)
         for queue in queues:
-            if queue not in at.book.queues:
-                t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.book.queues)}", 2)
+            if queue not in at.catalog.queues:
+                t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.catalog.queues)}", 2)
         events = Events(at.scripts, settings.events, at.clock)
         pool = None if at.no_store else at.pool
-        ledger = PostgresLedger(pool, lambda: at.book.queues) if pool else None
+        ledger = PostgresLedger(pool, lambda: at.catalog.queues) if pool else None
         yield at, QueueOrders(at.scripts, events, pool, at.clock, ledger, blobs_here(at)), queues
 
 
@@ -196,7 +196,8 @@ def _told(view: QueueView) -> dict[str, Any]:
     depth = view.depth
     return {
         "queue": view.queue, "paused": view.control.paused, "waiting": depth.waiting, "running": depth.running,
-        "delayed": depth.delayed, "dead": depth.dead, "places": depth.places, "consumers": depth.consumers, **control,
+        "delayed": depth.delayed, "dead": depth.dead, "places": depth.occupancy, "consumers": depth.consumers,
+        **control,
     }  # fmt: skip
 
 
@@ -205,5 +206,5 @@ def _row(view: QueueView) -> tuple[str, ...]:
     said = {"slots": c.parallelism, "global": c.global_parallelism, "size": c.max_size}
     state = click.style("paused", fg="yellow") if c.paused else "open"
     limits = " ".join(f"{name}={value}" for name, value in said.items() if value is not None) or "-"
-    counts = (depth.waiting, depth.running, depth.delayed, depth.dead, depth.places)
+    counts = (depth.waiting, depth.running, depth.delayed, depth.dead, depth.occupancy)
     return view.queue, *map(str, counts), state, limits, t.safe(f"{c.who} {c.why}".strip() or "-")

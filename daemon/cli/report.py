@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import click
 
@@ -48,7 +47,13 @@ def command(*, days: float, service: str | None, sla_s: float, lang: Language, a
     t.no_colour(settings.runtime.no_color)
     window_s = days * _DAY_S
     sums = t.run(
-        _sums(replace(settings, postgres=replace(settings.postgres, command_timeout_s=SUMMING_S)), days, sla_s)
+        _sums(
+            settings.model_copy(
+                update={"postgres": settings.postgres.model_copy(update={"command_timeout_s": SUMMING_S})}
+            ),
+            days,
+            sla_s,
+        )
     )
     if service is not None:
         sums = [found for found in sums if found.service_id == service]

@@ -1,16 +1,6 @@
 """The settings of a process: groups of typed values, each with its default, unit and reason; `load` reads them once."""
 
-from daemon.config.load import (
-    Role,
-    Settings,
-    catalogue,
-    describe,
-    load,
-    require_daemon,
-    require_relay,
-    runtime_alone,
-    secrets,
-)
+from daemon.config.load import Role, catalogue, describe, load, runtime_alone, secrets
 from daemon.config.settings import (
     BlobSettings,
     EventSettings,
@@ -26,6 +16,7 @@ from daemon.config.settings import (
     RelaySettings,
     RetrySettings,
     RuntimeSettings,
+    Settings,
     ShutdownSettings,
     SystemdSettings,
 )
@@ -54,8 +45,6 @@ __all__ = [
     "catalogue",
     "describe",
     "load",
-    "require_daemon",
-    "require_relay",
     "runtime_alone",
     "secrets",
 ]

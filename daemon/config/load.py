@@ -7,62 +7,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
+from pydantic import ValidationError
+
+from daemon.config import rules, sources
 from daemon.config.profiles import PROFILES
-from daemon.config.rules import DAEMON_NEEDS, DOUBTS, GATEWAY_NEEDS, RELAY_NEEDS, RULES, Rule, broken
-from daemon.config.settings import (
-    BlobSettings,
-    EventSettings,
-    GatewaySettings,
-    GuardSettings,
-    LeaseSettings,
-    OpsSettings,
-    PostgresSettings,
-    ProviderSettings,
-    QstashSettings,
-    QueueSettings,
-    RedisSettings,
-    RelaySettings,
-    RetrySettings,
-    RuntimeSettings,
-    ShutdownSettings,
-    SystemdSettings,
-)
-from daemon.config.sources import Described, Reader, Setting, Source, effective, secrets_in, settings_of
+from daemon.config.settings import RuntimeSettings, Settings
+from daemon.config.shown import Described, Rule, broken, unknown
+from daemon.config.sources import Reading, Setting, SettingSource, settings_of
+from daemon.config.types import parts_of_secret
 from daemon.domain.errors import ConfigError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """All groups. `load` builds it; `Settings()` is all defaults, for tests."""
-
-    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
-    systemd: SystemdSettings = field(default_factory=SystemdSettings)
-    redis: RedisSettings = field(default_factory=RedisSettings)
-    postgres: PostgresSettings = field(default_factory=PostgresSettings)
-    qstash: QstashSettings = field(default_factory=QstashSettings)
-    relay: RelaySettings = field(default_factory=RelaySettings)
-    gateway: GatewaySettings = field(default_factory=GatewaySettings)
-    ops: OpsSettings = field(default_factory=OpsSettings)
-    blobs: BlobSettings = field(default_factory=BlobSettings)
-    queues: QueueSettings = field(default_factory=QueueSettings)
-    guards: GuardSettings = field(default_factory=GuardSettings)
-    lease: LeaseSettings = field(default_factory=LeaseSettings)
-    retry: RetrySettings = field(default_factory=RetrySettings)
-    events: EventSettings = field(default_factory=EventSettings)
-    shutdown: ShutdownSettings = field(default_factory=ShutdownSettings)
-    providers: ProviderSettings = field(default_factory=ProviderSettings)
-    sources: Mapping[str, Source] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
 Role: TypeAlias = Literal["relay", "gateway", "daemon"]
-_NEEDS: Mapping[Role, Sequence[Rule]] = MappingProxyType(
-    {"relay": RELAY_NEEDS, "gateway": GATEWAY_NEEDS, "daemon": DAEMON_NEEDS}
+_NEEDS: Mapping[Role | None, tuple[Rule, ...]] = MappingProxyType(
+    {None: (), "relay": rules.RELAY_NEEDS, "gateway": rules.GATEWAY_NEEDS, "daemon": rules.DAEMON_NEEDS}
 )
 #: beside QSTREAMD_: a variable that begins so was meant for us, though others may have such names too
 _PREFIXES = ("QUEUE_MAX_", "QUEUE_PARALLELISM_", "MODEL_CONCURRENCY_", "USER_CONCURRENCY_")
@@ -73,65 +34,59 @@ def load(environ: Mapping[str, str] | None = None, role: Role | None = None) -> 
 
     `role` also asks for what that process can't do without. Raises `ConfigError` with one line for each mistake.
     """
-    given = os.environ if environ is None else environ
-    reader = Reader(given, PROFILES[Reader(given).group(RedisSettings).profile])
-    groups: dict[str, Any] = {name: reader.group(type(group)) for name, group in _groups(Settings()).items()}
-    settings = Settings(**groups, sources=MappingProxyType(reader.sources))
-    known = [entry.name for _, entry in catalogue()]
-    mistakes = [*reader.mistakes, *reader.unknown("QSTREAMD_", known)]
-    mistakes += _broken((*RULES, *_NEEDS[role]) if role else RULES, settings, reader.wrong)
+    settings, reading = _read(environ)
+    known = settings_of(Settings)
+    mistakes = [line for name in known for line in reading.mistakes.get(name, ())]
+    mistakes += unknown(reading.environ, "QSTREAMD_", known)
+    mistakes += broken((*rules.RULES, *_NEEDS[role]), settings, reading.mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    misspelt = [line for prefix in _PREFIXES for line in reader.unknown(prefix, known)]
-    return replace(settings, warnings=(*misspelt, *_broken(DOUBTS, settings)))
+    misspelt = [line for prefix in _PREFIXES for line in unknown(reading.environ, prefix, known)]
+    found = MappingProxyType({name: reading.origins.get(name, "default") for name in known})
+    return settings.model_copy(update={"sources": found, "warnings": (*misspelt, *broken(rules.DOUBTS, settings))})
+
+
+def _read(environ: Mapping[str, str] | None) -> tuple[Settings, Reading]:
+    """Every value that could be read; defaults stand in for the others."""
+    reading = Reading(os.environ if environ is None else environ)
+    places = (
+        SettingSource(Settings, reading, "environment", sources.variable),
+        SettingSource(Settings, reading, "file", sources.file),
+        SettingSource(Settings, reading, "credentials", sources.credential),
+        SettingSource(Settings, reading, "profile", _profile),
+    )
+    try:
+        return Settings(_build_sources=(places, {})), reading  # type: ignore[call-arg]  # BaseSettings takes it
+    except ValidationError as error:
+        reading.refused(error, settings_of(Settings))
+    return Settings(_build_sources=(places, {})), reading  # type: ignore[call-arg]  # without what was refused
+
+
+def _profile(entry: Setting, reading: Reading) -> Any:
+    """The default that the chosen profile has for it."""
+    return PROFILES.get(reading.found.get("QSTREAMD_REDIS_PROFILE", ""), {}).get(entry.name)
 
 
 def runtime_alone(environ: Mapping[str, str] | None = None) -> RuntimeSettings:
     """`RuntimeSettings` as far as they can be read, whatever else is wrong: `check` names all mistakes at once."""
-    return Reader(os.environ if environ is None else environ).group(RuntimeSettings)
-
-
-def require_relay(settings: Settings) -> None:
-    """Raises `ConfigError` naming what a relay lacks; `load(role="relay")` says it together with all else."""
-    _require("relay", settings)
-
-
-def require_daemon(settings: Settings) -> None:
-    """Raises `ConfigError` naming what a daemon lacks; `load(role="daemon")` says it together with all else."""
-    _require("daemon", settings)
+    return _read(environ)[0].runtime
 
 
 def catalogue() -> list[tuple[str, Setting]]:
-    """Every setting there is, with the name of its group, in the order of this file."""
-    return [(name, entry) for name, group in _groups(Settings()).items() for _, entry in settings_of(group)]
+    """Every setting there is, with the name of its group, in the order of `config.settings`."""
+    return [(entry.group, entry) for entry in settings_of(Settings).values()]
 
 
 def describe(settings: Settings) -> list[Described]:
-    """Every setting with its effective value and where that came from; secrets are masked, so it may be printed."""
-    source = settings.sources
+    """Every setting with its value and where that came from; secrets are masked, so it may be printed."""
     return [
-        Described(e.group, e.setting.name, e.shown, source.get(e.setting.name, "default"), e.setting.kind.unit,
-                  e.setting.reason)
-        for e in effective(_groups(settings))
-    ]  # fmt: skip
+        Described(e.group, name, e.shown(e.of(settings)), settings.sources.get(name, "default"), e.kind.unit, e.reason)
+        for name, e in settings_of(Settings).items()
+    ]
 
 
 def secrets(settings: Settings) -> list[str]:
     """Every secret that was given, for `logs.configure` to mask: whole, and the password inside a URL or key alone."""
-    return list(secrets_in(_groups(settings)))
-
-
-def _groups(settings: Settings) -> dict[str, object]:
-    return {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name not in ("sources", "warnings")}
-
-
-def _broken(rules: Sequence[Rule], settings: Settings, skip: Collection[str] = ()) -> list[str]:
-    everything = list(effective(_groups(settings)))
-    values = {e.setting.name: e.value for e in everything}
-    return list(broken(rules, values, {e.setting.name: e.shown for e in everything}, skip))
-
-
-def _require(role: Role, settings: Settings) -> None:
-    mistakes = _broken(_NEEDS[role], settings)
-    if mistakes:
-        raise ConfigError(mistakes)
+    given = (e.of(settings) for e in settings_of(Settings).values() if e.kind.secret and e.of(settings) != e.default)
+    items = (item for value in given for item in (value if isinstance(value, tuple) else (value,)))
+    return [part for item in items for part in parts_of_secret(item.get_secret_value())]

@@ -19,6 +19,9 @@ SCHEMES: Final = (
     *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
     *("redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"),
 )
+ALLOWED: Final = (
+    "redis://host:6379/0 (rediss, upstash, unix), redis+sentinel://host,host/service or redis+cluster://host,host"
+)
 _PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 _OF_SENTINELS: Final = "sentinel_"
 

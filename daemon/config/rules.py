@@ -1,17 +1,17 @@
 """The rules that settings keep with each other, by their public names, each with its reason.
 
-Data in, lines out: `config.load` calls this at start and refuses the start for every line. Names nothing but variables,
-so that what an error names is what somebody can change.
+`config.load` refuses the start for every one that does not hold. Names nothing but variables, so that what an error
+names is what somebody can change.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
+from daemon.config.shown import Rule
 from daemon.config.types import SecretStr
 
 #: signing keys that the QStash development server shows to everybody: its default user, then its three test users
@@ -24,35 +24,6 @@ DEVELOPMENT_KEYS: Final = frozenset(
     }
 )  # fmt: skip
 TOKEN_SECRET_CHARS_MIN: Final = 32  #: HS256 is as strong as its key: 256 bits
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """`holds` gets the values of `names` in this order; `reason` says what goes wrong otherwise and what to do."""
-
-    names: tuple[str, ...]
-    holds: Callable[..., object]
-    reason: str
-
-
-def broken(
-    rules: Iterable[Rule], values: Mapping[str, Any], shown: Mapping[str, Any], skip: Collection[str] = ()
-) -> Iterator[str]:
-    """One line for each rule that does not hold; rules about a name in `skip` are not judged.
-
-    `values` are the settings by name, `shown` the same with secrets masked.
-    """
-    for rule in rules:
-        if not any(name in skip for name in rule.names) and not rule.holds(*(values[name] for name in rule.names)):
-            yield f"{', '.join(_said(name, shown[name]) for name in rule.names)}: {rule.reason}"
-
-
-def _said(name: str, value: Any) -> str:
-    if value is None or value == []:
-        return f"{name} is not set"
-    if isinstance(value, bool):
-        return f"{name}={str(value).lower()}"
-    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def _development(environment: str) -> bool:

@@ -1,177 +1,152 @@
-"""Reads groups of settings out of one environment and shows them again: whence each value came, and what was wrong.
+"""Where settings come from, as sources of pydantic-settings; what was found, where, and every mistake.
 
-Knows no setting by name and never looks at `os.environ`: `load` hands the mapping in. Plain
-dataclasses instead of a settings library, because every process would pay for it at each start (docs/decisions/).
+Knows no setting by name and never looks at `os.environ`: `load` hands the mapping in.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from daemon.config.types import MASK, Kind, SecretStr, parts_of_secret
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from daemon.config.types import MASK, Kind, kind_of
 
 Source = Literal["default", "profile", "environment", "file", "credentials"]
-Group = TypeVar("Group")
 
 FILE_BYTES_MAX: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One variable: its public name, its default, how it is read and why it is as it is."""
+class Group(BaseModel):
+    """A group of settings: read by the public names of its variables, made in code by the names of its fields."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, hide_input_in_errors=True)
+
+
+def setting(name: str, default: Any, reason: str) -> Any:
+    """A field that is read from the variable `name`."""
+    return Field(default, validation_alias=name, description=reason)
+
+
+class Setting(NamedTuple):
+    """One variable: its place, its public name, its default, how it is read and why it is as it is."""
+
+    group: str
+    attribute: str
     name: str
     default: Any
     kind: Kind
     reason: str
 
+    def of(self, settings: BaseModel) -> Any:
+        """The value in force."""
+        return getattr(getattr(settings, self.group), self.attribute)
 
-def setting(name: str, default: Any, kind: Kind, reason: str) -> Any:
-    """A dataclass field that is read from the variable `name`."""
-    entry = Setting(name=name, default=default, kind=kind, reason=reason)
-    return dataclasses.field(default=default, metadata={"setting": entry})
-
-
-def settings_of(group: type | object) -> Iterator[tuple[str, Setting]]:
-    """Attribute and `Setting` of each field of a group."""
-    for field in dataclasses.fields(group):  # type: ignore[arg-type]  # every group is a dataclass
-        yield field.name, field.metadata["setting"]
+    def shown(self, value: Any) -> Any:
+        """A value of it, with secrets masked."""
+        return None if value is None else self.kind.show(value)
 
 
-class Reader:
-    """Reads groups out of one environment, notes where each value came from and collects all mistakes.
-
-    `profile`: defaults by name that hold over those of the settings.
-    """
-
-    def __init__(self, environ: Mapping[str, str], profile: Mapping[str, Any] | None = None) -> None:
-        self.environ = environ
-        self._profile = profile or {}
-        self.sources: dict[str, Source] = {}
-        self.mistakes: list[str] = []
-        self.wrong: set[str] = set()  #: names that have a mistake; rules about them need not be judged
-
-    def group(self, cls: type[Group]) -> Group:
-        """The group with every value that could be read; defaults stand in for mistakes."""
-        values = {attribute: self._value(entry) for attribute, entry in settings_of(cls)}
-        return cls(**values)
-
-    def unknown(self, prefix: str, known: Iterable[str]) -> Iterator[str]:
-        """One line for each variable with this prefix that nobody reads, with a hint at what may have been meant."""
-        names = set(known)
-        alike = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        for name in sorted(self.environ):
-            if name.startswith(prefix) and name not in names and name.removesuffix("_FILE") not in names:
-                close = difflib.get_close_matches(name.removeprefix(prefix), alike, n=1, cutoff=0.6)
-                yield f"{name} is not a setting" + (f"; did you mean {prefix}{close[0]}?" if close else "")
-
-    def _value(self, entry: Setting) -> Any:
-        raw, source = self._raw(entry)
-        self.sources[entry.name] = source
-        if not raw:  # an empty variable is an unset one, as compose files and shells write it
-            self.sources[entry.name] = "profile" if entry.name in self._profile else "default"
-            return self._profile.get(entry.name, entry.default)
-        try:
-            return entry.kind.parse(raw)
-        except ValueError:
-            shown = MASK if entry.kind.secret else repr(raw[:80])
-            self._wrong(entry, f"{entry.name}={shown} is not allowed; allowed: {entry.kind.allowed}")
-            return entry.default
-
-    def _raw(self, entry: Setting) -> tuple[str, Source]:
-        name, file = entry.name, f"{entry.name}_FILE"
-        given, path = self.environ.get(name, "").strip(), self.environ.get(file, "")
-        if path and not entry.kind.secret:
-            self._wrong(entry, f"{file}={path!r} is not allowed: only secrets may come from files; set {name}")
-        elif path and given:
-            self._wrong(entry, f"{name} and {file} are both set; allowed: one of them")
-        elif path:
-            return self._read(entry, Path(path), f"{file}={path!r}"), "file"
-        directory = self.environ.get("CREDENTIALS_DIRECTORY", "")
-        if not given and directory and entry.kind.secret:
-            credential = Path(directory) / name.lower()
-            if credential.exists():
-                return self._read(entry, credential, f"credential {name.lower()!r}"), "credentials"
-        return given, "environment"
-
-    def _read(self, entry: Setting, path: Path, what: str) -> str:
-        """The file's text; a mistake if it can't be read or holds nothing."""
-        try:
-            with path.open("rb") as file:
-                content = file.read(FILE_BYTES_MAX + 1)
-            if len(content) > FILE_BYTES_MAX:
-                raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
-            value = content.decode().rstrip("\r\n")
-            if not value:
-                raise ValueError("empty")
-        except OSError as error:
-            self._wrong(entry, f"{what} can't be read: {error.strerror}")
-        except UnicodeDecodeError:
-            self._wrong(entry, f"{what} can't be read: not UTF-8")
-        except ValueError as error:
-            self._wrong(entry, f"{what} can't be used: {error}")
-        else:
-            return value
-        return ""
-
-    def _wrong(self, entry: Setting, mistake: str) -> None:
-        self.mistakes.append(mistake)
-        self.wrong.add(entry.name)
+@cache
+def settings_of(model: type[BaseModel]) -> Mapping[str, Setting]:
+    """Every setting of the groups in a model, by its public name, in the order they were declared."""
+    groups = ((name, info.annotation) for name, info in model.model_fields.items())
+    entries = (
+        Setting(group, name, str(info.validation_alias), info.default, kind_of(info.annotation, tuple(info.metadata)),
+                str(info.description))
+        for group, members in groups if isinstance(members, type) and issubclass(members, Group)
+        for name, info in members.model_fields.items()
+    )  # fmt: skip
+    return {entry.name: entry for entry in entries}
 
 
-# --- showing --------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Reading:
+    """One look at an environment, by the names of settings: what was found first, where, and what is wrong."""
+
+    environ: Mapping[str, str]
+    found: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, Source] = field(default_factory=dict)
+    mistakes: dict[str, list[str]] = field(default_factory=dict)
+
+    def refused(self, error: ValidationError, known: Mapping[str, Setting]) -> None:
+        """Notes what pydantic refused, in our words, which name the variable and what it takes."""
+        for name in dict.fromkeys(str(detail["loc"][1]) for detail in error.errors()):
+            kind = known[name].kind
+            shown = MASK if kind.secret else repr(self.found[name][:80])
+            mistake = f"{name}={shown} is not allowed; allowed: {kind.allowed}"
+            self.mistakes.setdefault(name, []).append(mistake)
 
 
-class Described(NamedTuple):
-    """One effective setting as people may see it: secrets masked."""
-
-    group: str
-    name: str
-    value: Any
-    source: Source
-    unit: str
-    reason: str
+Look: TypeAlias = Callable[[Setting, Reading], Any]
 
 
-class Effective(NamedTuple):
-    """One setting and the value in force."""
+class SettingSource(PydanticBaseSettingsSource):
+    """Looks for each setting in one place. What is wrong there becomes a mistake; None or no text counts as unset."""
 
-    group: str
-    setting: Setting
-    value: Any
+    def __init__(self, settings_cls: type[BaseSettings], reading: Reading, origin: Source, look: Look) -> None:
+        super().__init__(settings_cls)
+        self._reading, self._origin, self._look = reading, origin, look
 
-    @property
-    def shown(self) -> Any:
-        """The value with secrets masked."""
-        return self.value if self.value is None else self.setting.kind.show(self.value)
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The values of one group, by the names of variables; one that has a mistake is left to its default."""
+        group, reading = {}, self._reading
+        for entry in settings_of(self.settings_cls).values():
+            if entry.group == field_name and entry.name not in reading.mistakes:
+                try:
+                    value = self._look(entry, reading)
+                except ValueError as error:
+                    reading.mistakes[entry.name] = [str(error)]
+                    continue
+                if value not in (None, ""):
+                    group[entry.name] = reading.found.setdefault(entry.name, value)
+                    reading.origins.setdefault(entry.name, self._origin)
+        return group, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The values of all groups."""
+        fields = self.settings_cls.model_fields.items()
+        return {name: group for name, info in fields if (group := self.get_field_value(info, name)[0])}
 
 
-def effective(groups: Mapping[str, object]) -> Iterator[Effective]:
-    """Every setting of these groups, by the name of its group, in the order they were declared."""
-    for group, instance in groups.items():
-        for attribute, entry in settings_of(instance):
-            yield Effective(group, entry, getattr(instance, attribute))
+def variable(entry: Setting, reading: Reading) -> str:
+    """`{NAME}`, without blanks around it; an empty one is unset, as compose files and shells write it."""
+    return reading.environ.get(entry.name, "").strip()
 
 
-def secrets_in(groups: Mapping[str, object]) -> Iterator[str]:
-    """Every secret that was given, whole, and what in it is one by itself."""
-    for _, entry, value in effective(groups):
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, SecretStr) and value != entry.default:
-                yield from parts_of_secret(item.get_secret_value())
+def file(entry: Setting, reading: Reading) -> str:
+    """`{NAME}_FILE`: the path of a file that holds a secret."""
+    name = f"{entry.name}_FILE"
+    path = reading.environ.get(name, "")
+    if path and not entry.kind.secret:
+        raise ValueError(f"{name}={path!r} is not allowed: only secrets may come from files; set {entry.name}")
+    if path and entry.name in reading.found:
+        raise ValueError(f"{entry.name} and {name} are both set; allowed: one of them")
+    return _content(Path(path), f"{name}={path!r}") if path else ""
 
 
-def text_of(value: Any) -> str:
-    """A setting's shown value for people."""
-    if value is None or value == []:
-        return "-"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+def credential(entry: Setting, reading: Reading) -> str:
+    """A file in systemd's `CREDENTIALS_DIRECTORY`, unless a variable or a file was found: those are for one process."""
+    directory, name = reading.environ.get("CREDENTIALS_DIRECTORY", ""), entry.name.lower()
+    wanted = directory and entry.kind.secret and entry.name not in reading.found
+    return _content(Path(directory, name), f"credential {name!r}") if wanted and Path(directory, name).exists() else ""
+
+
+def _content(path: Path, what: str) -> str:
+    """The file's text without the newline at its end. Raises ValueError if it can't be read or holds nothing."""
+    try:
+        with path.open("rb") as opened:
+            raw = opened.read(FILE_BYTES_MAX + 1)
+        value = raw.decode(errors="ignore" if len(raw) > FILE_BYTES_MAX else "strict").rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"{what} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ValueError(f"{what} can't be read: not UTF-8") from None
+    if not value or len(raw) > FILE_BYTES_MAX:
+        raise ValueError(f"{what} can't be used: {f'larger than {FILE_BYTES_MAX} bytes' if value else 'empty'}")
+    return value

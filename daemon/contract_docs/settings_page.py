@@ -9,7 +9,8 @@ from typing import Final
 from daemon.config import Settings, catalogue
 from daemon.config.profiles import PROFILES
 from daemon.config.rules import RULES
-from daemon.config.sources import Setting, text_of
+from daemon.config.shown import text_of
+from daemon.config.sources import Setting
 
 _INTRODUCTION: Final = """\
 # Settings

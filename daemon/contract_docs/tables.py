@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from daemon import config
-from daemon.config.sources import settings_of
 from daemon.config.types import SecretStr
 from daemon.contract_docs.schemas import IMAGE_FORMS, Schema
 from daemon.domain.errors import CODES
@@ -148,12 +146,9 @@ def state_diagram() -> str:
 
 def public_environment() -> str:
     """The variables that belong to the contract; the tunables have a page of their own."""
-    settings = config.Settings()
     rows = [
         (f"`{entry.name}`", _default(entry.default), entry.reason)
-        for group in (getattr(settings, field.name) for field in dataclasses.fields(settings))
-        if dataclasses.is_dataclass(group)
-        for _, entry in settings_of(group)
+        for _, entry in config.catalogue()
         if not entry.name.startswith("QSTREAMD_") and entry.name not in _OF_THE_SYSTEM
     ]
     return table(("variable", "default", "note"), rows)

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, cast
 import asyncpg
 
 from daemon.domain.errors import ConfigError, RedisAway
-from daemon.queues.streams import Work
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.scripts import Call, Scripts
 from daemon.store.pool import Pool
@@ -104,7 +104,7 @@ def install(text: str) -> None:
     """Arm the points that `text` names, for the life of this process. Raises `ConfigError` for what it can't read."""
     points = _Points(text)
     names = {sql: name for name, sql in load_queries().items()}
-    each, gathered, once, wait = Scripts.run_each, GatheredScripts.run_each, Pool._once, Work.wait  # noqa: SLF001  # there is no hook, on purpose
+    each, gathered, once, wait = Scripts.run_each, GatheredScripts.run_each, Pool._once, WorkStreams.wait  # noqa: SLF001  # there is no hook, on purpose
 
     async def flush(self: Scripts, calls: Sequence[Call]) -> list[Any]:
         """What one caller asks for, even where its flush carries the calls of others too."""
@@ -122,7 +122,7 @@ def install(text: str) -> None:
         lost = asyncpg.ConnectionDoesNotExistError("lost")
         return await points.around(names.get(sql, "other"), lost, lambda: once(self, sql, args))
 
-    async def read(self: Work, *args: Any) -> Any:
+    async def read(self: WorkStreams, *args: Any) -> Any:
         # An empty read is no effect.
         found = await wait(self, *args)
         if found:
@@ -132,7 +132,7 @@ def install(text: str) -> None:
     Scripts.run_each = flush  # type: ignore[method-assign]
     GatheredScripts.run_each = ask  # type: ignore[method-assign]
     Pool._once = statement  # type: ignore[method-assign]  # noqa: SLF001
-    Work.wait = read  # type: ignore[method-assign, assignment]
+    WorkStreams.wait = read  # type: ignore[method-assign, assignment]
 
 
 async def _nothing() -> None:

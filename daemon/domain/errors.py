@@ -15,7 +15,7 @@ translated into this tree once, at their adapter's edge, with the cause kept.
     └── TaskError                ends or delays one attempt; carries a `Code`
         ├── Rejected             can never succeed as sent
         └── ProviderError        the model's answer, translated
-            └── ModelClosed      rate limit, overload, quota: the model is closed for everyone for a while
+            └── ModelUnavailable      rate limit, overload, quota: the model is closed for everyone for a while
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class ProviderError(TaskError):
     parameter: str = ""
 
 
-class ModelClosed(ProviderError):
+class ModelUnavailable(ProviderError):
     """The provider refuses this model for now (429, overload, quota). Counts no failure; closes the model for all.
 
     `reason` is `RATE_LIMITED` (429), `OVERLOADED` (503, 529), `QUOTA` (402, insufficient_quota, per-day limits) or

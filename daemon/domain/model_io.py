@@ -37,9 +37,13 @@ class ModelRequest:
     max_output_tokens: int | None = None
     temperature: float | None = None
     reasoning: Reasoning | None = None  #: how much the model thinks; None: as it likes
+    idle_s: float = 60.0  #: the caller's limit for a pause between texts
     user_tag: str = ""  #: an opaque hash for the provider's abuse tracking; never the user id itself
     proxy: str = field(default="", repr=False)  #: the model's own way out; "": the provider's
     omit: frozenset[Parameter] = frozenset()  #: not sent, whatever the fields above say: the model refuses them
+    spent: list[Usage] = field(
+        default_factory=list, compare=False
+    )  #: adapter: what this call has cost, however it ends
 
     def sends(self, parameter: Parameter) -> bool:
         """Whether the adapter may send `parameter`."""
@@ -53,7 +57,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-FinishReason = Literal["stop", "length", "refused", "error"]
+FinishReason = Literal["stop", "length", "filtered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Finished:
     `usage.cost_usd` is always None here: prices belong to the services file.
     """
 
-    reason: FinishReason
+    reason: FinishReason | None  #: None: it gave none, or one that we don't know
     usage: Usage
     model_name: str = ""  #: as the provider reports it
     request_id: str = ""  #: the provider's id, for support

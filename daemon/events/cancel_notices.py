@@ -56,7 +56,7 @@ class Cancels:
         with translated():
             pipe = self._scripts.client.pipeline(transaction=False)
             pipe.hget(names.held, task_id)
-            pipe.get(keys.seen(queue, task_id))
+            pipe.get(keys.dedup(queue, task_id))
             held, seen = await pipe.execute()
             entry_id = seen.partition(b":")[0].decode() if seen else ""
             if not entry_id:
@@ -77,9 +77,9 @@ class Cancels:
             lua.withdraw(
                 retry=names.retry,
                 held=names.held,
-                seen=keys.seen(queue, task_id),
+                seen=keys.dedup(queue, task_id),
                 tasks=names.tasks,
-                reservation=keys.promise(queue, task_id),
+                reservation=keys.reservation(queue, task_id),
                 waiting=names.waiting,
                 counter=names.counter,
                 blobs=[keys.blob(queue, task_id, at) for at in range(IMAGES_MAX)],

@@ -27,12 +27,11 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Events:
-    """Writes and reads per-task streams. `owner`: whose attempts are appended; "" in a process that runs none."""
+    """Writes and reads per-task streams."""
 
-    def __init__(self, scripts: Scripts, settings: EventSettings, clock: Clock, owner: str = "") -> None:
+    def __init__(self, scripts: Scripts, settings: EventSettings, clock: Clock) -> None:
         self._scripts = scripts
         self._clock = clock
-        self._owner = owner
         self._ttl_s = int(settings.ttl_s)
         self._ended_ttl_s = int(settings.ttl_after_end_s)
 
@@ -59,7 +58,7 @@ class Events:
     ) -> Call:
         """The script call of one append, to be sent in a batch with others; the same drafts make the same nonce.
 
-        `after`: only if the attempt's last event is still the one with this `seq`, whoever ran it.
+        `after`: only if the attempt's last event is still the one with this `seq`.
         """
         now = round(self._clock.time(), 3)
         common = _encode(task.task_id), _common(task, now)
@@ -70,7 +69,6 @@ class Events:
             state=keys.events_state(task.task_id),
             nonce=nonce,
             fence=fence,
-            owner=self._owner if after is None else "",
             ttl_s=self._ttl_s,
             ended_ttl_s=self._ended_ttl_s,
             queued=_queued(task, position, common),
@@ -80,8 +78,8 @@ class Events:
     @staticmethod
     def appended(reply: Any) -> Appended:
         """The reply of one append, typed."""
-        status, attempt, _seq, cancel = reply
-        return Appended(status > 0, ended=status == -1, cancel=bool(cancel), overtaken=status == -2, attempt=attempt)
+        status, _attempt, _seq, cancel = reply
+        return Appended(accepted=status > 0, ended=status == -1, cancel=bool(cancel), overtaken=status == -2)
 
     async def read(self, task_id: str, after: str = "0-0", count: int = 500) -> list[Event]:
         """At most `count` events after the stream id `after`; empty when there are none (yet). One command."""
@@ -91,7 +89,7 @@ class Events:
             )
         return [decode(entry_id, fields) for entry_id, fields in entries]
 
-    async def told(self, task_id: str, attempt: int) -> tuple[str, int]:
+    async def streamed_text(self, task_id: str, attempt: int) -> tuple[str, int]:
         """The text that viewers of this attempt have so far, and the `seq` of its last event. One command a page."""
         parts, seq, after = [], 0, "0-0"
         while page := await self.read(task_id, after):

@@ -20,7 +20,7 @@ from daemon.events.fan_out import Hub
 from daemon.events.stored_event import Entry
 from daemon.gateway.access import Access
 from daemon.gateway.responses import json_answer, not_found
-from daemon.limiter.waiting import Waiting, Waits
+from daemon.limiter.waiting import WaitReader, WaitStatus
 from daemon.ports import Clock, StoredResult
 from daemon.store.records import TaskRecords, TaskRow
 
@@ -39,7 +39,7 @@ class Results:
         *,
         records: TaskRecords,
         hub: Hub,
-        waits: Waits,
+        waits: WaitReader,
         queues: Callable[[], Mapping[str, QueueSpec]],
         access: Access,
         clock: Clock,
@@ -64,7 +64,7 @@ class Results:
         seen = await self._seen(task_id)
         if seen is None and caller is not None:
             raise not_found()
-        return json_answer(200, {"taskId": task_id, **_NOTHING, **(seen or {"waiting": _waiting(Waiting())})})
+        return json_answer(200, {"taskId": task_id, **_NOTHING, **(seen or {"waiting": _waiting(WaitStatus())})})
 
     async def queues(self, request: web.Request) -> web.StreamResponse:
         """For each queue: how many wait to start, how many may, whether it is paused."""
@@ -141,6 +141,6 @@ def _error(code: Code) -> dict[str, Any]:
     return {"code": code, "message": CODES[code].en}
 
 
-def _waiting(waiting: Waiting) -> dict[str, Any]:
+def _waiting(waiting: WaitStatus) -> dict[str, Any]:
     reason = waiting.reason if waiting.reason in Reason.__members__ else None
     return {"reason": reason, "position": waiting.position, "etaSeconds": waiting.eta_s}

@@ -20,7 +20,7 @@ from daemon.domain.queues import QueueSpec, Tier
 from daemon.gateway.qstash import FlowControl, Publishing
 from daemon.observability.traceparent import TraceParent
 from daemon.pipeline.validate import validate
-from daemon.services import ServiceBook
+from daemon.services import ServiceCatalog
 
 DELAY_S_MAX: Final = 90 * 86400  #: QStash's longest
 _AUTO: Final = (Tier.PAID, Tier.FREE)
@@ -99,7 +99,7 @@ def read(raw: bytes, now: float, parent: TraceParent | None = None) -> Submissio
 
 
 def judge(
-    submission: Submission, queue_id: str, queues: Mapping[str, QueueSpec], book: ServiceBook, now: float
+    submission: Submission, queue_id: str, queues: Mapping[str, QueueSpec], catalog: ServiceCatalog, now: float
 ) -> Judged:
     """The submission as a message for `queue_id`. Raises `Rejected`. `queues` have the sizes that are in force."""
     queue = queues.get(queue_id)
@@ -114,7 +114,7 @@ def judge(
     message = messages.parse_message(body)
     if any(image.blob is not None for image in message.images or ()):
         raise Rejected("images: blob is not allowed; allowed: data, fileId, fileKey")
-    validate(message, queue_id, book, now)
+    validate(message, queue_id, catalog, now)
     return Judged(message, queue, raw, messages.canonical_sha256(body), decode(message.images or ()))
 
 

@@ -29,8 +29,8 @@ from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
 from daemon.observability.traceparent import HEADER, parse
 from daemon.ports import Clock
-from daemon.queues.admission import Accepted, Admission, Conflict, Full, Promise, Promised, Verdict
-from daemon.services import ServiceBook
+from daemon.queues.admission import Accepted, Admission, Conflict, Full, Reservation, Reserved, Verdict
+from daemon.services import ServiceCatalog
 from daemon.store.audit import AuditLog
 
 BODY_S: Final = 10.0  #: for a body to arrive
@@ -43,7 +43,7 @@ _log = logger("gateway")
 class Services(NamedTuple):
     """What the services file says now: services and models, and the queues with their sizes in force."""
 
-    book: ServiceBook
+    catalog: ServiceCatalog
     queues: Mapping[str, QueueSpec]
 
 
@@ -106,14 +106,14 @@ class Submit:
         services, now = self._services(), self._clock.time()
         candidates = submission.queues
         # A call that is repeated goes where the first one went. In a second queue it would be told 202 and never run.
-        known = await self._admission.holds(list(dict.fromkeys((*candidates, *services.queues))), submission.task_id)
+        known = await self._admission.queue_of(list(dict.fromkeys((*candidates, *services.queues))), submission.task_id)
         if known is not None and known not in candidates:
             raise Refused(422, Code.INVALID_PAYLOAD, f"taskId: was submitted before, to {known}")
         candidates = candidates if known is None else (known,)
         refused: Exception | None = None
         for queue_id in candidates:
             try:
-                judged = judge(submission, queue_id, services.queues, services.book, now)
+                judged = judge(submission, queue_id, services.queues, services.catalog, now)
             except Rejected as error:
                 refused = refused or error
                 continue
@@ -125,21 +125,21 @@ class Submit:
         assert refused is not None
         raise refused
 
-    async def _take(self, judged: Judged, submission: Submission) -> Promise | Verdict:
+    async def _take(self, judged: Judged, submission: Submission) -> Reservation | Verdict:
         limit = judged.queue.max_size or 0
         if self._qstash is None:
             carried = submission.publishing.traceparent
             return await self._admission.accept(
                 judged.message, judged.sha256, limit, judged.pictures, traceparent=carried
             )
-        return await self._admission.promise(
+        return await self._admission.reserve(
             judged.queue.name, submission.task_id, judged.sha256, limit, delay_s=submission.delay_s
         )
 
-    async def _hand_over(self, judged: Judged, submission: Submission, verdict: Promise | Verdict) -> str:
+    async def _hand_over(self, judged: Judged, submission: Submission, verdict: Reservation | Verdict) -> str:
         if isinstance(verdict, Conflict):
             raise Refused(422, Code.INVALID_PAYLOAD, "taskId: was submitted before with another body")
-        if not isinstance(verdict, Accepted | Promised):
+        if not isinstance(verdict, Accepted | Reserved):
             return "duplicate"
         try:
             await self._events.queued(identity_of(judged.message), verdict.position or None)
@@ -150,7 +150,7 @@ class Submit:
         try:
             await self._qstash.publish(judged.message, judged.queue.mode, judged.raw, submission.publishing)
         except PublishRefused as error:
-            await self._admission.refund(judged.queue.name, submission.task_id)
+            await self._admission.cancel_reservation(judged.queue.name, submission.task_id)
             raise busy("the task could not be handed over; try again") from error
         except PublishUnknown as error:  # it may be delivered: its place stays promised until it is, or expires
             raise busy("whether the task was handed over is unknown; the same call again is safe") from error

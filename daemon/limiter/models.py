@@ -52,29 +52,29 @@ class ModelStates:
     async def block(self, model: str, seconds: float, why: str) -> None:
         """No call begins for so long, in any process; running ones go on. Repeatable."""
         with translated():
-            await self._scripts.client.set(keys.model_keys(model).closed, why, px=max(1, int(seconds * 1000)))
+            await self._scripts.client.set(keys.model_keys(model).cooldown, why, px=max(1, int(seconds * 1000)))
 
     async def unblock(self, model: str) -> None:
         """Forget why it was closed, broken or slowed down. Tasks that wait for a time come at that time. Repeatable."""
         names = keys.model_keys(model)
         with translated():
-            paces = [keys.model_pace(model, tier) for tier in Tier]
-            await self._scripts.client.delete(names.closed, names.breaker, *paces)
+            paces = [keys.adaptive_limit(model, tier) for tier in Tier]
+            await self._scripts.client.delete(names.cooldown, names.breaker, *paces)
 
     def _ask(self, pipe: Any, model: str, now: int) -> None:
         names = keys.model_keys(model)
-        pipe.get(names.closed)
-        pipe.pttl(names.closed)
+        pipe.get(names.cooldown)
+        pipe.pttl(names.cooldown)
         pipe.hgetall(names.breaker)
         pipe.get(names.rpm)
         pipe.get(names.tpm)
-        for line in (names.paying, names.others, keys.guard_wait(names.probe)):
+        for line in (names.paid_turns, names.free_turns, keys.waiters_of(names.probe)):
             pipe.zcard(line)
         for tier in Tier:
-            guard = keys.guard_model(model, tier)
-            pipe.zcount(guard, f"({now}", "+inf")
-            pipe.zcard(keys.guard_wait(guard))
-            pipe.hget(keys.model_pace(model, tier), "limit")
+            permits = keys.model_permits(model, tier)
+            pipe.zcount(permits, f"({now}", "+inf")
+            pipe.zcard(keys.waiters_of(permits))
+            pipe.hget(keys.adaptive_limit(model, tier), "limit")
 
 
 def _state(model: str, replies: Sequence[Any], now: int) -> ModelState:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from daemon.redis_client.keys import GUARD_CALLED, GUARD_SWEEP, GUARD_SWEEP_CURSOR, GUARD_WAITS
+from daemon.redis_client.keys import LIMITERS_WITH_WAITERS, NOTIFIED, PERMIT_SWEEP, PERMIT_SWEEP_CURSOR
 from daemon.redis_client.scripts import Call, load_scripts
 
 SCRIPTS: Final = load_scripts("limiter")
@@ -82,8 +82,8 @@ class Report(NamedTuple):
     """What an attempt learned of its model, and how the script judges it."""
 
     outcome: str
-    closed_ms: int
-    closed_reason: str
+    cooldown_ms: int
+    cooldown_reason: str
     request_ms: float
     token_ms: float
     tokens_reserved: int
@@ -102,15 +102,15 @@ class Report(NamedTuple):
 
 def acquire_permits(
     *,
-    notified: str = GUARD_CALLED,
-    waits: str = GUARD_WAITS,
+    notified: str = NOTIFIED,
+    waits: str = LIMITERS_WITH_WAITERS,
     shared: Sequence[LimiterKeys],
     candidates: Sequence[CandidateKeys],
     token: str,
     waiter: str,
     since_ms: int,
     lease_ms: int,
-    goes_first: bool,
+    has_priority: bool,
     reservation_ms: int,
     wait_ttl_ms: int,
     wake_max: int = WAKE_MAX,
@@ -130,7 +130,7 @@ def acquire_permits(
             *(key for candidate in candidates for key in candidate),
         ),
         (
-            *(token, waiter, since_ms, lease_ms, int(goes_first), reservation_ms, wait_ttl_ms, wake_max),
+            *(token, waiter, since_ms, lease_ms, int(has_priority), reservation_ms, wait_ttl_ms, wake_max),
             *(turn_grace_ms, turn_early_ms, paid_ahead_ms, free_burst, probe_wait_ms),
             *(len(shared), *shared_limits, *(value for rate in rates for value in rate)),
         ),
@@ -139,8 +139,8 @@ def acquire_permits(
 
 def change_limit(
     *,
-    notified: str = GUARD_CALLED,
-    waits: str = GUARD_WAITS,
+    notified: str = NOTIFIED,
+    waits: str = LIMITERS_WITH_WAITERS,
     permits: str,
     waiters: str,
     limit: int,
@@ -151,14 +151,14 @@ def change_limit(
     return Call(SCRIPTS["change_limit"], (notified, waits, permits, waiters), (limit, reservation_ms, wake_max))
 
 
-def forget_waiters(*, waits: str = GUARD_WAITS, waiter_prefix: str) -> Call:
+def forget_waiters(*, waits: str = LIMITERS_WITH_WAITERS, waiter_prefix: str) -> Call:
     """Takes all waiters of one queue out of every line."""
     return Call(SCRIPTS["forget_waiters"], (waits,), (waiter_prefix,))
 
 
 def release_permits(
     *,
-    notified: str = GUARD_CALLED,
+    notified: str = NOTIFIED,
     limiters: Sequence[LimiterKeys],
     model: ModelKeys | None = None,
     token: str,
@@ -187,10 +187,10 @@ def retake_permits(*, permits: Sequence[str], token: str, lease_ms: int, limits:
 
 def sweep_permits(
     *,
-    mark: str = GUARD_SWEEP,
-    cursor: str = GUARD_SWEEP_CURSOR,
-    notified: str = GUARD_CALLED,
-    waits: str = GUARD_WAITS,
+    mark: str = PERMIT_SWEEP,
+    cursor: str = PERMIT_SWEEP_CURSOR,
+    notified: str = NOTIFIED,
+    waits: str = LIMITERS_WITH_WAITERS,
     reservation_ms: int,
     mark_ms: int,
     page: int,

@@ -16,7 +16,7 @@ from daemon.redis_client.connection import translated
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitStatus:
     """What is known of a wait; None: not known."""
 
     reason: str | None = None  #: a `Reason`
@@ -40,13 +40,13 @@ class _Held(msgspec.Struct):
 _held: Final = msgspec.json.Decoder(_Held).decode
 
 
-class Waits:
+class WaitReader:
     """Looks into the queues."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    async def of(self, queue: str, task_id: str, now: float) -> Waiting:
+    async def of(self, queue: str, task_id: str, now: float) -> WaitStatus:
         """Why this task waits; one flush. `now` in unix seconds."""
         names = keys.queue_keys(queue)
         with translated():
@@ -60,7 +60,7 @@ class Waits:
         if is_paused(paused):
             reason = Reason.QUEUE_PAUSED.value
         eta_s = None if due is None else round(max(0.0, float(due) / 1000 - now), 1)
-        return Waiting(reason, None if rank is None else int(rank) + 1, eta_s)
+        return WaitStatus(reason, None if rank is None else int(rank) + 1, eta_s)
 
     async def queues(self, queues: Sequence[str]) -> dict[str, QueueSize]:
         """The size of each queue; one flush."""

@@ -46,12 +46,12 @@ def waiting_event(stage: Stage, reason: Reason) -> EventDraft:
     return events.progress(stage, WAITING[reason], reason=reason)
 
 
-def falling_back_event(model_id: str) -> EventDraft:
+def fallback_event(model_id: str) -> EventDraft:
     """The model closed before its first word, and another one is asked in the same attempt."""
     return events.progress(Stage.EXECUTE, f"the model is busy; asking {model_id} instead")
 
 
-def given_back_event() -> EventDraft:
+def requeued_event() -> EventDraft:
     """The attempt was interrupted, not failed; another daemon takes it."""
     return events.progress(Stage.QUEUE, "interrupted; starting again on another worker")
 

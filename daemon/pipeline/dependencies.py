@@ -11,26 +11,26 @@ from dataclasses import dataclass, field
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
 from daemon.pipeline.refused_parameters import RefusedParameters
 from daemon.pipeline.retry_budget import RetryBudget
-from daemon.ports import Blobs, Clock, DeltaSink, Guards, Ledger, Provider, Tail, Templates
-from daemon.services import ServiceBook
+from daemon.ports import Blobs, Clock, ConcurrencyLimiter, DeltaSink, Ledger, Provider, Settlement, Templates
+from daemon.services import ServiceCatalog
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Dependencies:
     """The pipeline's surroundings."""
 
     ledger: Ledger
-    guards: Guards
-    tail: Tail
+    limiter: ConcurrencyLimiter
+    settlement: Settlement
     deltas: DeltaSink
     templates: Templates
     blobs: Blobs
     provider: Callable[[str, str], Provider]  #: by vendor and proxy; raises TaskError when its key is missing
-    book: Callable[[], ServiceBook]  #: the services file in force now; an attempt keeps the one it began with
+    catalog: Callable[[], ServiceCatalog]  #: the services file in force now; an attempt keeps the one it began with
     clock: Clock
     random: Callable[[], float]  #: in [0, 1)
     owner: str  #: the consumer name, as the row keeps it
-    guard_settings: GuardSettings
+    limiter_settings: GuardSettings
     retry: RetrySettings
     lease: LeaseSettings
     budget: RetryBudget

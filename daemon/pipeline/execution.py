@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, TypeVar
 
@@ -11,9 +11,9 @@ from daemon.domain.errors import Code, LeaseLost, TaskError
 from daemon.domain.events import Stage
 from daemon.domain.messages import TaskIdentity, WorkEntry
 from daemon.domain.model_io import ModelRequest
-from daemon.pipeline.dependencies import World
-from daemon.pipeline.in_flight import Hold
-from daemon.pipeline.model_call import Answer
+from daemon.pipeline.dependencies import Dependencies
+from daemon.pipeline.in_flight import InFlight
+from daemon.pipeline.model_call import ModelAnswer
 from daemon.pipeline.permit_acquisition import PermitAcquisition
 from daemon.pipeline.retry_while_unavailable import retry_while_unavailable
 from daemon.pipeline.route import Plan
@@ -35,8 +35,8 @@ class Phase(Enum):
 class Execution:
     """One delivery on its way through the steps. A field without a default is set by the step that is named."""
 
-    deps: World
-    in_flight: Hold
+    deps: Dependencies
+    in_flight: InFlight
     phase: Phase = Phase.UNCLAIMED
     stage: Stage = Stage.LOAD  #: named in the event of a failed attempt
     entry: WorkEntry = field(init=False)  # read_entry
@@ -46,10 +46,10 @@ class Execution:
     claim: Claimed = field(init=False)  # claim_attempt
     request: ModelRequest = field(init=False)  # load_request
     writer: DeltaWriter | None = None  # load_request, for streams
-    answer: Answer = field(init=False)  # call_model
+    answer: ModelAnswer = field(init=False)  # call_model
     data: Any = None  # call_model, for json services
 
-    async def insist(self, step: Callable[[], Awaitable[T]], *, interruptible: bool = True) -> T:
+    async def until_available(self, step: Callable[[], Awaitable[T]], *, interruptible: bool = True) -> T:
         """The answer of `step`, tried again while its server is away; see `retry_while_unavailable`."""
         scope = self.in_flight.scope if interruptible else None
         return await retry_while_unavailable(step, scope, self.deps.clock, self.deps.hold_result_s)
@@ -59,15 +59,7 @@ class Execution:
         if appended.cancel:
             self.in_flight.scope.interrupt(TaskError(code=Code.CANCELLED))
         elif not appended.accepted:
-            self.in_flight.scope.interrupt(LeaseLost("the event stream has seen a higher attempt, or another owner"))
-
-    async def raise_attempt(self, to: int) -> None:
-        """Give our attempt, which has not begun, the number `to`. Raises `LeaseLost` when it is not ours any more."""
-        task_id, attempt, ledger = self.task.task_id, self.claim.attempt, self.deps.ledger
-        if not await self.insist(lambda: ledger.raise_attempt(task_id, attempt, self.deps.owner, to)):
-            raise LeaseLost(f"attempt {attempt} was taken over before it began")
-        self.claim = replace(self.claim, attempt=to)
-        self.in_flight.claimed(to)
+            self.in_flight.scope.interrupt(LeaseLost("the event stream has seen a higher attempt"))
 
     @property
     def cancelled(self) -> TaskError | None:

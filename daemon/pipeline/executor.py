@@ -12,28 +12,28 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from daemon.domain.errors import Code, DependencyAway, LeaseLost, ModelClosed, RedisFull, Stopping, TaskError
+from daemon.domain.errors import Code, DependencyAway, LeaseLost, ModelUnavailable, RedisFull, Stopping, TaskError
 from daemon.domain.events import Stage, started
 from daemon.domain.messages import check_message, identity_of
 from daemon.domain.model_io import ModelRequest
 from daemon.observability.logging import logger
 from daemon.pipeline import attempt_events, failure, settlement
-from daemon.pipeline.dependencies import World
+from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.execution import Execution, Phase
-from daemon.pipeline.in_flight import Hold
-from daemon.pipeline.model_call import Answer, ask, result_of
+from daemon.pipeline.in_flight import InFlight
+from daemon.pipeline.model_call import ModelAnswer, ask_model, result_of
 from daemon.pipeline.model_request import for_model, load, references
 from daemon.pipeline.outcome import Abandoned, Done, Outcome
 from daemon.pipeline.output_schema import parse_output
 from daemon.pipeline.permit_acquisition import PermitAcquisition
 from daemon.pipeline.route import route
 from daemon.pipeline.validate import validate
-from daemon.ports import AlreadyEnded, Appended, Claimed, Duplicate, Foreign, StillRunning
+from daemon.ports import AlreadyEnded, AlreadyRunning, Claimed, TaskIdConflict
 
 _log = logger(__name__)
 
 
-async def execute(deps: World, in_flight: Hold) -> Outcome:
+async def execute(deps: Dependencies, in_flight: InFlight) -> Outcome:
     """How this delivery ended, all of it durable. Raises nothing but cancellation; may be repeated after a crash."""
     x = Execution(deps, in_flight)
     try:
@@ -88,18 +88,18 @@ async def read_entry(x: Execution) -> Outcome | None:
     """The message, if the entry can be read; one of a newer release is left to a newer daemon."""
     entry = x.in_flight.delivery.entry
     if entry is None:
-        return await failure.set_aside(x)
+        return await failure.handle_unreadable(x)
     x.entry, x.task = entry, identity_of(entry.message)
     return None
 
 
 async def make_plan(x: Execution) -> Outcome | None:
     """Service, models, permits and limits of this attempt; raises `Rejected` for a message that may not run here."""
-    message, catalog = x.entry.message, x.deps.book()
+    message, catalog = x.entry.message, x.deps.catalog()
     x.in_flight.found_blobs(references(message))
     check_message(message)
     valid = validate(message, x.in_flight.delivery.queue, catalog, x.deps.clock.time())
-    x.plan = route(valid, x.deps.guard_settings, x.deps.queue_limit(valid.queue.name))
+    x.plan = route(valid, x.deps.limiter_settings, x.deps.queue_limit(valid.queue.name))
     return None
 
 
@@ -114,7 +114,7 @@ async def claim_attempt(x: Execution) -> Outcome | None:
     """The attempt number from Postgres; only `Claimed` may spend money."""
     d, model_id = x.in_flight.delivery, x.permits.model.id
     try:
-        claim = await x.insist(lambda: x.deps.ledger.claim(d, x.deps.owner, model_id, x.deps.lease.lease_s))
+        claim = await x.until_available(lambda: x.deps.ledger.claim(d, x.deps.owner, model_id, x.deps.lease.lease_s))
     except TaskError as error:  # Postgres can't hold this message: there is no row, so event and dead letter say it
         return await failure.end_without_row(x, error)
     match claim:
@@ -125,11 +125,9 @@ async def claim_attempt(x: Execution) -> Outcome | None:
             return None
         case AlreadyEnded():
             return await settlement.complete_again(x, claim)
-        case Duplicate():
+        case AlreadyRunning():
             return await failure.drop(x)
-        case StillRunning():
-            return await failure.leave_pending(x)
-        case Foreign():
+        case TaskIdConflict():
             return await failure.drop(x, conflict=claim.why)
 
 
@@ -139,26 +137,17 @@ async def begin_attempt(x: Execution) -> Outcome | None:
         return await failure.give_up(x, TaskError(code=Code.WORKER_LOST), stage=Stage.EXECUTE)
     if x.claim.attempt == 1:
         x.in_flight.trace.wait_s = max(0.0, x.deps.clock.time() - x.entry.accepted_at / 1000)
-    appended = await _start(x)
-    if not (appended.accepted or appended.ended):
-        # The row is ours, but the events know this number: Postgres has lost commits, and hands it out again.
-        await x.raise_attempt(appended.attempt + 1)
-        appended = await _start(x)
+    event = started(x.permits.model.id)  # made once: a repeated append of the same draft adds nothing
+    begin = x.deps.settlement.begin
+    owned, appended = await x.until_available(lambda: begin(x.in_flight.delivery, x.task, x.claim.attempt, event))
+    if not owned:
+        raise LeaseLost("the entry left us before the attempt began")
     if appended.ended:  # its viewer was told the end (cancelled, DELIVERY_FAILED): there is nobody to run it for
         code = Code.CANCELLED if appended.cancel else Code.DELIVERY_FAILED
         return await failure.give_up(x, TaskError(code=code), stage=Stage.DELIVER)
     x.check_appended(appended)
     x.phase = Phase.RUNNING
     return None
-
-
-async def _start(x: Execution) -> Appended:
-    event = started(x.permits.model.id)  # made once: a repeated append of the same draft adds nothing
-    begin = x.deps.tail.begin
-    owned, appended = await x.insist(lambda: begin(x.in_flight.delivery, x.task, x.claim.attempt, event))
-    if not owned:
-        raise LeaseLost("the entry left us before the attempt began")
-    return appended
 
 
 async def load_request(x: Execution) -> Outcome | None:
@@ -184,11 +173,12 @@ async def call_model(x: Execution) -> Outcome | None:
         try:
             x.answer = await _timed_call(x, request)
             break
-        except ModelClosed as error:
+        except ModelUnavailable as error:
             if not await x.permits.try_next_model(error):
                 raise
-            event = attempt_events.falling_back_event(x.permits.model.id)
-            x.check_appended(await x.insist(partial(x.deps.tail.append, x.task, x.claim.attempt, [event])))
+            events = [attempt_events.fallback_event(x.permits.model.id)]
+            append = partial(x.deps.settlement.append, x.task, x.claim.attempt, events)
+            x.check_appended(await x.until_available(append))
         except TaskError as error:
             if not refusals.add(model, request, error):
                 raise
@@ -203,13 +193,13 @@ async def commit_result(x: Execution) -> Outcome | None:
     x.stage, x.in_flight.trace.usage = Stage.WRITE, draft.usage
     if x.writer is not None:  # all text first: whoever repeats the end after a crash has only the result
         await x.writer.flush()
-    stored = await x.insist(lambda: x.deps.ledger.finish(x.task.task_id, x.claim.attempt, x.deps.owner, draft))
+    stored = await x.until_available(lambda: x.deps.ledger.finish(x.task.task_id, x.claim.attempt, draft))
     x.row_ended()
     await settlement.complete(x, stored)
     return Done(stored.model_id, stored.usage)
 
 
-async def _timed_call(x: Execution, request: ModelRequest) -> Answer:
+async def _timed_call(x: Execution, request: ModelRequest) -> ModelAnswer:
     """One call of one model within its hard deadline; what it tells of the model is noted for the release."""
     deps, in_flight, permits = x.deps, x.in_flight, x.permits
     provider = deps.provider(request.provider, request.proxy)
@@ -218,12 +208,12 @@ async def _timed_call(x: Execution, request: ModelRequest) -> Answer:
     if began - in_flight.renewed_at > deps.lease.self_fence_s:
         # We stood still since the last renewal: another process may have run this task to its end meanwhile.
         raise LeaseLost(f"no good beat for {deps.lease.self_fence_s:g} s before the call")
-    deps.budget.called(permits.model.id, began)
-    in_flight.call_began(began + x.plan.limits.total_s + deps.lease.lease_s)
+    deps.budget.record_call(permits.model.id, began)
+    in_flight.call_began(began + x.plan.timeouts.total_s + deps.lease.lease_s)
     in_flight.trace.called_at = wall
     permits.call_began()
     try:
-        answer = await ask(request, provider, in_flight.scope, x.plan.limits, x.writer, deps.clock)
+        answer = await ask_model(request, provider, in_flight.scope, x.plan.timeouts, x.writer, deps.clock)
     except Exception as error:
         permits.call_failed(error)
         raise

@@ -13,14 +13,14 @@ from typing import Final
 
 from daemon.domain.errors import Code, DependencyAway, LeaseLost, RedisFull, TaskError
 from daemon.domain.events import EventDraft, Reason, Stage
-from daemon.domain.permits import MustWait, Shut
+from daemon.domain.permits import NoModelAvailable, WaitForPermit
 from daemon.domain.states import State
 from daemon.pipeline import attempt_events, settlement
 from daemon.pipeline.execution import Execution
-from daemon.pipeline.outcome import Abandoned, Deferred, Dropped, Failed, Fenced, HandedBack, Outcome, Refused, Retrying
-from daemon.pipeline.permit_policy import denied, shut_out
-from daemon.pipeline.retry_policy import GiveUp, RunAgain, Wait, final_code, settle
-from daemon.ports import Ending
+from daemon.pipeline.outcome import Abandoned, Dropped, Failed, Fenced, Outcome, Requeued, Retrying, Snoozed
+from daemon.pipeline.permit_policy import snooze_for_permit, snooze_until_available
+from daemon.pipeline.retry_policy import GiveUp, Retry, WaitForModel, decide, final_code
+from daemon.ports import Transition
 
 #: requeueing happens in a hurry, since a lease may be over: longer, and the entry is left to be found by its lease
 _REQUEUE_S: Final = 5.0
@@ -40,22 +40,22 @@ async def fail_attempt(x: Execution, error: TaskError) -> Outcome:
     now, deps, claim = x.deps.clock.time(), x.deps, x.claim
     x.in_flight.trace.detail = error.detail
     expires_in = None if x.plan.expires_at is None else x.plan.expires_at - now
-    verdict = settle(
+    decision = decide(
         error,
         failures=claim.failures,
         attempts_max=x.plan.attempts_max,
         expires_in_s=expires_in,
         retry=deps.retry,
         jitter=deps.random(),
-        reopens_in_s=x.permits.available_in_s,
+        available_in_s=x.permits.available_in_s,
         first=x.permits.has_priority,
     )
     rest = await settlement.rest_of_text(x)
-    match verdict:
-        case RunAgain(delay):
+    match decision:
+        case Retry(delay):
             return await _retry(x, error, delay, rest)
-        case Wait():
-            return await _wait_for_model(x, error, verdict, rest)
+        case WaitForModel():
+            return await _wait_for_model(x, error, decision, rest)
         case GiveUp():
             code = final_code(error, expires_in_s=expires_in, failures=claim.failures, attempts_max=x.plan.attempts_max)
             return await give_up(x, error, stage=x.stage, code=code, rest=rest)
@@ -66,22 +66,22 @@ async def _retry(x: Execution, error: TaskError, delay_s: float, rest: Sequence[
     deps = x.deps
     if not deps.budget.may_retry(x.permits.model.id, deps.clock.monotonic()):
         delay_s = max(delay_s, deps.retry.cap_s)  # the model is in trouble: retries must not become most of its load
-    await _leave(x, Ending(State.RETRYING, error.code, "failed", count_failure=True))
+    await _transition(x, Transition(State.RETRYING, error.code, "failed", count_failure=True))
     events = [*rest, *attempt_events.retry_events(error, x.stage, deps.clock.time() + delay_s)]
-    await settlement.park(x, events, delay_s, reason="RETRY_AT")
+    await settlement.snooze(x, events, delay_s, reason="RETRY_AT")
     return Retrying(error.code, delay_s)
 
 
-async def _wait_for_model(x: Execution, error: TaskError, wait: Wait, rest: Sequence[EventDraft]) -> Outcome:
+async def _wait_for_model(x: Execution, error: TaskError, wait: WaitForModel, rest: Sequence[EventDraft]) -> Outcome:
     """No model is available to this attempt: no failure, unless it has waited too long in all."""
     now = x.deps.clock.time()
     since_ms = x.entry.parked_at or int(now * 1000)
-    if now - since_ms / 1000 > x.deps.guard_settings.wait_max_s:
+    if now - since_ms / 1000 > x.deps.limiter_settings.wait_max_s:
         return await give_up(x, error, stage=x.stage, code=Code.WORKER_OVERLOADED, rest=rest)
-    await _leave(x, Ending(State.RETRYING, error.code, "deferred"))
+    await _transition(x, Transition(State.RETRYING, error.code, "deferred"))
     events = [*rest, attempt_events.waiting_event(Stage.EXECUTE, wait.reason)]
-    await settlement.park(x, events, wait.delay_s, reason=wait.reason, since_ms=since_ms)
-    return Deferred(wait.reason, wait.delay_s)
+    await settlement.snooze(x, events, wait.delay_s, reason=wait.reason, since_ms=since_ms)
+    return Snoozed(wait.reason, wait.delay_s)
 
 
 async def give_up(
@@ -90,40 +90,39 @@ async def give_up(
     """The task ends with `code` (that of `error` if not said): row, terminal event, dead letter."""
     code = code or error.code
     state = terminal_state(code)
-    await _leave(x, Ending(state, code, state.value, count_failure=state is State.FAILED))
+    await _transition(x, Transition(state, code, state.value, count_failure=state is State.FAILED))
     message = error.message if code is error.code else ""
     await settlement.end(x, [*rest, attempt_events.final_event(stage, code, message)], code, error.detail)
     return Failed(code)
 
 
-async def _leave(x: Execution, transition: Ending) -> None:
+async def _transition(x: Execution, transition: Transition) -> None:
     if not await settlement.leave_running(x, transition):
-        raise LeaseLost("the attempt is not ours any more")
+        raise LeaseLost("a higher attempt exists")
 
 
 # --- before an attempt --------------------------------------------------------------------------------------------
 
 
-async def set_aside(x: Execution) -> Outcome:
+async def handle_unreadable(x: Execution) -> Outcome:
     """An entry that can't be read: deferred for a while if a newer release wrote it, else dead-lettered as poison."""
     deps, d = x.deps, x.in_flight.delivery
-    newer = d.ahead
+    newer = d.unsupported
     waited_s = deps.clock.time() - newer.since_ms / 1000 if newer is not None and newer.since_ms else 0.0
-    if newer is None or waited_s > deps.guard_settings.wait_max_s:
+    if newer is None or waited_s > deps.limiter_settings.wait_max_s:
         await settlement.dead_letter(x, Code.INVALID_PAYLOAD, d.poison, whole_task=False)
         return Dropped("poison")
-    await x.insist(partial(deps.tail.lay_aside, d, newer, int(deps.retry.cap_s * 1000)))
+    await x.until_available(partial(deps.settlement.defer_unread, d, newer, int(deps.retry.cap_s * 1000)))
     x.in_flight.settled_entry()
-    return Deferred(Reason.RETRY_AT, deps.retry.cap_s)
+    return Snoozed(Reason.RETRY_AT, deps.retry.cap_s)
 
 
 async def reject(x: Execution, error: TaskError) -> Outcome:
     """A task that ends without starting: bad, unknown, expired, cancelled, or having waited too long."""
     d, ledger, state = x.in_flight.delivery, x.deps.ledger, terminal_state(error.code)
-    if not await _release_claim(x):
-        return await leave_pending(x)
-    if not await x.insist(lambda: ledger.end_unclaimed(x.entry, state, error.code, d.entry_id)):
-        conflict = await x.insist(lambda: ledger.foreign(d.queue, x.entry))
+    await _release_claim(x)
+    if not await x.until_available(lambda: ledger.end_unclaimed(x.entry, state, error.code, d.entry_id)):
+        conflict = await x.until_available(lambda: ledger.task_id_conflict(d.queue, x.entry))
         return await drop(x, conflict=conflict)
     event = attempt_events.final_event(Stage.QUEUE, error.code, error.message)
     await settlement.end(x, [event], error.code, error.detail)
@@ -137,39 +136,31 @@ async def end_without_row(x: Execution, error: TaskError) -> Outcome:
     return Failed(error.code)
 
 
-async def wait_for_permits(x: Execution, answer: MustWait | Shut) -> Outcome:
+async def wait_for_permits(x: Execution, answer: WaitForPermit | NoModelAvailable) -> Outcome:
     """A limiter is full or no model is available: leave the slot at once and say why."""
     if x.cancelled is not None:
         return await reject(x, x.cancelled)
     deps, entry = x.deps, x.entry
-    now_ms, jitter, limits = int(deps.clock.time() * 1000), deps.random(), deps.guard_settings
-    if isinstance(answer, MustWait):
-        wait = denied(entry, answer.place, now_ms, limits, deps.retry, jitter, answer.rank)
+    now_ms, jitter, limits = int(deps.clock.time() * 1000), deps.random(), deps.limiter_settings
+    if isinstance(answer, WaitForPermit):
+        wait = snooze_for_permit(entry, answer.permit, now_ms, limits, deps.retry, jitter, answer.rank)
     else:
-        wait = shut_out(entry, answer, now_ms, limits, deps.retry, jitter, first=x.permits.has_priority)
+        wait = snooze_until_available(entry, answer, now_ms, limits, deps.retry, jitter, first=x.permits.has_priority)
     if wait is None:
         return await reject(x, TaskError(code=Code.WORKER_OVERLOADED))
-    if not await _release_claim(x):
-        return await leave_pending(x)
+    await _release_claim(x)
     # Told once for each reason, not at every look.
     events = [] if entry.parked == wait.reason else [attempt_events.waiting_event(Stage.GUARDS, wait.reason)]
-    await settlement.park(x, events, wait.delay_s, reason=wait.reason, since_ms=wait.since_ms, wakeable=wait.wakeable)
-    return Deferred(wait.reason, wait.delay_s)
+    await settlement.snooze(x, events, wait.delay_s, reason=wait.reason, since_ms=wait.since_ms, wakeable=wait.wakeable)
+    return Snoozed(wait.reason, wait.delay_s)
 
 
-async def _release_claim(x: Execution) -> bool:
-    """A row that still says `running` by this entry is released before the entry moves; False: its owner lives."""
-    deps, d = x.deps, x.in_flight.delivery
-    if not d.redelivered:
-        return True
-    let_go = deps.ledger.let_go
-    return await x.insist(lambda: let_go(x.task.task_id, d.entry_id, deps.owner, deps.lease.lease_s))
-
-
-async def leave_pending(x: Execution) -> Outcome:
-    """Another owner runs the task by this entry: give the permits back, and nothing else."""
-    await settlement.append_last(x, ())
-    return Refused()
+async def _release_claim(x: Execution) -> None:
+    """A row that still says `running` by this entry belongs to a dead process: release it before the entry moves."""
+    d = x.in_flight.delivery
+    if d.redelivered:
+        lease_s = x.deps.lease.lease_s
+        await x.until_available(lambda: x.deps.ledger.release_claim(x.task.task_id, d.entry_id, lease_s))
 
 
 async def drop(x: Execution, *, conflict: str = "") -> Outcome:
@@ -197,18 +188,16 @@ async def requeue(x: Execution, why: Exception) -> Outcome:
             events: list[EventDraft] = []
             if in_flight.attempt is None:
                 # A claim whose reply was lost may have said `running` by this entry, which is about to move.
-                entry_id, lease_s = in_flight.delivery.entry_id, x.deps.lease.lease_s
-                if not await ledger.let_go(x.task.task_id, entry_id, x.deps.owner, lease_s):
-                    return await leave_pending(x)
+                await ledger.release_claim(x.task.task_id, in_flight.delivery.entry_id, x.deps.lease.lease_s)
             else:
-                ending = Ending(State.QUEUED, None, outcome, model_id=in_flight.trace.model_id or None)
-                if not await ledger.leave(x.task.task_id, in_flight.attempt, x.deps.owner, ending):
+                transition = Transition(State.QUEUED, None, outcome, model_id=in_flight.trace.model_id or None)
+                if not await ledger.transition(x.task.task_id, in_flight.attempt, transition):
                     await settlement.append_last(x, ())
                     return Fenced()
-                events = [attempt_events.given_back_event()]
+                events = [attempt_events.requeued_event()]
             await settlement.append_last(x, events)
-            moved = await x.deps.tail.hand_back(in_flight.delivery)
+            moved = await x.deps.settlement.requeue(in_flight.delivery)
     except (DependencyAway, RedisFull, TimeoutError) as error:
         return Abandoned(type(error).__name__)
     in_flight.settled_entry()
-    return HandedBack() if moved else Fenced()
+    return Requeued() if moved else Fenced()

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from daemon.domain.events import Usage
 from daemon.domain.messages import identity_of
 from daemon.domain.model_io import Finished
-from daemon.domain.permits import CallReport, GuardPlace
+from daemon.domain.permits import CallReport, Permit
 from daemon.pipeline.call_scope import CallScope
 from daemon.ports import Delivery
 
@@ -40,7 +40,7 @@ class Trace:
 
     def answered(self, finished: Finished, first_token_at: float | None, called_at: float) -> None:
         """A model called at `called_at` (unix s) has answered; its first token came at `first_token_at`."""
-        self.finish_reason, self.answered_by = finished.reason, finished.model_name
+        self.finish_reason, self.answered_by = finished.reason or "", finished.model_name
         if first_token_at is not None:
             self.first_token_s = max(0.0, first_token_at - called_at)
 
@@ -49,7 +49,7 @@ class HeldPermits(NamedTuple):
     """The permits of one acquisition, and what to report of the model when they are released."""
 
     token: str  #: ours in the limiter; "" while none is held
-    permits: Sequence[GuardPlace]
+    permits: Sequence[Permit]
     report: CallReport | None
 
 
@@ -57,7 +57,7 @@ NO_PERMITS: Final = HeldPermits("", (), None)
 
 
 @dataclass(slots=True, eq=False)
-class Hold:
+class InFlight:
     """One delivery under way. Only its methods change it, each named after what has happened."""
 
     delivery: Delivery
@@ -105,11 +105,11 @@ class Hold:
         """The row has left `running`."""
         self.row_released = True
 
-    def acquired_permits(self, token: str, permits: Sequence[GuardPlace], report: CallReport) -> None:
+    def acquired_permits(self, token: str, permits: Sequence[Permit], report: CallReport) -> None:
         """The limiter granted `permits`."""
         self.held = HeldPermits(token, permits, report)
 
-    def keeps_permits(self, permits: Sequence[GuardPlace]) -> None:
+    def keeps_permits(self, permits: Sequence[Permit]) -> None:
         """Only `permits` are renewed from now on: the others are being given back."""
         self.held = HeldPermits(self.held.token, permits, None)
 

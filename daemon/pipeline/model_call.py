@@ -8,13 +8,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelUnavailable, ProviderError
 from daemon.domain.events import Channel, Usage
 from daemon.domain.messages import content_sha256
 from daemon.domain.model_io import Finished, ModelRequest
 from daemon.observability.logging import logger
 from daemon.pipeline.call_scope import CallScope
-from daemon.pipeline.timeouts import Clocks, Limits
+from daemon.pipeline.timeouts import Timeouts, TimeoutWatch
 from daemon.ports import Clock, DeltaWriter, Provider, ResultDraft
 from daemon.services import Model, cost
 
@@ -22,7 +22,7 @@ _log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ModelAnswer:
     """A whole answer: its raw text, the provider's last word, and when it began (unix s; None for batch)."""
 
     text: str
@@ -30,45 +30,44 @@ class Answer:
     first_token_at: float | None
 
 
-async def ask(
+async def ask_model(
     request: ModelRequest,
     provider: Provider,
     scope: CallScope,
-    limits: Limits,
+    timeouts: Timeouts,
     writer: DeltaWriter | None,
     clock: Clock,
-) -> Answer:
+) -> ModelAnswer:
     """The model's answer; deltas went to `writer` on the way.
 
-    Raises `ProviderError`, `ModelClosed`, or the error that the scope was interrupted with. The socket is closed
+    Raises `ProviderError`, `ModelUnavailable`, or the error that the scope was interrupted with. The socket is closed
     before this returns or raises, whichever way.
     """
     texts: list[str] = []
     finished: Finished | None = None
     first_token_at: float | None = None
-    # the port promises a generator
     began = False
     try:
         async with scope, aclosing(provider.generate(request)) as pieces:
-            with Clocks(scope, limits, streams=request.stream) as clocks:
+            with TimeoutWatch(scope, timeouts, streams=request.stream) as watch:
                 async for piece in pieces:
                     if isinstance(piece, Finished):
                         finished = piece
                         continue
                     began = True
-                    if clocks.token() and request.stream:
+                    if watch.token() and request.stream:
                         first_token_at = clock.time()
                     text = _keepable(piece.text)
                     if piece.channel is Channel.TEXT:
                         texts.append(text)
                     if writer is not None:
                         writer.push(piece.channel, text)
-    except ModelClosed as closed:
+    except ModelUnavailable as closed:
         closed.midway = began
         raise
     if finished is None:
         raise ProviderError(detail="the answer ended without a finish reason")
-    return Answer(_usable("".join(texts), finished), finished, first_token_at)
+    return ModelAnswer(_usable("".join(texts), finished), finished, first_token_at)
 
 
 def _keepable(text: str) -> str:
@@ -79,16 +78,12 @@ def _keepable(text: str) -> str:
 
 
 def _usable(text: str, finished: Finished) -> str:
-    if finished.reason == "refused":
-        raise ProviderError(code=Code.LLM_REFUSED)
-    if finished.reason == "error":
-        raise ProviderError(detail="the provider ended the answer with an error")
     if not text.strip():
         raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish reason {finished.reason}")
     return text
 
 
-def result_of(answer: Answer, data: Any, model: Model) -> ResultDraft:
+def result_of(answer: ModelAnswer, data: Any, model: Model) -> ResultDraft:
     """The row of `results`: the raw text, its hash, parsed `data` for json services, and what it cost."""
     return ResultDraft(
         content=answer.text,

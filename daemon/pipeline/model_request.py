@@ -67,6 +67,7 @@ async def load(
         json_output=service.output == "json",
         max_output_tokens=service.max_output_tokens,
         temperature=service.temperature,
+        idle_s=plan.timeouts.idle_s,
         user_tag=hashlib.sha256(f"qstreamd user {message.user_id}".encode()).hexdigest()[:32],
     )
 
@@ -75,8 +76,9 @@ def for_model(request: ModelRequest, model: Model, refused: frozenset[Parameter]
     """The request as `model` takes it: without a temperature if it takes none, and without what it has `refused`."""
     omit: frozenset[Parameter] = refused if model.sampling else refused | _SAMPLING
     return replace(
-        request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy, omit=omit
-    )
+        request, provider=model.provider, model_name=model.name, reasoning=model.reasoning, proxy=model.proxy,
+        omit=omit, spent=[],
+    )  # fmt: skip
 
 
 def _input(message: TaskMessage, context: TaskContext | None) -> _Input:

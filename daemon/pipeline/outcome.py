@@ -1,7 +1,6 @@
 """How one delivery can end: a closed set of values, each with what was already made durable.
 
-`executor.run` returns one of them and never raises (but for cancellation). The worker counts and logs them; nobody else
-decides.
+`executor.execute` returns one of them and raises nothing but cancellation. The worker counts and logs them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
-class Deferred:
+class Snoozed:
     """The task waits for a place or for a model; no failure was counted."""
 
     reason: Reason
@@ -45,12 +44,12 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class HandedBack:
+class Requeued:
     """Shutdown or self-fencing: the entry is in `:ready`; no failure was counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated:
+class CompletedAgain:
     """The task had ended before: only its tail was repeated, without a model call."""
 
 
@@ -67,15 +66,10 @@ class Fenced:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """Another owner runs the task by this very entry: it stays pending, and is tried again soon."""
-
-
-@dataclass(frozen=True, slots=True)
 class Abandoned:
     """A dependency stayed away: the entry is still pending and will be found again after a lease."""
 
     why: str
 
 
-Outcome = Done | Retrying | Deferred | Failed | HandedBack | Repeated | Dropped | Fenced | Refused | Abandoned
+Outcome = Done | Retrying | Snoozed | Failed | Requeued | CompletedAgain | Dropped | Fenced | Abandoned

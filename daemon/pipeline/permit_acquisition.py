@@ -11,14 +11,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from daemon.domain.errors import ModelClosed
+from daemon.domain.errors import ModelUnavailable
 from daemon.domain.messages import WorkEntry
-from daemon.domain.permits import Ask, CallReport, Candidate, Entered, MustWait, Shut
+from daemon.domain.permits import CallReport, Candidate, Denied, Granted, NoModelAvailable, PermitRequest
 from daemon.domain.queues import Tier
-from daemon.pipeline.dependencies import World
-from daemon.pipeline.in_flight import Hold
-from daemon.pipeline.model_call import Answer
-from daemon.pipeline.permit_policy import closing_s, goes_first, report_of
+from daemon.pipeline.dependencies import Dependencies
+from daemon.pipeline.in_flight import InFlight
+from daemon.pipeline.model_call import ModelAnswer
+from daemon.pipeline.permit_policy import call_report, cooldown_of, has_priority
 from daemon.pipeline.retry_while_unavailable import retry_while_unavailable
 from daemon.pipeline.route import Plan
 from daemon.services import Model
@@ -29,7 +29,7 @@ T = TypeVar("T")
 class PermitAcquisition:
     """The way of one delivery with this plan into the limiter."""
 
-    def __init__(self, deps: World, in_flight: Hold, entry: WorkEntry, plan: Plan) -> None:
+    def __init__(self, deps: Dependencies, in_flight: InFlight, entry: WorkEntry, plan: Plan) -> None:
         self._deps = deps
         self._in_flight = in_flight
         self._entry = entry
@@ -50,16 +50,16 @@ class PermitAcquisition:
         """Whether this task goes before others where they share a model."""
         now_ms = int(self._deps.clock.time() * 1000)
         paid = self._plan.queue.tier is Tier.PAID
-        return goes_first(self._entry, now_ms, self._deps.guard_settings, paid=paid)
+        return has_priority(self._entry, now_ms, self._deps.limiter_settings, paid=paid)
 
-    async def acquire(self) -> MustWait | Shut | None:
+    async def acquire(self) -> Denied | None:
         """None: every permit is ours, all or none; else why not. Repeatable: a lost reply is found, not doubled."""
         models = list(range(len(self._plan.models)))
         request = self._request(f"{self._entry.message.task_id}:{secrets.token_hex(8)}", models)
-        step = partial(self._deps.guards.enter, request, self._deps.lease_ms)
-        return self._granted(request, await self._insist(step), models)
+        step = partial(self._deps.limiter.acquire, request, self._deps.lease_ms)
+        return self._granted(request, await self._until_available(step), models)
 
-    async def try_next_model(self, error: ModelClosed) -> bool:
+    async def try_next_model(self, error: ModelUnavailable) -> bool:
         """Whether another model is available instead of the one that `error` is about; shared permits are kept."""
         self._note_unavailable(error)
         self._tried.add(self._chosen)
@@ -71,9 +71,9 @@ class PermitAcquisition:
         request = self._request(held.token, left)
         # A heartbeat could renew a permit that we are giving back: it would find it gone, and fence us.
         self._in_flight.keeps_permits(shared)
-        step = partial(self._deps.guards.switch, request, self._deps.lease_ms, leaving, held.report)
-        denied = self._granted(request, await self._insist(step), left)
-        if isinstance(denied, Shut) and self.available_in_s is not None:
+        step = partial(self._deps.limiter.switch_model, request, self._deps.lease_ms, leaving, held.report)
+        denied = self._granted(request, await self._until_available(step), left)
+        if isinstance(denied, NoModelAvailable) and self.available_in_s is not None:
             self.available_in_s = min(self.available_in_s, denied.opens_in_ms / 1000)
         return denied is None
 
@@ -82,7 +82,7 @@ class PermitAcquisition:
         self._requests += 1
         self._report(CallReport(self._candidate, "none"))
 
-    def call_answered(self, answer: Answer) -> None:
+    def call_answered(self, answer: ModelAnswer) -> None:
         """The model answered; its real usage replaces what was reserved, where it is known."""
         usage = answer.finished.usage
         known = usage.input_tokens is not None and usage.output_tokens is not None
@@ -91,15 +91,15 @@ class PermitAcquisition:
 
     def call_failed(self, error: Exception) -> None:
         """The call failed."""
-        self._report(report_of(self._candidate, error, 0.0))
+        self._report(call_report(self._candidate, error, 0.0))
 
-    def _note_unavailable(self, error: ModelClosed) -> None:
+    def _note_unavailable(self, error: ModelUnavailable) -> None:
         deps = self._deps
-        closed_s = closing_s(error, deps.guard_settings, deps.retry, deps.random())
-        self._report(report_of(self._candidate, error, closed_s))
+        cooldown_s = cooldown_of(error, deps.limiter_settings, deps.retry, deps.random())
+        self._report(call_report(self._candidate, error, cooldown_s))
         if error.reason != "UNKNOWN_MODEL":
             self._in_flight.trace.closed.append((self.model.id, error.reason))
-            self.available_in_s = min(closed_s, self.available_in_s or closed_s)
+            self.available_in_s = min(cooldown_s, self.available_in_s or cooldown_s)
 
     def _report(self, report: CallReport) -> None:
         self._in_flight.learned(replace(report, requests=max(1, self._requests)))
@@ -108,25 +108,25 @@ class PermitAcquisition:
     def _candidate(self) -> Candidate:
         return self._plan.candidates[self._chosen]
 
-    def _request(self, token: str, models: list[int]) -> Ask:
-        return Ask(
-            member=token,
+    def _request(self, token: str, models: list[int]) -> PermitRequest:
+        return PermitRequest(
+            token=token,
             waiter=f"{self._in_flight.delivery.queue}/{self._entry.message.task_id}",
             since_ms=self._entry.accepted_at + int(self._plan.queue.gives_way_s * 1000),
-            goes_first=self.has_priority,
+            has_priority=self.has_priority,
             shared=self._plan.shared,
             candidates=tuple(self._plan.candidates[i] for i in models),
         )
 
-    def _granted(self, request: Ask, answer: Entered | MustWait | Shut, models: list[int]) -> MustWait | Shut | None:
-        if not isinstance(answer, Entered):
+    def _granted(self, request: PermitRequest, answer: Granted | Denied, models: list[int]) -> Denied | None:
+        if not isinstance(answer, Granted):
             return answer
         self._chosen, self._requests = models[answer.chosen], 0
-        self._in_flight.acquired_permits(request.member, answer.places, CallReport(self._candidate))
+        self._in_flight.acquired_permits(request.token, answer.permits, CallReport(self._candidate))
         self._note_model()
         return None
 
-    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
+    async def _until_available(self, step: Callable[[], Awaitable[T]]) -> T:
         limit_s = self._deps.hold_result_s
         return await retry_while_unavailable(step, self._in_flight.scope, self._deps.clock, limit_s)
 

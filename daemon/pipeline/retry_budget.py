@@ -11,8 +11,8 @@ from collections import defaultdict, deque
 from typing import Final
 
 WINDOW_S: Final = 120.0  #: longer than a call, else the calls that failed have left the window when they are counted
-SHARE: Final = 0.1
-ALWAYS: Final = 10  #: retries a window that need no share: a quiet model is no storm
+RETRY_SHARE: Final = 0.1
+RETRIES_MIN: Final = 10  #: retries a window that need no share: a quiet model is no storm
 
 
 class RetryBudget:
@@ -22,14 +22,14 @@ class RetryBudget:
         self._calls: defaultdict[str, deque[float]] = defaultdict(deque)
         self._retries: defaultdict[str, deque[float]] = defaultdict(deque)
 
-    def called(self, model: str, now: float) -> None:
+    def record_call(self, model: str, now: float) -> None:
         """A call begins; counted at its start, since its end may be minutes away."""
         self._calls[model].append(now)
 
     def may_retry(self, model: str, now: float) -> bool:
         """Whether a retry is within the budget; if so it is counted."""
         calls, retries = self._fresh(self._calls[model], now), self._fresh(self._retries[model], now)
-        if len(retries) >= max(ALWAYS, SHARE * len(calls)):
+        if len(retries) >= max(RETRIES_MIN, RETRY_SHARE * len(calls)):
             return False
         retries.append(now)
         return True

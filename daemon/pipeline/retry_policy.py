@@ -14,20 +14,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from daemon.config import RetrySettings
-from daemon.domain.errors import CODES, Code, Disposition, ModelClosed, TaskError
+from daemon.domain.errors import CODES, Code, Disposition, ModelUnavailable, TaskError
 from daemon.domain.events import Reason
-from daemon.pipeline.permit_policy import at_reopening
+from daemon.pipeline.permit_policy import delay_after_cooldown
 
 
 @dataclass(frozen=True, slots=True)
-class RunAgain:
+class Retry:
     """A counted failure with attempts left."""
 
     delay_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitForModel:
     """Not a failure: wait for the model to open."""
 
     delay_s: float
@@ -39,10 +39,10 @@ class GiveUp:
     """Terminal."""
 
 
-Verdict = RunAgain | Wait | GiveUp
+RetryDecision = Retry | WaitForModel | GiveUp
 
 
-def settle(
+def decide(
     error: TaskError,
     *,
     failures: int,
@@ -50,25 +50,25 @@ def settle(
     expires_in_s: float | None,
     retry: RetrySettings,
     jitter: float,
-    reopens_in_s: float | None = None,
+    available_in_s: float | None = None,
     first: bool = True,
-) -> Verdict:
+) -> RetryDecision:
     """The verdict on an attempt that ended in `error`. `failures` were counted before it; `jitter` is in [0, 1).
 
-    `reopens_in_s`: when a model that refused opens again, as all processes were told; `first`: this task goes before
+    `available_in_s`: when a model that refused opens again, as all processes were told; `first`: this task goes before
     others then. A refusal in the middle of an answer is a failure like others: it cost what it cost. A retry that could
     only start after the task's expiry is given up at once, so that the viewer learns it now.
     """
-    if isinstance(error, ModelClosed) and error.reason != "UNKNOWN_MODEL" and not error.midway:
-        if reopens_in_s is not None:
-            delay = reopens_in_s + at_reopening(retry, jitter, first=first)
+    if isinstance(error, ModelUnavailable) and error.reason != "UNKNOWN_MODEL" and not error.midway:
+        if available_in_s is not None:
+            delay = available_in_s + delay_after_cooldown(retry, jitter, first=first)
         else:
             delay = (error.retry_after_s or 0.0) + retry.defer_s * (0.5 + jitter / 2)
-        return _within(Wait(delay, Reason.RATE_LIMITED), delay, expires_in_s)
+        return _within(WaitForModel(delay, Reason.RATE_LIMITED), delay, expires_in_s)
     if CODES[error.code].disposition is Disposition.REJECT or failures + 1 >= attempts_max:
         return GiveUp()
     delay = max(backoff(retry, failures=failures, jitter=jitter), error.retry_after_s or 0.0)
-    return _within(RunAgain(delay), delay, expires_in_s)
+    return _within(Retry(delay), delay, expires_in_s)
 
 
 def backoff(retry: RetrySettings, *, failures: int, jitter: float) -> float:
@@ -82,5 +82,5 @@ def final_code(error: TaskError, *, expires_in_s: float | None, failures: int, a
     return Code.EXPIRED if expires_in_s is not None and not spent else error.code
 
 
-def _within(verdict: Verdict, delay_s: float, expires_in_s: float | None) -> Verdict:
-    return GiveUp() if expires_in_s is not None and delay_s >= expires_in_s else verdict
+def _within(decision: RetryDecision, delay_s: float, expires_in_s: float | None) -> RetryDecision:
+    return GiveUp() if expires_in_s is not None and delay_s >= expires_in_s else decision

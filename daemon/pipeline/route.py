@@ -7,9 +7,9 @@ from typing import Final
 
 from daemon.config import GuardSettings
 from daemon.domain.messages import TaskMessage
-from daemon.domain.permits import Candidate, GuardPlace
+from daemon.domain.permits import Candidate, Permit
 from daemon.domain.queues import Mode, QueueSpec, Tier
-from daemon.pipeline.timeouts import Limits
+from daemon.pipeline.timeouts import Timeouts
 from daemon.pipeline.validate import Validated
 from daemon.redis_client import keys
 from daemon.services import Model, Service
@@ -27,9 +27,9 @@ class Plan:
     service: Service
     queue: QueueSpec
     models: tuple[Model, ...]  #: the one to call first, then its fallbacks
-    shared: tuple[GuardPlace, ...]  #: the guards to pass whatever model is called
+    shared: tuple[Permit, ...]  #: the guards to pass whatever model is called
     candidates: tuple[Candidate, ...]  #: the models as the guards see them, in the same order
-    limits: Limits
+    timeouts: Timeouts
     attempts_max: int  #: failures allowed
     expires_at: float | None  #: unix s; not started after it
 
@@ -39,9 +39,9 @@ class Plan:
         return self.models[0]
 
     @property
-    def places(self) -> tuple[GuardPlace, ...]:
+    def permits(self) -> tuple[Permit, ...]:
         """All guards on the way to the first model."""
-        return (*self.shared, self.candidates[0].place)
+        return (*self.shared, self.candidates[0].permit)
 
     @property
     def stream(self) -> bool:
@@ -49,7 +49,7 @@ class Plan:
         return self.queue.mode is Mode.STREAM
 
 
-def route(task: Validated, guards: GuardSettings, queue_limit: int | None = None) -> Plan:
+def route(task: Validated, settings: GuardSettings, queue_limit: int | None = None) -> Plan:
     """The plan for one attempt. Never fails: what could be wrong was refused by `validate`.
 
     `queue_limit`: attempts of this queue at once over all processes; None: no such limit.
@@ -61,9 +61,9 @@ def route(task: Validated, guards: GuardSettings, queue_limit: int | None = None
         service=service,
         queue=task.queue,
         models=models,
-        shared=shared_places(message.user_id, task.queue, guards, queue_limit),
-        candidates=tuple(candidate(model, task.tier, guards, tokens) for model in models),
-        limits=Limits(service.first_token_s, service.idle_s, service.total_s),
+        shared=shared_permits(message.user_id, task.queue, settings, queue_limit),
+        candidates=tuple(candidate(model, task.tier, settings, tokens) for model in models),
+        timeouts=Timeouts(service.first_token_s, service.idle_s, service.total_s),
         attempts_max=min(service.attempts, message.max_attempts or service.attempts),
         expires_at=message.expires_at,
     )
@@ -74,20 +74,20 @@ def _ordered(models: tuple[Model, ...], asked: str | None) -> tuple[Model, ...]:
     return tuple(sorted(models, key=lambda model: model.id != asked)) if asked is not None else models
 
 
-def shared_places(
-    user_id: str, queue: QueueSpec, guards: GuardSettings, queue_limit: int | None
-) -> tuple[GuardPlace, ...]:
+def shared_permits(
+    user_id: str, queue: QueueSpec, settings: GuardSettings, queue_limit: int | None
+) -> tuple[Permit, ...]:
     """The guards that every call for this user passes, with their limits over all processes."""
     # The user's guard first: who is over the own limit waits there, and never at the head of everybody's model.
-    user = GuardPlace(keys.guard_user(user_id), guards.user_paid if queue.tier is Tier.PAID else guards.user_free)
+    user = Permit(keys.user_permits(user_id), settings.user_paid if queue.tier is Tier.PAID else settings.user_free)
     # Taken without a limit too: one that is set later counts what runs then.
-    return user, GuardPlace(keys.guard_queue(queue.name), UNLIMITED if queue_limit is None else queue_limit)
+    return user, Permit(keys.queue_permits(queue.name), UNLIMITED if queue_limit is None else queue_limit)
 
 
-def candidate(model: Model, tier: Tier, guards: GuardSettings, tokens: int) -> Candidate:
+def candidate(model: Model, tier: Tier, settings: GuardSettings, tokens: int) -> Candidate:
     """The model as the guards see it: its place in this tier, and its rates over all tiers."""
-    place = GuardPlace(keys.guard_model(model.id, tier), limit_of(model, tier, guards))
-    return Candidate(model.id, tier, place, model.requests_per_minute, model.tokens_per_minute, tokens)
+    permit = Permit(keys.model_permits(model.id, tier), limit_of(model, tier, settings))
+    return Candidate(model.id, tier, permit, model.requests_per_minute, model.tokens_per_minute, tokens)
 
 
 def expected_tokens(message: TaskMessage, service: Service) -> int:

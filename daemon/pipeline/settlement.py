@@ -18,8 +18,8 @@ from daemon.domain.states import State
 from daemon.observability.logging import logger
 from daemon.pipeline import attempt_events
 from daemon.pipeline.execution import Execution
-from daemon.pipeline.outcome import Outcome, Repeated
-from daemon.ports import AlreadyEnded, Ending, StoredResult
+from daemon.pipeline.outcome import CompletedAgain, Outcome
+from daemon.ports import AlreadyEnded, StoredResult, Transition
 
 _log = logger(__name__)
 
@@ -43,21 +43,24 @@ async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
     code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
     event = attempt_events.ended_event(ended)
     try:
-        text = ended.result.content if x.plan.stream and ended.result is not None else ""
-        await _append_last_with_text(x, event, text)
-        await _settle_entry(x, code, "ended before")
+        if code is not None:
+            await end(x, [event], code, "ended before")
+        else:
+            text = ended.result.content if x.plan.stream and ended.result is not None else ""
+            await _append_last_with_text(x, event, text)
+            await acknowledge(x)
     except (DependencyAway, RedisFull):
         raise
     except Exception as error:  # noqa: BLE001  # its end can't be told (the key of its events is no stream, say)
         _log.exception("settlement.crashed", error=type(error).__name__, task_id=x.task.task_id)
         await dead_letter(x, Code.INTERNAL, f"its end can't be told: {type(error).__name__}")
-    return Repeated()
+    return CompletedAgain()
 
 
-async def leave_running(x: Execution, transition: Ending) -> bool:
+async def leave_running(x: Execution, transition: Transition) -> bool:
     """Move the row out of `running`, if the attempt still owns it."""
-    attempt, owner = x.in_flight.attempt or 0, x.deps.owner
-    left = await x.insist(lambda: x.deps.ledger.leave(x.task.task_id, attempt, owner, transition))
+    attempt = x.in_flight.attempt or 0
+    left = await x.until_available(lambda: x.deps.ledger.transition(x.task.task_id, attempt, transition))
     if left:
         x.row_ended()
     return left
@@ -78,38 +81,38 @@ async def append_last(x: Execution, drafts: Sequence[EventDraft]) -> None:
     """The last events and the release of the permits in one flush; without events only the release."""
     in_flight, held = x.in_flight, x.in_flight.held
     if drafts:
-        append = x.deps.tail.conclude
-        await x.insist(lambda: append(x.task, in_flight.event_attempt, drafts, *held), interruptible=False)
+        append = x.deps.settlement.append_and_release
+        await x.until_available(lambda: append(x.task, in_flight.event_attempt, drafts, *held), interruptible=False)
     elif held.permits:
-        await x.insist(lambda: x.deps.guards.release(*held), interruptible=False)
+        await x.until_available(lambda: x.deps.limiter.release(*held), interruptible=False)
     in_flight.released_permits()
 
 
 async def _append_last_with_text(x: Execution, end_event: EventDraft, text: str) -> None:
-    """The end after what viewers lack of `text`, whoever ran the attempt.
+    """The end after what viewers lack of `text`.
 
     Redis may have been away when the result was committed, and that process may still be about to send its rest: the
     text that is there and the end are one compare-and-set, so nothing is doubled.
     """
-    tail, attempt = x.deps.tail, x.in_flight.event_attempt
-    for _ in range(_LOOKS_MAX):
-        told, seq = await x.insist(lambda: tail.told(x.task, attempt), interruptible=False)
+    settlement, attempt = x.deps.settlement, x.in_flight.event_attempt
+    for _ in range(_LOOKS_MAX if text else 0):
+        told, seq = await x.until_available(lambda: settlement.streamed_text(x.task, attempt), interruptible=False)
         lacking = text[len(told) :] if text.startswith(told) else ""
         drafts = [*([token_batch(lacking, Channel.TEXT)] if lacking else []), end_event]
-        step = partial(tail.conclude, x.task, attempt, drafts, *x.in_flight.held, after=seq)
-        appended = await x.insist(step, interruptible=False)
+        step = partial(settlement.append_and_release, x.task, attempt, drafts, *x.in_flight.held, after=seq)
+        appended = await x.until_available(step, interruptible=False)
         x.in_flight.released_permits()
         if not appended.overtaken:
             return
-    raise RedisAway("Redis: somebody appended at every look; the entry stays pending")
+    await append_last(x, [end_event])
 
 
 async def acknowledge(x: Execution, *, whole_task: bool = True) -> None:
     """The entry is settled; with `whole_task` the task is over, and its images go."""
     if whole_task:
         await _drop_blobs(x)
-    ack = x.deps.tail.ack
-    await x.insist(lambda: ack(x.in_flight.delivery, whole_task=whole_task), interruptible=False)
+    ack = x.deps.settlement.ack
+    await x.until_available(lambda: ack(x.in_flight.delivery, whole_task=whole_task), interruptible=False)
     x.in_flight.settled_entry()
 
 
@@ -117,28 +120,24 @@ async def dead_letter(
     x: Execution, code: Code, reason: str, *, whole_task: bool = True, with_blobs: bool | None = None
 ) -> None:
     """The entry is settled and a letter without content lies in `:dead`. Images go with the task if not said."""
-    d, attempts, write = x.in_flight.delivery, x.in_flight.attempt or 0, x.deps.tail.dead_letter
+    d, attempts, write = x.in_flight.delivery, x.in_flight.attempt or 0, x.deps.settlement.dead_letter
     if whole_task if with_blobs is None else with_blobs:
         await _drop_blobs(x)
     step = partial(write, d, code=code, reason=reason, attempts=attempts, whole_task=whole_task)
-    await x.insist(step, interruptible=False)
+    await x.until_available(step, interruptible=False)
     x.in_flight.settled_entry()
 
 
 async def end(x: Execution, drafts: Sequence[EventDraft], code: Code, reason: str) -> None:
     """Events, permits and entry of a task that failed. A cancelled one leaves no dead letter: its user wanted that."""
     await append_last(x, drafts)
-    await _settle_entry(x, code, reason)
-
-
-async def _settle_entry(x: Execution, code: Code | None, reason: str) -> None:
-    if code in {None, Code.CANCELLED}:
+    if code is Code.CANCELLED:
         await acknowledge(x)
     else:
-        await dead_letter(x, code or Code.INTERNAL, reason)
+        await dead_letter(x, code, reason)
 
 
-async def park(
+async def snooze(
     x: Execution,
     drafts: Sequence[EventDraft],
     delay_s: float,
@@ -150,8 +149,8 @@ async def park(
     """Events, permits and entry of a task that waits for `delay_s`. Its row has left `running` before."""
     await append_last(x, drafts)
     due_in_ms = max(1, int(delay_s * 1000))
-    move = partial(x.deps.tail.park, reason=reason, waiting_since_ms=since_ms, wakeable=wakeable)
-    await x.insist(lambda: move(x.in_flight.delivery, due_in_ms))
+    move = partial(x.deps.settlement.snooze, reason=reason, waiting_since_ms=since_ms, wakeable=wakeable)
+    await x.until_available(lambda: move(x.in_flight.delivery, due_in_ms))
     x.in_flight.settled_entry()
 
 

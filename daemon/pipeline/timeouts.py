@@ -16,7 +16,7 @@ from daemon.pipeline.call_scope import CallScope
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Timeouts:
     """Seconds. A batch call has no tokens to watch: only `total_s` applies to it."""
 
     first_token_s: float
@@ -24,12 +24,12 @@ class Limits:
     total_s: float
 
 
-class Clocks:
+class TimeoutWatch:
     """Interrupts the scope with LLM_TIMEOUT when a limit passes; `with` it inside the scope."""
 
-    def __init__(self, scope: CallScope, limits: Limits, *, streams: bool) -> None:
+    def __init__(self, scope: CallScope, timeouts: Timeouts, *, streams: bool) -> None:
         self._scope = scope
-        self._limits = limits
+        self._limits = timeouts
         self._streams = streams
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from daemon.domain.errors import Code, Rejected
 from daemon.domain.messages import TaskMessage
 from daemon.domain.queues import QueueSpec, Tier
-from daemon.services import Model, Service, ServiceBook
+from daemon.services import Model, Service, ServiceCatalog
 from daemon.services.catalog import TEMPLATE_PATTERN, is_template_ref, nearest
 
 
@@ -30,23 +30,23 @@ class Validated:
         return self.queue.tier
 
 
-def validate(message: TaskMessage, queue_id: str, book: ServiceBook, now: float) -> Validated:
+def validate(message: TaskMessage, queue_id: str, catalog: ServiceCatalog, now: float) -> Validated:
     """The message with its queue, service and models. `queue_id`: the queue it lies in. `now`: unix seconds.
 
     Raises `Rejected` (INVALID_PAYLOAD, UNKNOWN_SERVICE, IMAGE_REJECTED or EXPIRED) that names the field, its value and
     what is allowed. Expiry is judged last, so that a dry run of an old message still learns of its mistakes.
     """
-    queue = book.queues.get(queue_id)
+    queue = catalog.queues.get(queue_id)
     if queue is None:
-        raise _refuse("queueId", queue_id, list(book.queues))
+        raise _refuse("queueId", queue_id, list(catalog.queues))
     if message.queue_id != queue_id:
         raise _refuse("queueId", message.queue_id, [queue_id])
     if message.tier is not None and message.tier is not queue.tier:
         raise Rejected(f'tier: "{message.tier}" does not agree with {queue.name}, which is for "{queue.tier}"')
-    service = book.services.get(message.service_id)
+    service = catalog.services.get(message.service_id)
     if service is None:
-        raise _refuse("serviceId", message.service_id, list(book.services), Code.UNKNOWN_SERVICE)
-    models = _models(message, service, book, queue.tier)
+        raise _refuse("serviceId", message.service_id, list(catalog.services), Code.UNKNOWN_SERVICE)
+    models = _models(message, service, catalog, queue.tier)
     if message.template_id is not None and not is_template_ref(message.template_id):
         raise Rejected(f"templateId: must be name or name@version ({TEMPLATE_PATTERN})")
     check_images(len(message.images or ()), service)
@@ -61,8 +61,8 @@ def check_images(count: int, service: Service) -> None:
         raise Rejected(f'images: the service "{service.id}" takes no images', code=Code.IMAGE_REJECTED)
 
 
-def _models(message: TaskMessage, service: Service, book: ServiceBook, tier: Tier) -> tuple[Model, ...]:
-    models = book.models_for(service, tier)
+def _models(message: TaskMessage, service: Service, catalog: ServiceCatalog, tier: Tier) -> tuple[Model, ...]:
+    models = catalog.models_for(service, tier)
     if not models:
         raise _refuse("tier", tier, list(service.models))
     if message.model_id is not None and message.model_id not in service.models[tier]:

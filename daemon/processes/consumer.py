@@ -31,13 +31,13 @@ from daemon.domain.errors import ConfigError, DependencyAway, ProviderError, Sto
 from daemon.events.cancel_notices import Notices
 from daemon.events.deltas import Deltas
 from daemon.events.log import Events
-from daemon.limiter.permits import RedisGuards
+from daemon.limiter.permits import RedisLimiter
 from daemon.observability.logging import bind_attempt, logger
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.dependencies import World
+from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.executor import execute
-from daemon.pipeline.in_flight import Hold
-from daemon.pipeline.outcome import Abandoned, Fenced, Refused
+from daemon.pipeline.in_flight import InFlight
+from daemon.pipeline.outcome import Abandoned, Fenced
 from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Provider
 from daemon.processes.lifecycle import Notifier, Progress, Signals, collect_rarely, end, is_shared, sample_loop_lag
@@ -46,8 +46,8 @@ from daemon.providers.registry import Registry
 from daemon.queues.control import ControlFeed, Controls
 from daemon.queues.depths import DepthReader
 from daemon.queues.drift import Drift
-from daemon.queues.settlement import RedisTail
-from daemon.queues.streams import Work
+from daemon.queues.settlement import RedisSettlement
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.connection import connect, pool_sizes
 from daemon.redis_client.ownership import claim_environment as claim_redis
@@ -60,55 +60,52 @@ from daemon.store.migrate import claim_environment as claim_database
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
 from daemon.store.templates import PostgresTemplates
-from daemon.worker.blob_sweeper import BlobsSweep
+from daemon.worker.blob_sweeper import BlobSweeper
 from daemon.worker.cancel_listener import CancelListener
 from daemon.worker.command_budget import commands_a_month
 from daemon.worker.consumer import QueueConsumer
-from daemon.worker.gauges import DepthGauges, Limits, show_pool
-from daemon.worker.health import Check, HealthServer, answers
+from daemon.worker.gauges import DepthGauges, LimitsInForce, show_pool
+from daemon.worker.health import Check, HealthServer, responds
 from daemon.worker.lease import Leases
-from daemon.worker.permit_sweeper import Waiters
-from daemon.worker.queue_control import ControlRoom
+from daemon.worker.permit_sweeper import PermitSweeper
+from daemon.worker.queue_control import QueueControl
 from daemon.worker.reclaim import Reclaimer
 from daemon.worker.reconcile import Reconciler
 from daemon.worker.report import report
-from daemon.worker.rescuer import Upkeep
-from daemon.worker.retry_scheduler import Mover
-from daemon.worker.stall_detector import Hearing
+from daemon.worker.rescuer import Rescuer
+from daemon.worker.retry_scheduler import RetryScheduler
+from daemon.worker.stall_detector import StallDetector
 from daemon.worker.tracing import open_spans
 
 _log = logger(__name__)
 
 #: seconds between the end of the drain and the last resort: enough to hand back, less than systemd's patience
-_HAND_BACK_S = 10.0
+_REQUEUE_S = 10.0
 
 
 class Daemon:
-    """One process that consumes `queues`.
-
-    `run` is its life; `stop` and `cut` may be called from anywhere in the loop.
-    """
+    """One process that consumes `queues`. `run` is its life; `stop` and `force_stop` may be called at any time."""
 
     def __init__(self, settings: Settings, queues: Sequence[str], progress: Progress | None = None) -> None:
         self._settings = settings
         self._progress = progress or Progress()
-        self._book = services.load(settings.runtime.services_file)
-        self._specs = [spec_in_force(self._book, name, settings.queues) for name in dict.fromkeys(queues)]
+        self._catalog = services.load(settings.runtime.services_file)
+        self._specs = [spec_in_force(self._catalog, name, settings.queues) for name in dict.fromkeys(queues)]
         self._clock = SystemClock()
         self.metrics = Metrics()
         self.consumer = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         self.ready = asyncio.Event()
-        self.quiet = asyncio.Event()
-        self._cut = asyncio.Event()
+        self.draining = asyncio.Event()
+        self._force_stop = asyncio.Event()
 
     def stop(self) -> None:
         """Read nothing more and drain."""
-        self.quiet.set()
+        self.draining.set()
 
-    def cut(self) -> None:
+    def force_stop(self) -> None:
         """Hand running tasks back at once."""
-        self.quiet.set()
-        self._cut.set()
+        self.draining.set()
+        self._force_stop.set()
 
     def reload(self) -> None:
         """Read the services file again; a bad one is refused and the old one stays in force.
@@ -116,16 +113,16 @@ class Daemon:
         Attempts keep the one they began with.
         """
         try:
-            self._book = services.load(self._settings.runtime.services_file)
+            self._catalog = services.load(self._settings.runtime.services_file)
         except ConfigError as error:
             _log.error("services.refused", mistakes=error.mistakes)
         else:
-            _log.info("services.reloaded", services=len(self._book.services), models=len(self._book.models))
+            _log.info("services.reloaded", services=len(self._catalog.services), models=len(self._catalog.models))
 
     def status(self) -> str:
         """One line for `systemctl status`."""
         running, slots = len(self._leases), sum(consumer.slots.total for consumer in self._consumers.values())
-        if self.quiet.is_set():
+        if self.draining.is_set():
             return f"draining: {running} still run"
         return f"running {running} of {slots}; reads {', '.join(self._consumers)}"
 
@@ -137,18 +134,18 @@ class Daemon:
             async with asyncio.TaskGroup() as loops:
                 # None of these dies alone: an error in one ends the daemon, loudly.
                 lease_s = self._settings.lease.lease_s
-                beat, sweep = self._progress.watch("beat", lease_s), self._progress.watch("sweep", 3 * lease_s)
+                heartbeat, sweep = self._progress.watch("beat", lease_s), self._progress.watch("sweep", 3 * lease_s)
                 background = [
-                    loops.create_task(self._leases.run(beat), name="beat"),
+                    loops.create_task(self._leases.run(heartbeat), name="beat"),
                     loops.create_task(self._deltas.run(), name="deltas"),
                     loops.create_task(self._cancels.run(), name="cancels"),
                     loops.create_task(self._controls.run(), name="controls"),
-                    loops.create_task(self._mover.run(), name="mover"),
-                    loops.create_task(self._waiters.run(), name="waiters"),
+                    loops.create_task(self._retry_scheduler.run(), name="mover"),
+                    loops.create_task(self._permit_sweeper.run(), name="waiters"),
                     loops.create_task(self._reconciler.run(), name="reconciler"),
                     loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
-                    loops.create_task(self._upkeep.run(), name="upkeep"),
-                    loops.create_task(self._blobs_sweep.run(), name="blobs-sweep"),
+                    loops.create_task(self._rescuer.run(), name="upkeep"),
+                    loops.create_task(self._blob_sweeper.run(), name="blobs-sweep"),
                     loops.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
                 ]
                 readers = [
@@ -163,11 +160,11 @@ class Daemon:
                             self._settings, len(self._consumers), blocks=self._blocks
                         ),
                     )  # fmt: skip
-                    await self.quiet.wait()
+                    await self.draining.wait()
                     await self._drain(readers)
                 finally:
                     await end([*background, *readers])
-            await self._leave()
+            await self._deregister()
         _log.info("daemon.stopped")
 
     # --- start -----------------------------------------------------------------------------------------------
@@ -178,8 +175,8 @@ class Daemon:
         stack.push_async_callback(self._spans.aclose)
         self._client: Redis = connect(s.redis, name="qstreamd")
         stack.push_async_callback(self._client.aclose)
-        beat_client = connect(s.redis, size=1, name="qstreamd-beat")
-        stack.push_async_callback(beat_client.aclose)
+        heartbeat_client = connect(s.redis, size=1, name="qstreamd-beat")
+        stack.push_async_callback(heartbeat_client.aclose)
         self._reads_client = connect(s.redis, size=len(self._specs) + 1, name="qstreamd-fetch", retries=0)
         stack.push_async_callback(self._reads_client.aclose)
         self._blocks = await check_server(self._client, s.redis)
@@ -191,20 +188,20 @@ class Daemon:
         await claim_database(self._pool, s.runtime.environment)
         self._registry = Registry(s.providers)
         stack.push_async_callback(self._registry.aclose)
-        self._scripts, self._beat_scripts = GatheredScripts(self._client), Scripts(beat_client)
+        self._scripts, self._heartbeat_scripts = GatheredScripts(self._client), Scripts(heartbeat_client)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         s, metrics = self._settings, self.metrics
-        self._work = Work(self._scripts, s.queues, self.consumer, reads=Scripts(self._reads_client))
-        events = Events(self._scripts, s.events, self._clock, self.consumer)
-        guards = RedisGuards(self._scripts, s.guards)
-        self._waiters = Waiters(guards, s.guards.sweep_s, metrics)
-        guards.waiting = self._waiters.some
-        ledger = BatchingLedger(self._pool, lambda: self._book.queues)
+        self._work = WorkStreams(self._scripts, s.queues, self.consumer, reads=Scripts(self._reads_client))
+        events = Events(self._scripts, s.events, self._clock)
+        limiter = RedisLimiter(self._scripts, s.guards)
+        self._permit_sweeper = PermitSweeper(limiter, s.guards.sweep_s, metrics)
+        limiter.on_waiter = self._permit_sweeper.wake
+        ledger = BatchingLedger(self._pool, lambda: self._catalog.queues)
         self._deltas = Deltas(self._scripts, events, s.events, metrics)
         names = [spec.name for spec in self._specs]
-        self._mover = Mover(self._work, names, s.retry, metrics, self._report_lost)
-        self._leases = Leases(self._beat_scripts, self._work, ledger, s.lease, metrics, self._clock)
+        self._retry_scheduler = RetryScheduler(self._work, names, s.retry, metrics, self._report_lost)
+        self._leases = Leases(self._heartbeat_scripts, self._work, ledger, s.lease, metrics, self._clock)
         self._cancels = CancelListener(Notices(s.redis), self._leases, metrics)
         self._consumers = {
             spec.name: QueueConsumer(
@@ -212,23 +209,25 @@ class Daemon:
             )
             for spec in self._specs
         }
-        self._controls = ControlRoom(
-            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, guards, s.lease.sweep_s,
-            metrics, self._mover.check,
+        self._controls = QueueControl(
+            Controls(self._scripts, self._clock), ControlFeed(s.redis), self._consumers, limiter, s.lease.sweep_s,
+            metrics, self._retry_scheduler.check,
         )  # fmt: skip
-        self._world = World(
+        snoozed = self._retry_scheduler.snoozed
+        settlement = RedisSettlement(self._scripts, self._work, events, limiter, metrics, snoozed, self._clock)
+        self._deps = Dependencies(
             ledger=ledger,
-            guards=guards,
-            tail=RedisTail(self._scripts, self._work, events, guards, metrics, self._mover.parked, self._clock),
+            limiter=limiter,
+            settlement=settlement,
             deltas=self._deltas,
             templates=PostgresTemplates(self._pool, self._clock),
             blobs=self._blobs(stack),
             provider=self._provider,
-            book=lambda: self._book,
+            catalog=lambda: self._catalog,
             clock=self._clock,
             random=random.random,
             owner=self.consumer,
-            guard_settings=s.guards,
+            limiter_settings=s.guards,
             retry=s.retry,
             lease=s.lease,
             budget=RetryBudget(),
@@ -240,15 +239,15 @@ class Daemon:
         )
         blocked_s = s.redis.block_s * 1.5  # a BLOCK may run over by half: redis#12998
         self._reclaimer = Reclaimer(
-            self._beat_scripts, self._work, self._consumers, s.lease, blocked_s, metrics, self._others_changed,
+            self._heartbeat_scripts, self._work, self._consumers, s.lease, blocked_s, metrics, self._others_changed,
             self._report_lost,
         )  # fmt: skip
         records = TaskRecords(self._pool)
-        self._upkeep = Upkeep(self._work, records, names, s.lease, metrics)
+        self._rescuer = Rescuer(self._work, records, names, s.lease, metrics)
         redis_blobs = RedisBlobs(self._client, picture)
-        self._blobs_sweep = BlobsSweep(redis_blobs, records, s.blobs, s.queues.blob_ttl_s, metrics, self._clock)
+        self._blob_sweeper = BlobSweeper(redis_blobs, records, s.blobs, s.queues.blob_ttl_s, metrics, self._clock)
         await self._work.make_groups(names)
-        await self._controls.look()
+        await self._controls.refresh()
         await self._reclaimer.register()
         await self._serve(stack, self._admin_routes(events))
 
@@ -256,15 +255,13 @@ class Daemon:
         """Health, metrics and what else the ops port serves, once there is something to tell of."""
         s, metrics = self._settings, self.metrics
         self._gauges = self._depth_gauges()
-        hearing = Hearing(self._consumers, self._gauges.look, s.ops, s.redis)
-        self._progress.ask(hearing.hanging)
+        stall_detector = StallDetector(self._consumers, self._gauges.look, s.ops, s.redis)
+        self._progress.ask(stall_detector.hung_reads)
         checks: dict[str, Check] = {
-            "loop": self._check_loop, "reading": self._check_reading, "consuming": hearing.ready,
-            "redis": partial(answers, self._client.ping), "postgres": partial(answers, self._pool.fetch, "SELECT 1"),
+            "loop": self._check_loop, "reading": self._check_reading, "consuming": stall_detector.ready,
+            "redis": partial(responds, self._client.ping), "postgres": partial(responds, self._pool.fetch, "SELECT 1"),
         }  # fmt: skip
-        self._health = HealthServer(
-            s.ops, metrics, checks, hearing.alive, partial(self._gauges.look, s.ops.depths_s), more
-        )
+        self._health = HealthServer(s.ops, metrics, checks, stall_detector.alive, self._gather, more)
         await self._health.start()
         stack.push_async_callback(self._health.stop)
         self.address = self._health.address
@@ -276,23 +273,26 @@ class Daemon:
         api = optional("admin.queue_api")
         if api is None:
             return []
-        orders = api.QueueOrders(self._scripts, events, self._pool, self._clock, self._world.ledger, self._world.blobs)
+        orders = api.QueueOrders(self._scripts, events, self._pool, self._clock, self._deps.ledger, self._deps.blobs)
         routes: list[web.RouteDef] = api.QueueApi(
-            orders, self._settings.gateway.admin_token, lambda: list(self._book.queues)
+            orders, self._settings.gateway.admin_token, lambda: list(self._catalog.queues)
         ).routes()
         return routes
 
     def _depth_gauges(self) -> DepthGauges:
         s, metrics = self._settings, self.metrics
-        limits = Limits(
+        limits = LimitsInForce(
             queue=lambda spec, control: max_size_of(spec, s.queues, control.max_size),
-            guard=lambda model, tier: limit_of(model, tier, s.guards),
+            permits=lambda model, tier: limit_of(model, tier, s.guards),
         )
         show_pool(metrics, "redis", lambda: pool_sizes(self._client), s.redis.pool_size)
         show_pool(metrics, "postgres", self._pool.sizes, s.postgres.pool_max)
-        metrics.draining.set_function(self.quiet.is_set)
+        metrics.draining.set_function(self.draining.is_set)
         metrics.begin_daemon(self._consumers)
-        return DepthGauges(DepthReader(self._scripts), lambda: self._book, limits, metrics, self._clock)
+        return DepthGauges(DepthReader(self._scripts), lambda: self._catalog, limits, metrics, self._clock)
+
+    async def _gather(self) -> None:
+        await self._gauges.look(self._settings.ops.depths_s)
 
     def _blobs(self, stack: AsyncExitStack) -> BlobsByScheme:
         """Every scheme that this host can serve, whatever BLOB_STORE says: messages of before a change still come."""
@@ -307,16 +307,14 @@ class Daemon:
 
     # --- one attempt -----------------------------------------------------------------------------------------
 
-    async def _attempt(self, hold: Hold) -> None:
+    async def _attempt(self, in_flight: InFlight) -> None:
         began = self._clock.monotonic()
-        with bind_attempt(**hold.ids):
-            outcome = await execute(self._world, hold)
+        with bind_attempt(**in_flight.ids):
+            outcome = await execute(self._deps, in_flight)
         # Fenced: the entry is somebody else's, or still ours and its tail to be repeated; nobody but us would look.
         if isinstance(outcome, Abandoned | Fenced):
-            self._reclaimer.suspect(hold.delivery.queue)
-        elif isinstance(outcome, Refused):
-            self._consumers[hold.delivery.queue].suspect()
-        report(self.metrics, hold, outcome, self._clock.monotonic() - began, self._clock.time(), self._spans)
+            self._reclaimer.suspect(in_flight.delivery.queue)
+        report(self.metrics, in_flight, outcome, self._clock.monotonic() - began, self._clock.time(), self._spans)
 
     def _provider(self, name: str, proxy: str) -> Provider:
         try:
@@ -326,13 +324,13 @@ class Daemon:
 
     def _others_changed(self, queues: Iterable[str]) -> None:
         """A process came or went: what it slept for and watched over is anybody's now."""
-        self._mover.check(queues)
-        self._waiters.some()
+        self._retry_scheduler.check(queues)
+        self._permit_sweeper.wake()
 
     async def _report_lost(self, queue: str, ids: list[str]) -> None:
         """Entries whose content is gone: what was claimed before is in Postgres, and is put back from there."""
         _log.error("entries.lost_content", queue=queue, ids=ids[:20], count=len(ids))
-        self._upkeep.hurry()
+        self._rescuer.run_soon()
 
     # --- stop ------------------------------------------------------------------------------------------------
 
@@ -343,26 +341,26 @@ class Daemon:
                 group.create_task(consumer.stop())
             if is_shared(self.address):  # health checks and scrapes are for the process that goes on
                 group.create_task(self._health.stop())
-            cut = group.create_task(self._cut_off(readers), name="cut-off")
+            force_stop = group.create_task(self._force_stop_after_drain(readers), name="cut-off")
             await asyncio.wait(readers)
-            cut.cancel()
+            force_stop.cancel()
 
-    async def _cut_off(self, readers: Sequence[asyncio.Task[None]]) -> None:
+    async def _force_stop_after_drain(self, readers: Sequence[asyncio.Task[None]]) -> None:
         """After the drain, or at once when told so: hand back what runs, and leave the rest to its lease."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown.drain_s):
-                await self._cut.wait()
+                await self._force_stop.wait()
         _log.warning("daemon.requeueing", running=len(self._leases))
-        for hold in self._leases.holds():
-            hold.scope.interrupt(Stopping("the daemon stops"))
-        await asyncio.sleep(_HAND_BACK_S)
+        for in_flight in self._leases.deliveries():
+            in_flight.scope.interrupt(Stopping("the daemon stops"))
+        await asyncio.sleep(_REQUEUE_S)
         for reader in readers:
             reader.cancel()
 
-    async def _leave(self) -> None:
+    async def _deregister(self) -> None:
         try:
             async with asyncio.timeout(self._settings.redis.command_timeout_s):
-                await self._reclaimer.leave()
+                await self._reclaimer.deregister()
         except Exception as error:  # noqa: BLE001  # leaving is a courtesy: our record lapses by itself
             _log.warning("consumer.deregister_failed", error=type(error).__name__)
 
@@ -372,7 +370,7 @@ class Daemon:
         return ", ".join(self._progress.stalled())
 
     async def _check_reading(self) -> str:
-        if self.quiet.is_set():
+        if self.draining.is_set():
             return "stopping"
         deaf = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
         return f"not reading {', '.join(deaf)}" if deaf else ""
@@ -387,10 +385,10 @@ async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
     collect_rarely()
     notifier = Notifier(settings.systemd)
     daemon = Daemon(settings, queues, notifier.progress)
-    with Signals(on_stop=daemon.stop, on_cut=daemon.cut, on_reload=daemon.reload):
+    with Signals(on_stop=daemon.stop, on_force_stop=daemon.force_stop, on_reload=daemon.reload):
         refused: ConfigError | DependencyAway | None = None
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(notifier.follow(daemon.ready, daemon.quiet, daemon.status), name="notify")
+            watch = group.create_task(notifier.follow(daemon.ready, daemon.draining, daemon.status), name="notify")
             try:
                 await daemon.run()
             except (ConfigError, DependencyAway) as error:

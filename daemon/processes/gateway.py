@@ -34,7 +34,7 @@ from daemon.gateway.submit import Services, Submit
 from daemon.gateway.terminal_recovery import Endings
 from daemon.gateway.tokens import Tokens
 from daemon.gateway.uploads import Uploads
-from daemon.limiter.waiting import Waits
+from daemon.limiter.waiting import WaitReader
 from daemon.observability.logging import configure, logger
 from daemon.observability.metrics import Metrics
 from daemon.ports import Blobs
@@ -160,7 +160,7 @@ class GatewayProcess:
                 records=records, hub=self.hub, access=access, audit=self._audit, finishing=self._finishing,
             ),
             Results(
-                records=records, hub=self.hub, waits=Waits(self._client), queues=lambda: self._services.queues,
+                records=records, hub=self.hub, waits=WaitReader(self._client), queues=lambda: self._services.queues,
                 access=access, clock=clock,
             ),
             Uploads(access, disk, self._bucket, s.blobs, self.metrics, clock),
@@ -193,7 +193,7 @@ class GatewayProcess:
             await asyncio.sleep(every_s * random.uniform(0.8, 1.0))
             for queue in self._services.queues:
                 try:
-                    gone = await self._admission.expire(queue)
+                    gone = await self._admission.expire_reservations(queue)
                 except (RedisAway, RedisFull) as error:
                     _log.warning("reservations.expiry_failed", error=type(error).__name__)
                     break

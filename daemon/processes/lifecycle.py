@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from asyncio import Event
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,23 +42,23 @@ def _nothing() -> None:
 
 
 class Signals:
-    """First SIGTERM or SIGINT: `on_stop` (drain). Every later one: `on_cut` (now). SIGHUP: `on_reload`.
+    """First SIGTERM or SIGINT: `on_stop` (drain). Every later one: `on_force_stop` (now). SIGHUP: `on_reload`.
 
     A context manager for the main thread of a running loop, asyncio's or uvloop's. Whoever has no callbacks may wait
-    for the events `quiet` and `cut`. Leaving it puts the handlers back that were there before.
+    for the events `draining` and `force_stop`. Leaving it puts the handlers back that were there before.
     """
 
     def __init__(
         self,
         *,
         on_stop: Callable[[], None] = _nothing,
-        on_cut: Callable[[], None] = _nothing,
+        on_force_stop: Callable[[], None] = _nothing,
         on_reload: Callable[[], None] = _nothing,
     ) -> None:
-        self.quiet = asyncio.Event()
-        self.cut = asyncio.Event()
+        self.draining = asyncio.Event()
+        self.force_stop = asyncio.Event()
         self._on_stop = on_stop
-        self._on_cut = on_cut
+        self._on_force_stop = on_force_stop
         self._on_reload = on_reload
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
 
@@ -80,14 +81,14 @@ class Signals:
         self._before.clear()
 
     def _stop(self, number: signal.Signals) -> None:
-        again = self.quiet.is_set()
+        again = self.draining.is_set()
         _log.info("signal.received", signal=number.name, meaning="force_stop" if again else "drain")
         if not again:
-            self.quiet.set()
+            self.draining.set()
             self._on_stop()
         else:
-            self.cut.set()
-            self._on_cut()
+            self.force_stop.set()
+            self._on_force_stop()
 
     def _reload(self) -> None:
         _log.info("signal.received", signal="SIGHUP", meaning="reload")
@@ -162,20 +163,20 @@ class Notifier:
         self._deaf = False
         return True
 
-    async def follow(self, ready: asyncio.Event, quiet: asyncio.Event, status: Callable[[], str] | None = None) -> None:
+    async def follow(self, ready: Event, draining: Event, status: Callable[[], str] | None = None) -> None:
         """Keep systemd informed until cancelled; returns at once where there is no systemd.
 
-        `ready` and `quiet` say when the process is; `status` makes the line for `systemctl status`.
+        `ready` and `draining` say when the process is; `status` makes the line for `systemctl status`.
         """
         if self._address is None:
             return
         await ready.wait()
         self.send("READY=1", *_status(status))
         every_s = min(STATUS_EVERY_S, self._watchdog_s / 2 if self._watchdog_s else STATUS_EVERY_S)
-        while not quiet.is_set():
+        while not draining.is_set():
             self._beat(status)
             try:
-                await asyncio.wait_for(quiet.wait(), every_s)
+                await asyncio.wait_for(draining.wait(), every_s)
             except TimeoutError:
                 continue
         self.send("STOPPING=1", *_status(status))

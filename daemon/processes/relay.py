@@ -57,7 +57,7 @@ class RelayProcess:
             qstash=settings.qstash,
             signing_keys=tuple(key.get_secret_value().encode() for key in keys),
             queues=queues_in_force(settings),
-            admission=Admission(scripts, settings.queues, clock, self._shelf()),
+            admission=Admission(scripts, settings.queues, clock, self._staging()),
             events=Events(scripts, settings.events, clock),
             ping=client.ping,
             metrics=Metrics(),
@@ -66,7 +66,7 @@ class RelayProcess:
         )
         self.relay.metrics.begin_relay(self.relay.queues)
 
-    def _shelf(self) -> DiskBlobs | None:
+    def _staging(self) -> DiskBlobs | None:
         """With BLOB_STORE=disk inline images lie on the disk that the daemon reads; None: in Redis."""
         if self._settings.blobs.store != "disk":
             return None
@@ -92,14 +92,14 @@ class RelayProcess:
             with Signals(on_stop=self.stop, on_reload=self.reload) as signals:
                 ready = asyncio.Event()
                 beside = [
-                    group.create_task(Notifier(self._settings.systemd).follow(ready, signals.quiet), name="notify"),
+                    group.create_task(Notifier(self._settings.systemd).follow(ready, signals.draining), name="notify"),
                     group.create_task(sample_loop_lag(self.relay.metrics), name="loop-lag"),
                     group.create_task(self._stamp(), name="stamp"),
                 ]
                 runner = await self._listen()
                 ready.set()
-                await signals.quiet.wait()
-                await self._drain(signals.cut)
+                await signals.draining.wait()
+                await self._drain(signals.force_stop)
                 await runner.cleanup()
                 for task in beside:
                     task.cancel()

@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib
 from importlib.util import find_spec
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from daemon.config import Settings
 from daemon.domain.errors import ConfigError
+
+if TYPE_CHECKING:  # `--help` and completion come here too, and settings take a tenth of a second to import
+    from daemon.config import Settings
 
 
 def has(room: str) -> bool:

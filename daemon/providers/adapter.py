@@ -9,37 +9,22 @@ from __future__ import annotations
 import asyncio
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
-from typing import TYPE_CHECKING, Any, Generic, NotRequired, Protocol, TypedDict, TypeVar, Unpack
-
-import msgspec
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Generic, NotRequired, TypedDict, TypeVar, Unpack
 
 from daemon.domain.errors import ProviderError
-from daemon.domain.model_io import Delta, Finished, ModelRequest, Piece
+from daemon.domain.model_io import ModelRequest, Piece
 from daemon.observability.logging import logger
+from daemon.providers.answer import Answer
+from daemon.providers.body_end import BODY, BodyEnd
 from daemon.providers.error_mapping import Refusal, to_error
-from daemon.providers.payloads import TooLarge, payloads
+from daemon.providers.payloads import Payloads
 
 if TYPE_CHECKING:
     import httpx2
 
 _log = logger("providers")
-
-
-class Answer(Protocol):
-    """Folds the payloads of one answer. Pure: bytes in, pieces out; what is wrong with the answer is raised."""
-
-    over: bool  #: the vendor said that nothing follows; the body may stay open for longer
-
-    def take(self, data: bytes) -> list[Delta]:
-        """The deltas of one payload. Raises `ProviderError`, `DecodeError`."""
-
-    def cut(self, error: BaseException) -> ProviderError | None:
-        """The connection failed. None when the answer was complete: only usage may be missing."""
-
-    def finished(self) -> Finished:
-        """The last word, when the body has ended. Raises `ProviderError` for an answer that is not one."""
 
 
 class Connection(TypedDict):
@@ -97,23 +82,34 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
         """See `ports.Provider.generate`."""
         client = self._client or await self._opened()
         http = importlib.import_module("httpx2")
-        answer, refused = self._answer(), None
+        answer, payloads = self._answer(), Payloads()
+        refused: ProviderError | None = None
+        broken: BaseException | None = None
         try:
-            async with (
-                self._posted(client, request, answer) as response,
-                aclosing(payloads(response, stream=request.stream)) as found,
-            ):
-                async for data in found:
-                    for delta in answer.take(data):
-                        yield delta
-                    if answer.over:
-                        break
+            async with self._posted(client, request, answer) as response:
+                with BodyEnd(answer, response.extensions.get(BODY), request.idle_s) as end:
+                    async for chunk in _arriving(response):
+                        found = payloads.feed(chunk)
+                        texts = 0
+                        for data in found:
+                            for delta in answer.take(data):
+                                texts += 1
+                                yield delta
+                        if answer.over:
+                            break
+                        end.came(payload=bool(found), texts=texts)
+                    broken = end.stopped
         except self._sdk_errors() as error:
             refused = self._judged(error, request, answer)
         except http.HTTPError as error:
-            refused = answer.cut(error)
-        except (msgspec.DecodeError, UnicodeDecodeError, TooLarge) as error:
-            refused = ProviderError(detail=f"unreadable answer: {type(error).__name__}")
+            broken = error
+        finally:
+            request.spent[:] = [answer.usage]
+        if refused is None:
+            for delta in [d for data in payloads.end() for d in answer.take(data)] + answer.rest():
+                yield delta
+            request.spent[:] = [answer.usage]
+            refused = answer.cut(broken) if broken is not None else None
         if refused is not None:
             raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt
         yield answer.finished()
@@ -132,12 +128,12 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
             return self._client
 
     def _open(self) -> ClientT:
-        from daemon.providers.transport import AiohttpTransport, TappedClient
+        from daemon.providers.transport import AiohttpTransport, RawBodyClient
 
         transport = AiohttpTransport(
             connections_max=self._connections_max, connect_timeout_s=self._connect_timeout_s, proxy=self._proxy
         )
-        self._http = TappedClient(transport=transport, timeout=None, trust_env=False)
+        self._http = RawBodyClient(transport=transport, timeout=None, trust_env=False)
         return self._build(self._http)
 
     def _error(self, refusal: Refusal) -> ProviderError:
@@ -145,3 +141,10 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
         if refusal.key_problem:
             _log.error("provider.key_refused", provider=self._name, detail=refusal.detail)
         return to_error(refusal)
+
+
+def _arriving(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """The body as our transport reads it; the response's own layers, a third of a chunk's cost, only to decompress."""
+    body: AsyncIterator[bytes] | None = response.extensions.get(BODY)
+    plain = response.headers.get("Content-Encoding", "identity") == "identity"
+    return response.aiter_bytes() if body is None or not plain else body

@@ -2,18 +2,19 @@
 
 | the provider says | we raise | what happens |
 |---|---|---|
-| 402, quota and billing words, per-day limits | `ModelClosed("QUOTA")` | parked, other models may serve |
-| 401, 403, key words | `ModelClosed("QUOTA")`, shouted about by the adapter | parked: a wrong key must not burn tasks |
-| 429 | `ModelClosed("RATE_LIMITED")` | parked until the named time |
-| 503, 529, overload words | `ModelClosed("OVERLOADED")` | parked |
-| 404, unknown-model words | `ModelClosed("UNKNOWN_MODEL")` | a fallback may serve |
+| 402, quota and billing words, per-day limits | `ModelUnavailable("QUOTA")` | parked, other models may serve |
+| 401, 403, key words | `ModelUnavailable("QUOTA")`, logged as an error | snoozed: a wrong key must not burn tasks |
+| 429 | `ModelUnavailable("RATE_LIMITED")` | parked until the named time |
+| 503, 529, overload words | `ModelUnavailable("OVERLOADED")` | parked |
+| 404, unknown-model words | `ModelUnavailable("UNKNOWN_MODEL")` | a fallback may serve |
 | content words | `LLM_REFUSED` | ends: the same text is refused again |
 | 400, 413, 422 and other 4xx | `LLM_REFUSED` | ends: the same request can never be accepted |
-| 408, 504 | `LLM_TIMEOUT` | counts a failure, tried again |
+| 408, 504, 522, 524 | `LLM_TIMEOUT` | counts a failure, tried again |
 | anything else | `LLM_ERROR` | counts a failure, tried again |
 
-Once text has been handed on nothing closes the model any more: `ModelClosed` counts no failure, and an answer that is
-paid for and thrown away must count. A body is never quoted, it may echo the prompt; of its words only those known here.
+Once text has been handed on nothing closes the model any more: `ModelUnavailable` counts no failure, and an answer
+that is paid for and thrown away must count. A body is never quoted, it may echo the prompt;
+of its words only those known here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelUnavailable, ProviderError
 
 RETRY_AFTER_S_MAX: Final = 86_400.0  #: a provider that names more is asked again after a day
 
@@ -105,7 +106,7 @@ def to_error(refusal: Refusal, *, spoke: bool = False) -> ProviderError:
     """The error that says what to do. `spoke`: text of this answer has been handed on already."""
     closed = _closed(refusal)
     if closed and not spoke:
-        return ModelClosed(closed, retry_after_s=refusal.retry_after_s, detail=refusal.detail)
+        return ModelUnavailable(closed, retry_after_s=refusal.retry_after_s, detail=refusal.detail)
     code = Code.LLM_ERROR if closed else _code(refusal)
     unfit = code is Code.LLM_REFUSED and not refusal.words & CONTENT_WORDS
     return ProviderError(
@@ -168,7 +169,7 @@ def _code(refusal: Refusal) -> Code:
     """What a refusal that closes nothing means for this one task."""
     if refusal.words & CONTENT_WORDS:
         return Code.LLM_REFUSED
-    if refusal.status in (408, 504):
+    if refusal.status in (408, 504, 522, 524):
         return Code.LLM_TIMEOUT
     if 400 <= refusal.status < 500 and refusal.status not in (409, 425):
         return Code.LLM_REFUSED
@@ -215,29 +216,6 @@ def duration_s(text: object) -> float | None:
     if not pieces or "".join(a + b for a, b in pieces) != str(text).strip():
         return None
     return sum(float(amount) * _UNIT_S[unit] for amount, unit in pieces)
-
-
-# --- what an answer counts ---------------------------------------------------------------------------------------
-
-TOKENS_MAX: Final = 1_000_000_000  #: of one call; no model takes or writes a thousandth of it, and the stores hold it
-
-
-def token_count(value: object) -> int | None:
-    """A number of tokens as a provider wrote it: whole and between 0 and `TOKENS_MAX`, else None (unknown).
-
-    >>> token_count(7), token_count("7"), token_count(7.0), token_count(0)
-    (7, 7, 7, 0)
-    >>> [token_count(odd) for odd in (-1, 10**30, "many", 1.5, True, None, {}, float("nan"))]
-    [None, None, None, None, None, None, None, None]
-    """
-    number = None if isinstance(value, bool) else _number(value)
-    return int(number) if number is not None and number.is_integer() and 0 <= number <= TOKENS_MAX else None
-
-
-def known_sum(*counts: int | None) -> int | None:
-    """The sum of the counts that are known; None when none is."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------

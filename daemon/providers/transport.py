@@ -8,6 +8,7 @@ closing an answer that was not read to its end closes its socket at once, withou
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import aiohttp
 import httpx2
 import yarl
 
-from daemon.providers.payloads import BODY
+from daemon.providers.body_end import BODY
 
 ERROR_BODY_BYTES_MAX: Final = 64 * 1024  #: of a refusal's body; a vendor's error is a few hundred bytes
 KEEPALIVE_S: Final = 15.0  #: an idle connection older than this is not used again: the far end may just have dropped it
@@ -77,6 +78,7 @@ class _Body(httpx2.AsyncByteStream):
         self._answer = answer
         self._content = answer.content
         self._left = ERROR_BODY_BYTES_MAX if answer.status >= 400 else None
+        self._closed = _close_of(answer)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -84,17 +86,47 @@ class _Body(httpx2.AsyncByteStream):
     async def __anext__(self) -> bytes:
         try:  # no context manager: this runs once for each token
             data = await self._content.readany()
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _translate(error) from error
+        except (_Stopped, aiohttp.ClientError, OSError, ValueError) as error:
+            data = self._buffered()
+            if not data and isinstance(error, _Stopped):
+                raise StopAsyncIteration from None
+            if not data:
+                raise _translate(error) from error
         if self._left is not None:
             data = data[: self._left]
             self._left -= len(data)
         if not data:
+            if self._closed is not None and self._closed.done() and (lost := self._closed.exception()) is not None:
+                raise httpx2.ReadError(type(lost).__name__)
             raise StopAsyncIteration
         return data
 
+    def stop(self) -> None:
+        """End the iteration after the bytes that are here, though the body is still open. Close it then."""
+        self._content.set_exception(_Stopped())
+
+    def _buffered(self) -> bytes:
+        """Bytes that came before the connection broke: once it has, aiohttp's public methods give only the error."""
+        content = self._content
+        return content._read_nowait(-1) if content._buffer else b""  # noqa: SLF001
+
     async def aclose(self) -> None:
         self._answer.close()
+
+
+def _close_of(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+    """Of a body that only the end of its connection ends: that end. To aiohttp a reset is as good as any."""
+    connection = answer.connection
+    if connection is None or "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers:
+        return None
+    closed = connection.protocol.closed if connection.protocol is not None else None
+    if closed is not None:
+        closed.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return closed
+
+
+class _Stopped(Exception):
+    """Nobody waits for the rest of a body."""
 
 
 @contextmanager
@@ -118,34 +150,34 @@ def _translate(error: Exception) -> httpx2.TransportError:
     return httpx2.RemoteProtocolError(type(error).__name__)
 
 
-#: set while an SDK makes a call whose open answer is wanted: `TappedClient` puts it here
-_caught: ContextVar[list[httpx2.Response] | None] = ContextVar("qstreamd_caught", default=None)
+#: set while an SDK makes a call whose open answer is wanted: `RawBodyClient` puts it here
+_captured: ContextVar[list[httpx2.Response] | None] = ContextVar("qstreamd_captured", default=None)
 
 
 @contextmanager
-def catching() -> Iterator[list[httpx2.Response]]:
-    """Inside, successful answers to a `TappedClient` go, still open, into the list; the SDK sees an empty answer."""
-    caught: list[httpx2.Response] = []
-    token = _caught.set(caught)
+def capture_response() -> Iterator[list[httpx2.Response]]:
+    """Inside, successful answers to a `RawBodyClient` go, still open, into the list; the SDK sees an empty answer."""
+    captured: list[httpx2.Response] = []
+    token = _captured.set(captured)
     try:
-        yield caught
+        yield captured
     finally:
-        _caught.reset(token)
+        _captured.reset(token)
 
 
-class TappedClient(httpx2.AsyncClient):
+class RawBodyClient(httpx2.AsyncClient):
     """Lets an SDK build, sign and send a request and judge its status, and hands us the body to read.
 
     For an SDK without a public way to the raw lines. A refusal reaches the SDK unchanged.
     """
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-        """As httpx2 does it, but see `catching`."""
-        caught = _caught.get()
-        if caught is None:
+        """As httpx2 does it, but see `capture_response`."""
+        captured = _captured.get()
+        if captured is None:
             return await super().send(request, stream=stream, **options)
         answer = await super().send(request, stream=True, **options)
         if answer.status_code != 200:
             return answer  # the SDK reads and closes it
-        caught.append(answer)
+        captured.append(answer)
         return httpx2.Response(200, request=request, content=b"")

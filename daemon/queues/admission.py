@@ -17,7 +17,7 @@ from daemon.config import QueueSettings
 from daemon.domain.errors import DependencyAway, RedisFull
 from daemon.domain.messages import ImageRef, TaskMessage, WorkEntry
 from daemon.domain.model_io import Picture
-from daemon.ports import Clock, Shelf
+from daemon.ports import Clock, Staging
 from daemon.queues import scripts as lua
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
@@ -59,14 +59,14 @@ class Full:
 
 
 @dataclass(frozen=True, slots=True)
-class Promised:
+class Reserved:
     """Its place is taken. `position`: among the waiting, from 1; 0: it takes its place at delivery."""
 
     position: int
 
 
 Verdict = Accepted | Duplicate | Conflict | Full
-Promise = Promised | Duplicate | Conflict | Full
+Reservation = Reserved | Duplicate | Conflict | Full
 
 #: nobody is sent away for longer: by then an operator has raised a limit, or the pace has changed
 RETRY_AFTER_S_MAX: Final = 600.0
@@ -82,12 +82,12 @@ def blob_reference(queue: str, task_id: str, index: int) -> str:
 class Admission:
     """Judges and accepts on behalf of one process."""
 
-    def __init__(self, scripts: Scripts, settings: QueueSettings, clock: Clock, shelf: Shelf | None = None) -> None:
-        """`shelf`: where inline images are laid; None: in Redis, by the script that accepts."""
+    def __init__(self, scripts: Scripts, settings: QueueSettings, clock: Clock, staging: Staging | None = None) -> None:
+        """`staging`: where inline images are laid; None: in Redis, by the script that accepts."""
         self._scripts = scripts
         self._settings = settings
         self._clock = clock
-        self._shelf = shelf
+        self._staging = staging
 
     async def accept(
         self,
@@ -96,10 +96,10 @@ class Admission:
         max_size: int,
         pictures: Mapping[int, Picture],
         *,
-        dry: bool = False,
+        dry_run: bool = False,
         traceparent: str = "",
     ) -> Verdict:
-        """The verdict, carried out; one flush. With `dry` it is only the verdict.
+        """The verdict, carried out; one flush. With `dry_run` it is only the verdict.
 
         `sha256` identifies the body as it came; `pictures` are its inline images by their index, whose bytes are laid
         beside the stream, or on the shelf before. `max_size` holds unless the queue's control hash names another.
@@ -109,15 +109,15 @@ class Admission:
         entry = WorkEntry(
             message=message, sha256=sha256, accepted_at=int(self._clock.time() * 1000), traceparent=traceparent
         )
-        if dry or not pictures:
-            return await self._judge(entry, max_size, {}, dry=dry)
-        if self._shelf is None:
-            laid = {index: blob_reference(message.queue_id, message.task_id, index) for index in pictures}
-            return await self._judge(_lightened(entry, pictures, laid), max_size, pictures)
-        laid = await self._shelf.lay(message, pictures)
+        if dry_run or not pictures:
+            return await self._accept(entry, max_size, {}, dry_run=dry_run)
+        if self._staging is None:
+            staged = {index: blob_reference(message.queue_id, message.task_id, index) for index in pictures}
+            return await self._accept(_without_inline_images(entry, pictures, staged), max_size, pictures)
+        staged = await self._staging.stage(message, pictures)
         accepted = True  # until the opposite is known: after a lost reply the sweep finds out
         try:
-            verdict = await self._judge(_lightened(entry, pictures, laid), max_size, {})
+            verdict = await self._accept(_without_inline_images(entry, pictures, staged), max_size, {})
             accepted = isinstance(verdict, Accepted)
         except RedisFull:
             accepted = False
@@ -125,108 +125,108 @@ class Admission:
         finally:
             if not accepted:
                 with suppress(DependencyAway):  # the sweep takes them
-                    await self._shelf.drop(list(laid.values()), message.user_id)
+                    await self._staging.drop(list(staged.values()), message.user_id)
         return verdict
 
-    async def _judge(
-        self, entry: WorkEntry, max_size: int, pictures: Mapping[int, Picture], *, dry: bool = False
+    async def _accept(
+        self, entry: WorkEntry, max_size: int, pictures: Mapping[int, Picture], *, dry_run: bool = False
     ) -> Verdict:
         message, task_id = entry.message, entry.message.task_id
         names = keys.queue_keys(message.queue_id)
         call = lua.accept(
             tasks=names.tasks,
-            seen=keys.seen(message.queue_id, task_id),
+            seen=keys.dedup(message.queue_id, task_id),
             waiting=names.waiting,
             counter=names.counter,
             control=names.control,
-            pace=names.pace,
+            pace=names.start_interval,
             blobs=[keys.blob(message.queue_id, task_id, index) for index in pictures],
             task_id=task_id,
             sha256=entry.sha256,
             entry=_encode(entry),
             max_size=max_size,
             counted=message.counted,
-            dry_run=dry,
+            dry_run=dry_run,
             seen_ttl_s=int(self._settings.seen_ttl_s),
             blob_ttl_s=int(self._settings.blob_ttl_s),
             blob_bytes=[picture.data for picture in pictures.values()],
         )
         return _verdict(await self._scripts.one(call))
 
-    async def promise(
+    async def reserve(
         self, queue: str, task_id: str, sha256: str, max_size: int, *, delay_s: float | None = None
-    ) -> Promise:
+    ) -> Reservation:
         """Take a place for a task that will be published now, or say why not; one flush.
 
         It is given back after `promise_ttl_s` unless the message came (`accept` keeps it). With `delay_s` no place is
-        taken, only the body remembered: a delayed message takes its place at delivery. May be repeated: `Promised`
+        taken, only the body remembered: a delayed message takes its place at delivery. May be repeated: `Reserved`
         again. Raises as `accept`.
         """
         names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
         reply = await self._scripts.one(
             lua.reserve(
-                seen=keys.seen(queue, task_id),
+                seen=keys.dedup(queue, task_id),
                 waiting=names.waiting,
                 counter=names.counter,
                 control=names.control,
-                reservation=keys.promise(queue, task_id),
-                pace=names.pace,
+                reservation=keys.reservation(queue, task_id),
+                pace=names.start_interval,
                 task_id=task_id,
                 sha256=sha256,
                 max_size=max_size,
                 record_ttl_ms=ttl_ms + int((delay_s or 0.0) * 1000),
                 reservation_ttl_ms=ttl_ms,
-                seen_prefix=keys.seen(queue, ""),
+                seen_prefix=keys.dedup(queue, ""),
                 takes_slot=delay_s is None,
             )
         )
         if reply[0] == b"promised":
-            return Promised(reply[1])
+            return Reserved(reply[1])
         verdict = _verdict(reply)
         assert not isinstance(verdict, Accepted)
         return verdict
 
-    async def holds(self, queues: Sequence[str], task_id: str) -> str | None:
+    async def queue_of(self, queues: Sequence[str], task_id: str) -> str | None:
         """The first of `queues` that knows this task, as promised or accepted; one flush."""
         with translated():
             pipe = self._scripts.client.pipeline(transaction=False)
             for queue in queues:
-                pipe.exists(keys.seen(queue, task_id), keys.promise(queue, task_id))
+                pipe.exists(keys.dedup(queue, task_id), keys.reservation(queue, task_id))
             found = await pipe.execute()
         return next((queue for queue, known in zip(queues, found, strict=True) if known), None)
 
-    async def expire(self, queue: str) -> int:
+    async def expire_reservations(self, queue: str) -> int:
         """Give back the places of promises that were not kept in time; how many. One flush."""
         names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
         call = lua.expire_reservations(
             waiting=names.waiting,
             counter=names.counter,
             reservation_ttl_ms=ttl_ms,
-            seen_prefix=keys.seen(queue, ""),
+            seen_prefix=keys.dedup(queue, ""),
             batch=_EXPIRE_BATCH,
         )
         return int(await self._scripts.one(call))
 
-    async def refund(self, queue: str, task_id: str) -> bool:
+    async def cancel_reservation(self, queue: str, task_id: str) -> bool:
         """Give the producer's place back, once; False when the message was accepted after all, and nothing changed."""
         names = keys.queue_keys(queue)
         accepted, _clamped = await self._scripts.one(
             lua.cancel_reservation(
-                seen=keys.seen(queue, task_id),
+                seen=keys.dedup(queue, task_id),
                 waiting=names.waiting,
                 counter=names.counter,
-                reservation=keys.promise(queue, task_id),
+                reservation=keys.reservation(queue, task_id),
                 task_id=task_id,
             )
         )
         return not accepted
 
 
-def _lightened(entry: WorkEntry, pictures: Mapping[int, Picture], laid: Mapping[int, str]) -> WorkEntry:
+def _without_inline_images(entry: WorkEntry, pictures: Mapping[int, Picture], staged: Mapping[int, str]) -> WorkEntry:
     """The entry with a reference in place of each inline image: large bytes never travel through the work stream."""
     images = list(entry.message.images or ())
     for index, picture in pictures.items():
-        images[index] = ImageRef(mime_type=picture.mime_type, blob=laid[index])
+        images[index] = ImageRef(mime_type=picture.mime_type, blob=staged[index])
     return msgspec.structs.replace(entry, message=msgspec.structs.replace(entry.message, images=images))
 
 

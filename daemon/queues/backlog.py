@@ -28,7 +28,7 @@ _log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class BacklogEntry:
     """A task that waits. `stream` and `id` are empty when it is parked."""
 
     entry: WorkEntry
@@ -49,7 +49,7 @@ class Backlog:
         self._scripts = scripts
         self._events = events
 
-    async def pages(self, queue: str) -> AsyncIterator[list[Waiting]]:
+    async def pages(self, queue: str) -> AsyncIterator[list[BacklogEntry]]:
         """All that wait, page by page; what comes or goes meanwhile may or may not be among them."""
         names = keys.queue_keys(queue)
         for stream, key in (("ready", names.ready), ("tasks", names.tasks)):
@@ -60,11 +60,11 @@ class Backlog:
             held: Any
             with translated():
                 cursor, held = await self._scripts.client.hscan(names.held, cursor, count=PAGE)
-            yield [Waiting(entry, "", "", len(raw)) for raw in held.values() if (entry := _entry(raw)) is not None]
+            yield [BacklogEntry(entry, "", "", len(raw)) for raw in held.values() if (entry := _entry(raw)) is not None]
             if not cursor:
                 return
 
-    async def _stream(self, stream: str, key: str) -> AsyncIterator[list[Waiting]]:
+    async def _stream(self, stream: str, key: str) -> AsyncIterator[list[BacklogEntry]]:
         after = "-"
         while True:
             with translated():
@@ -76,7 +76,7 @@ class Backlog:
                 return
             run = {p["message_id"] for p in pending} if not isinstance(pending, Exception) else set()
             yield [
-                Waiting(entry, stream, entry_id.decode(), len(raw))
+                BacklogEntry(entry, stream, entry_id.decode(), len(raw))
                 for entry_id, fields in page
                 if entry_id not in run and (entry := _entry(raw := fields.get(b"task"))) is not None
             ]
@@ -99,28 +99,28 @@ class Backlog:
                 asked += len(parked)
         return asked
 
-    async def tell(self, page: Sequence[Waiting], draft: EventDraft, *, must: bool = False) -> None:
+    async def tell(self, page: Sequence[BacklogEntry], draft: EventDraft, *, must: bool = False) -> None:
         """Append an event to the stream of each; one flush. `must`: raises what hindered any, unless it is its own."""
-        replies = await self._each([self._told(waiting, draft) for waiting in page])
+        replies = await self._each([self._append_call(waiting, draft) for waiting in page])
         if must:
-            _judge(page, replies)
+            _raise_shared_failure(page, replies)
 
-    async def take_out(self, queue: str, page: Sequence[Waiting]) -> int:
+    async def remove(self, queue: str, page: Sequence[BacklogEntry]) -> int:
         """Remove tasks that have ended, with their places and their images in Redis; how many, in one flush.
 
         The others are read by somebody, who finds them ended.
         """
-        replies = await self._each([self._removed(queue, waiting) for waiting in page])
-        _judge(page, replies)
+        replies = await self._each([self._purge_call(queue, waiting) for waiting in page])
+        _raise_shared_failure(page, replies)
         return sum(reply[0] for reply in replies if not isinstance(reply, Exception))
 
     async def _each(self, calls: Sequence[Call]) -> list[Any]:
         return await self._scripts.run_each(calls) if calls else []
 
-    def _told(self, waiting: Waiting, draft: EventDraft) -> Call:
+    def _append_call(self, waiting: BacklogEntry, draft: EventDraft) -> Call:
         return self._events.call(identity_of(waiting.entry.message), CURRENT_ATTEMPT, [draft])
 
-    def _removed(self, queue: str, waiting: Waiting) -> Call:
+    def _purge_call(self, queue: str, waiting: BacklogEntry) -> Call:
         names = keys.queue_keys(queue)
         message = waiting.entry.message
         return lua.purge(
@@ -135,7 +135,7 @@ class Backlog:
         )
 
 
-def _judge(page: Sequence[Waiting], replies: Sequence[Any]) -> None:
+def _raise_shared_failure(page: Sequence[BacklogEntry], replies: Sequence[Any]) -> None:
     """Raise what hinders all; one task's own trouble (the key of its events is no stream, say) is only said."""
     for waiting, reply in zip(page, replies, strict=True):
         if isinstance(reply, RedisAway | RedisFull):

@@ -21,7 +21,7 @@ _PAGE: Final = 500  #: letters of one read: a few hundred microseconds of the se
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """One dead letter. `at` and `accepted_at` are unix seconds."""
 
     id: str
@@ -37,7 +37,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DeadLetterFilter:
     """Which letters: all that fit every condition given. Ages are seconds; the server's clock counts."""
 
     task_ids: Collection[str] = ()
@@ -58,22 +58,22 @@ class DeadLetters:
         self._client = client
         self._scripts = scripts
 
-    async def read(self, queue: str, wanted: Wanted, limit: int) -> list[Letter]:
+    async def read(self, queue: str, criteria: DeadLetterFilter, limit: int) -> list[DeadLetter]:
         """At most `limit` letters of `queue`, newest first."""
         now_ms = await server_ms(self._client, keys.queue_keys(queue).dead)
         with translated():
-            newest = "+" if wanted.older_s is None else str(now_ms - int(wanted.older_s * 1000))
-            oldest = "-" if wanted.newer_s is None else str(now_ms - int(wanted.newer_s * 1000))
-            found: list[Letter] = []
+            newest = "+" if criteria.older_s is None else str(now_ms - int(criteria.older_s * 1000))
+            oldest = "-" if criteria.newer_s is None else str(now_ms - int(criteria.newer_s * 1000))
+            found: list[DeadLetter] = []
             while True:
                 page: Any = await self._client.xrevrange(keys.queue_keys(queue).dead, newest, oldest, count=_PAGE)
                 letters = [_letter(queue, entry_id, fields) for entry_id, fields in page]
-                found += [letter for letter in letters if _fits(letter, wanted)]
+                found += [letter for letter in letters if _fits(letter, criteria)]
                 if len(page) < _PAGE or len(found) >= limit:
                     return found[:limit]
                 newest = f"({letters[-1].id}"
 
-    async def drop(self, letters: Sequence[Letter]) -> int:
+    async def drop(self, letters: Sequence[DeadLetter]) -> int:
         """Delete these letters; how many were there."""
         by_queue: dict[str, list[str]] = {}
         for letter in letters:
@@ -91,24 +91,24 @@ class DeadLetters:
         return bool(await self._scripts.one(call))
 
 
-def _letter(queue: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Letter:
-    told = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
-    accepted = told.get("acceptedAt", "")
-    return Letter(
+def _letter(queue: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    field_values = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+    accepted = field_values.get("acceptedAt", "")
+    return DeadLetter(
         id=entry_id.decode(),
         queue=queue,
-        task_id=told.get("taskId", ""),
-        code=told.get("code", ""),
-        reason=told.get("reason", ""),
-        attempts=int(told["attempts"]) if told.get("attempts", "").isdecimal() else 0,
-        entry_id=told.get("entryId", ""),
-        service_id=told.get("serviceId", ""),
+        task_id=field_values.get("taskId", ""),
+        code=field_values.get("code", ""),
+        reason=field_values.get("reason", ""),
+        attempts=int(field_values["attempts"]) if field_values.get("attempts", "").isdecimal() else 0,
+        entry_id=field_values.get("entryId", ""),
+        service_id=field_values.get("serviceId", ""),
         at=int(entry_id.split(b"-")[0]) / 1000,
         accepted_at=int(accepted) / 1000 if accepted.isdecimal() else None,
     )
 
 
-def _fits(letter: Letter, wanted: Wanted) -> bool:
-    return (not wanted.task_ids or letter.task_id in wanted.task_ids) and (
-        not wanted.codes or letter.code in wanted.codes
+def _fits(letter: DeadLetter, criteria: DeadLetterFilter) -> bool:
+    return (not criteria.task_ids or letter.task_id in criteria.task_ids) and (
+        not criteria.codes or letter.code in criteria.codes
     )

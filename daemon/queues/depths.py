@@ -28,7 +28,7 @@ class QueueDepth:
     running: int
     delayed: int  #: parked, or to be tried again
     dead: int
-    places: int  #: promised or accepted and not started: what is held against the queue's size
+    occupancy: int  #: promised or accepted and not started: what is held against the queue's size
     oldest_at_s: float | None  #: when the oldest that waits came (unix, server's clock); None: nobody waits
     consumers: int  #: that live and read it
     control: Control
@@ -41,12 +41,12 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class Depths:
-    """One look. `used`: places taken of each model and tier; `closed`: models that are closed for all, and why."""
+    """One look. `permits_in_use`: by model and tier; `unavailable`: models that no process may call now, and why."""
 
     at_s: float  #: the server's clock
     queues: tuple[QueueDepth, ...]
-    used: Mapping[tuple[str, Tier], int]
-    closed: Mapping[str, str]
+    permits_in_use: Mapping[tuple[str, Tier], int]
+    unavailable: Mapping[str, str]
     memory_bytes: int | None  #: of the server; None: it does not say
     memory_bytes_max: int | None  #: 0: no limit
 
@@ -59,19 +59,19 @@ class DepthReader:
 
     async def read(self, queues: Sequence[str], models: Sequence[str]) -> Depths:
         """One look in one flush. Raises `RedisAway`; a queue that was never used has zeros."""
-        guards = [(model, tier) for model in models for tier in Tier]
+        limiters = [(model, tier) for model in models for tier in Tier]
         shared = lua.shared_depths(
-            permits=[keys.guard_model(model, tier) for model, tier in guards],
-            closed=[keys.model_keys(model).closed for model in models],
+            permits=[keys.model_permits(model, tier) for model, tier in limiters],
+            closed=[keys.model_keys(model).cooldown for model in models],
         )
         calls = [shared, *(_call(queue) for queue in queues)]
-        (now_ms, members, used, closed, memory, most), *each = await self._scripts.run(calls)
+        (now_ms, members, permits_in_use, unavailable, memory, most), *each = await self._scripts.run(calls)
         alive = Counter(member.decode().partition("/")[0] for member in members)
         return Depths(
             at_s=now_ms / 1000,
             queues=tuple(_depth(queue, reply, alive[queue]) for queue, reply in zip(queues, each, strict=True)),
-            used=dict(zip(guards, used, strict=True)),
-            closed={model: why.decode() for model, why in zip(models, closed, strict=True) if why},
+            permits_in_use=dict(zip(limiters, permits_in_use, strict=True)),
+            unavailable={model: why.decode() for model, why in zip(models, unavailable, strict=True) if why},
             memory_bytes=None if memory < 0 else memory,
             memory_bytes_max=None if most < 0 else most,
         )
@@ -83,14 +83,14 @@ def _call(queue: str) -> Call:
 
 
 def _depth(queue: str, reply: Sequence[Any], consumers: int) -> QueueDepth:
-    waiting, running, delayed, dead, places, oldest_ms, control = reply
+    waiting, running, delayed, dead, occupancy, oldest_ms, control = reply
     return QueueDepth(
         queue=queue,
         waiting=waiting,
         running=running,
         delayed=delayed,
         dead=dead,
-        places=places,
+        occupancy=occupancy,
         oldest_at_s=oldest_ms / 1000 if oldest_ms else None,
         consumers=consumers,
         control=parse(dict(zip(control[::2], control[1::2], strict=True))),

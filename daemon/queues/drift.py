@@ -20,7 +20,7 @@ class Repairs:
 
     raised: int = 0
     lowered: int = 0
-    promises: int = 0
+    expired: int = 0
 
 
 class Drift:
@@ -57,4 +57,4 @@ class Drift:
                 mark_ms=mark_ms,
             )
         )
-        return Repairs(raised, lowered, await self._admission.expire(queue)) if old else Repairs(raised, lowered)
+        return Repairs(raised, lowered, await self._admission.expire_reservations(queue) if old else 0)

@@ -1,7 +1,7 @@
 """The end of a task in Redis: events, guards and entry, each step one flush, in the order that the pipeline asks for.
 
-Puts `Events`, `RedisGuards` and `Work` behind the one port `Tail`, because what the law keeps apart may still share
-a round trip.
+Puts `Events`, `RedisLimiter` and `WorkStreams` behind the port `Settlement`: steps that the completion order keeps
+apart may still share a round trip.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import msgspec
 
 from daemon.domain.errors import Code
 from daemon.domain.events import EventDraft
-from daemon.domain.permits import CallReport, GuardPlace
+from daemon.domain.permits import CallReport, Permit
 from daemon.events.log import Events
-from daemon.limiter.permits import RedisGuards
+from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
-from daemon.ports import Ahead, Appended, Clock, Delivery, TaskIdentity
-from daemon.queues.streams import Work
+from daemon.ports import Appended, Clock, Delivery, TaskIdentity, UnsupportedVersion
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client.scripts import Scripts
 
 
-class RedisTail:
-    """The `Tail` port. `parked` is told the queue and the delay of every parked task.
+class RedisSettlement:
+    """The `Settlement` port. `snoozed` gets the queue and the delay of every snoozed task.
 
     So that the mover wakes in time.
     """
@@ -30,19 +30,19 @@ class RedisTail:
     def __init__(
         self,
         scripts: Scripts,
-        work: Work,
+        work: WorkStreams,
         events: Events,
-        guards: RedisGuards,
+        limiter: RedisLimiter,
         metrics: Metrics,
-        parked: Callable[[str, float], None],
+        snoozed: Callable[[str, float], None],
         clock: Clock,
     ) -> None:
         self._scripts = scripts
         self._work = work
         self._events = events
-        self._guards = guards
+        self._limiter = limiter
         self._metrics = metrics
-        self._parked = parked
+        self._snoozed = snoozed
         self._now = clock.time
 
     async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
@@ -58,32 +58,32 @@ class RedisTail:
         self._metrics.event_flushes.inc()
         return self._judged(await self._events.append(task, attempt, drafts))
 
-    async def conclude(
+    async def append_and_release(
         self,
         task: TaskIdentity,
         attempt: int,
         drafts: Sequence[EventDraft],
-        member: str,
-        places: Sequence[GuardPlace],
+        token: str,
+        permits: Sequence[Permit],
         report: CallReport | None = None,
         after: int | None = None,
     ) -> Appended:
         """The last events, then the release of the guards, in one flush; one more if that lets somebody in."""
         calls = [self._events.call(task, attempt, drafts, after=after)]
-        if places:
-            calls.append(self._guards.release_call(member, places, report))
+        if permits:
+            calls.append(self._limiter.release_call(token, permits, report))
         appended, *released = await self._scripts.run(calls)
-        for freed, opened, *heads in released:
-            if freed < len(places):  # our lease had run out: a zombie's release frees nobody else's place
+        for released_count, opened, *woken in released:
+            if released_count < len(permits):  # our lease had run out: a zombie's release frees nobody else's place
                 self._metrics.fenced.labels("release").inc()
             if opened and report is not None:
                 self._metrics.model_cooldowns.labels(report.candidate.model_id, "BREAKER_OPEN").inc()
-            await self._guards.wake(heads)
+            await self._limiter.wake(woken)
         return self._judged(Events.appended(appended))
 
-    async def told(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
+    async def streamed_text(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
         """What viewers have of the attempt's text, and the `seq` of its last event."""
-        return await self._events.told(task.task_id, attempt)
+        return await self._events.streamed_text(task.task_id, attempt)
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
         """XACK + XDEL if the entry is ours; with `whole_task` the place and the blobs go too."""
@@ -93,33 +93,33 @@ class RedisTail:
             self._metrics.fenced.labels("ack").inc()
         return bool(owned)
 
-    async def park(
+    async def snooze(
         self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0, wakeable: bool = False
     ) -> bool:
         """Into `:retry`, due in so many ms of server time; False when the entry is no longer ours."""
         if d.entry is None:
             raise ValueError("an entry that can't be read is dead-lettered, not parked")
         entry = msgspec.structs.replace(d.entry, parked=reason, parked_at=waiting_since_ms)
-        call = self._work.park_call(d, entry, due_in_ms, wakeable=wakeable)
+        call = self._work.snooze_call(d, entry, due_in_ms, wakeable=wakeable)
         owned, _due, due_now_ms = (await self._scripts.run([call]))[0]
         # Told in any case: where the reply was lost, the repeated script says that the entry is not ours any more, and
         # nobody else would wake the task that the first one parked. One look for nothing costs less.
-        self._parked(d.queue, (due_now_ms if owned else due_in_ms) / 1000)
+        self._snoozed(d.queue, (due_now_ms if owned else due_in_ms) / 1000)
         return bool(owned)
 
-    async def lay_aside(self, d: Delivery, ahead: Ahead, due_in_ms: int) -> bool:
+    async def defer_unread(self, d: Delivery, unsupported: UnsupportedVersion, due_in_ms: int) -> bool:
         """Into `:retry`, unread: the only thing written into it is when this wait began."""
-        raw = ahead.raw
-        if not ahead.since_ms:
+        raw = unsupported.raw
+        if not unsupported.since_ms:
             entry = msgspec.json.decode(raw)
             raw = msgspec.json.encode({**entry, "parkedAt": int(self._now() * 1000)})
-        owned, _, _ = (await self._scripts.run([self._work.lay_aside_call(d, ahead.task_id, raw, due_in_ms)]))[0]
-        self._parked(d.queue, due_in_ms / 1000)
+        owned, _, _ = (await self._scripts.run([self._work.defer_call(d, unsupported.task_id, raw, due_in_ms)]))[0]
+        self._snoozed(d.queue, due_in_ms / 1000)
         return bool(owned)
 
-    async def hand_back(self, d: Delivery) -> bool:
+    async def requeue(self, d: Delivery) -> bool:
         """Into `:ready`, where any daemon may take it at once; False when the entry is no longer ours."""
-        moved = bool((await self._scripts.run([self._work.hand_back_call(d)]))[0])
+        moved = bool((await self._scripts.run([self._work.requeue_call(d)]))[0])
         if moved:
             self._metrics.requeued.labels(d.queue).inc()
         return moved

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from daemon.config import QueueSettings
 from daemon.domain.errors import Code, QstreamdError
 from daemon.domain.messages import CONTRACT_VERSION, TASK_ID, WorkEntry
-from daemon.ports import Ahead, Delivery
+from daemon.ports import Delivery, UnsupportedVersion
 from daemon.queues import scripts as lua
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
@@ -35,7 +35,7 @@ class QueuePaused(QstreamdError):
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class Reclaimed:
     """What one sweep took over.
 
     `deleted` are pending ids whose content is gone (an incident, repaired from Postgres).
@@ -54,7 +54,7 @@ class Liveness:
     members: frozenset[str]
 
 
-class Work:
+class WorkStreams:
     """The streams as one consumer sees them. `consumer` is unique to a process start."""
 
     def __init__(self, scripts: Scripts, settings: QueueSettings, consumer: str, reads: Scripts | None = None) -> None:
@@ -111,14 +111,14 @@ class Work:
             )
         return self._streams(queue, reply or {}, redelivered=True)
 
-    async def sweep(
-        self, queue: str, lease_ms: int, count: int, cursors: tuple[str, str], hold_ms: int
-    ) -> Swept | None:
+    async def reclaim(
+        self, queue: str, lease_ms: int, count: int, cursors: tuple[str, str], mark_ms: int
+    ) -> Reclaimed | None:
         """Entries whose owner's lease ran out, now ours; None while another process sweeps this queue."""
         names = keys.queue_keys(queue)
         reply = await self._reads.one(
             lua.reclaim(
-                mark=names.sweep,
+                mark=names.reclaim_mark,
                 ready=names.ready,
                 tasks=names.tasks,
                 consumer=self.consumer,
@@ -126,7 +126,7 @@ class Work:
                 count=count,
                 ready_cursor=cursors[0],
                 tasks_cursor=cursors[1],
-                mark_ms=hold_ms,
+                mark_ms=mark_ms,
             )
         )
         if not reply:
@@ -136,7 +136,7 @@ class Work:
         for stream, (_cursor, entries, gone) in zip(("ready", "tasks"), reply, strict=True):
             deliveries += self._deliveries(queue, stream, entries, redelivered=True)
             deleted += [f"{stream}/{entry_id.decode()}" for entry_id in gone]
-        return Swept(deliveries, deleted, (reply[0][0].decode(), reply[1][0].decode()))
+        return Reclaimed(deliveries, deleted, (reply[0][0].decode(), reply[1][0].decode()))
 
     # --- settling --------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Work:
             stream=_stream(d),
             waiting=names.waiting,
             counter=names.counter,
-            pace=names.pace,
+            pace=names.start_interval,
             entry_id=d.id,
             consumer=self.consumer,
             task_id=task_id,
@@ -196,18 +196,18 @@ class Work:
             letter=letter,
         )
 
-    def park_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int, *, wakeable: bool = False) -> Call:
+    def snooze_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int, *, wakeable: bool = False) -> Call:
         """Into `:retry` and `:held`: reply {owned, due in server ms, due in ms}; at once if it was called already."""
-        return self.lay_aside_call(d, entry.message.task_id, _encode_entry(entry), due_in_ms, wakeable=wakeable)
+        return self.defer_call(d, entry.message.task_id, _encode_entry(entry), due_in_ms, wakeable=wakeable)
 
-    def lay_aside_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int, *, wakeable: bool = False) -> Call:
+    def defer_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int, *, wakeable: bool = False) -> Call:
         """The same for an entry that is not read."""
         names = keys.queue_keys(d.queue)
         return lua.snooze(
             stream=_stream(d),
             retry=names.retry,
             held=names.held,
-            seen=keys.seen(d.queue, task_id),
+            seen=keys.dedup(d.queue, task_id),
             woken=keys.woken(d.queue, task_id),
             entry_id=d.id,
             consumer=self.consumer,
@@ -218,14 +218,14 @@ class Work:
             wakeable=wakeable,
         )
 
-    def hand_back_call(self, d: Delivery) -> Call:
+    def requeue_call(self, d: Delivery) -> Call:
         """Back into `:ready`: reply 1, or 0 when it is no longer ours."""
         ready = keys.queue_keys(d.queue).ready
         return lua.requeue(stream=_stream(d), ready=ready, entry_id=d.id, consumer=self.consumer)
 
-    async def hand_back(self, d: Delivery) -> bool:
+    async def requeue(self, d: Delivery) -> bool:
         """Back into `:ready` at once; False when it is no longer ours."""
-        return bool((await self._scripts.run([self.hand_back_call(d)]))[0])
+        return bool((await self._scripts.run([self.requeue_call(d)]))[0])
 
     async def promote(self, queue: str, batch: int) -> tuple[int, float | None, list[str]]:
         """How many due tasks moved to `:ready`; seconds until the next (None: none waits); ids without a message."""
@@ -237,14 +237,14 @@ class Work:
 
     # --- upkeep ----------------------------------------------------------------------------------------------
 
-    async def may_compare(self, queue: str, hold_ms: int) -> bool:
+    async def begin_comparison(self, queue: str, mark_ms: int) -> bool:
         """Whether it is our turn to compare this queue with Postgres; the turn ends by itself."""
         with translated():
             return bool(
-                await self._scripts.client.set(keys.queue_keys(queue).upkeep, self.consumer, nx=True, px=hold_ms)
+                await self._scripts.client.set(keys.queue_keys(queue).rescue_mark, self.consumer, nx=True, px=mark_ms)
             )
 
-    async def known(self, queue: str, wanted: set[str]) -> set[str]:
+    async def still_queued(self, queue: str, wanted: set[str]) -> set[str]:
         """Which of these task ids still lie in `:retry`, `:ready` or `:tasks`.
 
         Pages through the streams, never blocks the server.
@@ -264,7 +264,7 @@ class Work:
                     after = f"({page[-1][0].decode()}"
         return found
 
-    async def free_ghosts(self, queue: str) -> int:
+    async def rescue_stranded(self, queue: str) -> int:
         """How many entries lay in either stream that nobody would ever have been handed; they are in `:ready` now."""
         names = keys.queue_keys(queue)
         calls = [
@@ -288,7 +288,7 @@ class Work:
 
     # --- leases and liveness ---------------------------------------------------------------------------------
 
-    def beat_call(self, queue: str, stream: str, ids: Sequence[str]) -> Call:
+    def renew_call(self, queue: str, stream: str, ids: Sequence[str]) -> Call:
         """Renew entries of one stream: reply the ids that are no longer ours."""
         names = keys.queue_keys(queue)
         key = names.ready if stream == "ready" else names.tasks
@@ -300,17 +300,17 @@ class Work:
         call = lua.hasten(retry=names.retry, held=names.held, ready=names.ready, task_id=task_id)
         return int(await self._scripts.one(call)) == 1
 
-    async def live(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int) -> Liveness:
+    async def register(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int) -> Liveness:
         """Register us as reader of `queues` for `ttl_ms` and learn who lives."""
         members = [f"{queue}/{self.consumer}" for queue in queues]
         lapsed, everyone = await scripts.one(lua.liveness(ttl_ms=ttl_ms, members=members))
         return Liveness(frozenset(m.decode() for m in lapsed), frozenset(m.decode() for m in everyone))
 
-    async def bury(self, queue: str, consumer: str) -> bool:
+    async def delete_consumer(self, queue: str, consumer: str) -> bool:
         """Remove a consumer that has nothing pending; False while it has."""
-        return bool(await self.bury_some(queue, [consumer]))
+        return bool(await self.delete_consumers(queue, [consumer]))
 
-    async def bury_some(self, queue: str, consumers: Sequence[str]) -> list[str]:
+    async def delete_consumers(self, queue: str, consumers: Sequence[str]) -> list[str]:
         """Remove those of them that have nothing pending, in one flush; which they were."""
         names = keys.queue_keys(queue)
         done = await self._scripts.run([
@@ -318,7 +318,7 @@ class Work:
         ])  # fmt: skip
         return [consumer for consumer, gone in zip(consumers, done, strict=True) if gone]
 
-    async def forget(self, members: Sequence[str], *, only_lapsed: bool = True) -> None:
+    async def deregister(self, members: Sequence[str], *, only_lapsed: bool = True) -> None:
         """Drop liveness records; one that was renewed meanwhile stays."""
         await self._scripts.one(lua.forget_consumers(only_lapsed=only_lapsed, members=members))
 
@@ -341,8 +341,8 @@ class Work:
     def _delivery(self, queue: str, stream: str, entry_id: bytes, fields: Any, *, redelivered: bool) -> Delivery:
         raw = _raw(fields)
         entry, poison = _parse(raw, self._settings.entry_bytes_max)
-        ahead = _ahead(raw) if entry is None and raw is not None else None
-        return Delivery(queue, stream, entry_id.decode(), entry, poison, ahead, redelivered)
+        unsupported = _unsupported_version(raw) if entry is None and raw is not None else None
+        return Delivery(queue, stream, entry_id.decode(), entry, poison, unsupported, redelivered)
 
 
 def _raw(fields: Any) -> bytes | None:
@@ -364,27 +364,27 @@ def _parse(raw: bytes | None, bytes_max: int) -> tuple[WorkEntry | None, str]:
         return None, f"the entry can't be parsed: {str(error)[:160]}"
 
 
-class _AheadMessage(msgspec.Struct, rename="camel"):
+class _VersionedMessage(msgspec.Struct, rename="camel"):
     v: int
     task_id: str
 
 
-class _AheadEntry(msgspec.Struct, rename="camel"):
-    message: _AheadMessage
+class _VersionedEntry(msgspec.Struct, rename="camel"):
+    message: _VersionedMessage
     parked_at: int = 0
 
 
-_decode_ahead: Final = msgspec.json.Decoder(_AheadEntry).decode
+_decode_version: Final = msgspec.json.Decoder(_VersionedEntry).decode
 
 
-def _ahead(raw: bytes) -> Ahead | None:
+def _unsupported_version(raw: bytes) -> UnsupportedVersion | None:
     """Whether a newer release wrote it: then it is no poison, and a newer daemon will read it."""
     try:
-        entry = _decode_ahead(raw)
+        entry = _decode_version(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    known = entry.message.v <= CONTRACT_VERSION or not TASK_ID.fullmatch(entry.message.task_id)
-    return None if known else Ahead(entry.message.task_id, raw, entry.parked_at)
+    readable = entry.message.v <= CONTRACT_VERSION or not TASK_ID.fullmatch(entry.message.task_id)
+    return None if readable else UnsupportedVersion(entry.message.task_id, raw, entry.parked_at)
 
 
 def _stream(d: Delivery) -> str:

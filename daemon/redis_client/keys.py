@@ -16,13 +16,13 @@ ENVIRONMENT: Final = "qstreamd:environment"
 #: zset `Q/consumer` -> expiry (server ms): who reads which queue. A lapsed record stays until nothing of it is pending.
 CONSUMERS: Final = "{guard}:consumers"
 #: zset `Q/taskId` -> until when (server ms): waiters that were called, and a place is kept for
-GUARD_CALLED: Final = "{guard}:called"
+NOTIFIED: Final = "{guard}:called"
 #: hash: guards that somebody may wait for -> their limit; what the shared sweep looks at
-GUARD_WAITS: Final = "{guard}:waits"
+LIMITERS_WITH_WAITERS: Final = "{guard}:waits"
 #: string with a short life: somebody sweeps the waiters
-GUARD_SWEEP: Final = "{guard}:sweep"
+PERMIT_SWEEP: Final = "{guard}:sweep"
 #: string with a short life: where that sweep goes on
-GUARD_SWEEP_CURSOR: Final = "{guard}:sweep:cursor"
+PERMIT_SWEEP_CURSOR: Final = "{guard}:sweep:cursor"
 #: never written: what a blocking read waits on when a server is asked whether it blocks
 BLOCK_PROBE: Final = "{guard}:block_probe"
 #: pub/sub channel: the name of a queue whose `control` has changed
@@ -44,9 +44,9 @@ class QueueKeys(NamedTuple):
     held: str  #: hash: taskId -> its entry while in `retry`
     dead: str  #: stream: dead letters
     control: str  #: hash: paused, parallelism, maxSize, who, why
-    sweep: str  #: string with a short life: somebody is sweeping this queue
-    upkeep: str  #: string with a short life: somebody compares this queue with Postgres
-    pace: str  #: hash: when a task last started (ms) and the mean interval: what a refused producer is told
+    reclaim_mark: str  #: string with a short life: somebody is sweeping this queue
+    rescue_mark: str  #: string with a short life: somebody compares this queue with Postgres
+    start_interval: str  #: hash: when a task last started (ms) and the mean interval: what a refused producer is told
     drift: str  #: hash: the smallest surplus of the counter over `waiting` since when
 
 
@@ -58,12 +58,12 @@ def queue_keys(queue: str) -> QueueKeys:
     return QueueKeys(f"bp:queue:{queue}", *(f"{tag}:{n}" for n in names))
 
 
-def seen(queue: str, task_id: str) -> str:
+def dedup(queue: str, task_id: str) -> str:
     """String `entryId:sha256`, 7 days: the accepted message of this id, for duplicates."""
     return f"{{bp:queue:{queue}}}:seen:{task_id}"
 
 
-def promise(queue: str, task_id: str) -> str:
+def reservation(queue: str, task_id: str) -> str:
     """String, as long as a promise: the SHA-256 of the body that a producer promised, to tell another one apart."""
     return f"{{bp:queue:{queue}}}:promise:{task_id}"
 
@@ -94,21 +94,21 @@ def events(task_id: str) -> str:
 
 
 def events_state(task_id: str) -> str:
-    """Hash beside the events: attempt, owner, seq, op, ended, cancel."""
+    """Hash beside the events: attempt, seq, op, ended, cancel."""
     return f"{{task:{task_id}:events}}:state"
 
 
-def guard_model(model_id: str, tier: str) -> str:
+def model_permits(model_id: str, tier: str) -> str:
     """Zset of leases: attempts of this model and tier that run now."""
     return f"{{guard}}:model:{model_id}:{tier}"
 
 
-def guard_user(user_id: str) -> str:
+def user_permits(user_id: str) -> str:
     """Zset of leases: attempts of this user that run now."""
     return f"{{guard}}:user:{user_id}"
 
 
-def guard_queue(queue: str) -> str:
+def queue_permits(queue: str) -> str:
     """Zset of leases: attempts of this queue that run now, over all processes; only while a limit for it is set."""
     return f"{{guard}}:queue:{queue}"
 
@@ -117,12 +117,12 @@ class ModelKeys(NamedTuple):
     """What all processes know of one model."""
 
     probe: str  #: zset of leases with one place: the attempt that finds out whether an open breaker may close
-    closed: str  #: string with an end of life: why the model is closed
+    cooldown: str  #: string with an end of life: why the model is closed
     breaker: str  #: hash: times of the last failures; open_at, open_ms once it has opened
     rpm: str  #: string: when the requests taken so far are paid off (GCRA, server ms)
     tpm: str  #: the same for tokens
-    paying: str  #: zset `Q/taskId` -> whose turn is when (server ms) at the model's rates
-    others: str  #: the same for those who do not pay
+    paid_turns: str  #: zset `Q/taskId` -> whose turn is when (server ms) at the model's rates
+    free_turns: str  #: the same for those who do not pay
 
 
 @lru_cache(maxsize=1024)
@@ -132,11 +132,11 @@ def model_keys(model_id: str) -> ModelKeys:
     return ModelKeys(*(f"{{guard}}:{name}:{model_id}" for name in names))
 
 
-def model_pace(model_id: str, tier: str) -> str:
+def adaptive_limit(model_id: str, tier: str) -> str:
     """Hash: how many attempts of this model and tier may run at once while it is in trouble."""
     return f"{{guard}}:pace:{model_id}:{tier}"
 
 
-def guard_wait(guard: str) -> str:
+def waiters_of(guard: str) -> str:
     """Zset of waiters of a guard, oldest acceptance first."""
     return "{guard}:wait:" + guard.removeprefix("{guard}:")

@@ -139,11 +139,11 @@ class Relay:
         if flaw and not self.qstash.skip_verify:
             raise Unauthorized(flaw)
 
-    async def _accept(self, found: Ingested, *, dry: bool = False) -> Verdict:
+    async def _accept(self, found: Ingested, *, dry_run: bool = False) -> Verdict:
         async with asyncio.timeout(self.settings.redis_deadline_s):
             size = found.queue.max_size or 0
             return await self.admission.accept(
-                found.message, found.sha256, size, found.pictures, dry=dry, traceparent=found.traceparent
+                found.message, found.sha256, size, found.pictures, dry_run=dry_run, traceparent=found.traceparent
             )
 
     async def _task(self, request: web.Request) -> Answer:
@@ -164,7 +164,7 @@ class Relay:
         raw = await self._believed(request, BODY_BYTES_MAX)
         try:
             found = ingest(raw, Route(), self.queues, request.headers)
-            answer = judged(found, await self._accept(found, dry=True))
+            answer = judged(found, await self._accept(found, dry_run=True))
         except TaskError as problem:
             answer = refusal(problem)
         return Answer(200, {"accepted": answer.status == 200, "answer": answer.status, **answer.body})
@@ -174,7 +174,7 @@ class Relay:
         if task is None:
             return Answer(200, {"status": "ignored"})
         async with asyncio.timeout(self.settings.redis_deadline_s):
-            failed = await self.admission.refund(task.queue_id, task.task_id)
+            failed = await self.admission.cancel_reservation(task.queue_id, task.task_id)
             if failed:
                 await self.events.append(task, CURRENT_ATTEMPT, [_UNDELIVERED])
         return Answer(200, {"taskId": task.task_id, "status": "failed" if failed else "accepted"})

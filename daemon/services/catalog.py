@@ -88,7 +88,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceBook:
+class ServiceCatalog:
     """Everything one services file says. `queues` holds the six default queues and those of the file."""
 
     source: str  #: the file's name, for messages

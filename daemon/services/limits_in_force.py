@@ -11,7 +11,7 @@ from dataclasses import replace
 from daemon.config import GuardSettings, QueueSettings, Settings
 from daemon.domain.errors import ConfigError
 from daemon.domain.queues import QueueSpec, Tier
-from daemon.services.catalog import Model, ServiceBook, nearest
+from daemon.services.catalog import Model, ServiceCatalog, nearest
 from daemon.services.reader import load
 
 
@@ -27,17 +27,17 @@ def max_size_of(spec: QueueSpec, settings: QueueSettings, ordered: int | None = 
     return spec.max_size or settings.of("max", spec.name) or settings.max_size
 
 
-def limit_of(model: Model, tier: Tier, guards: GuardSettings) -> int:
+def limit_of(model: Model, tier: Tier, settings: GuardSettings) -> int:
     """Attempts of this model and tier at once, over all processes: services file over environment."""
-    return model.concurrency.get(tier) or (guards.model_paid if tier is Tier.PAID else guards.model_free)
+    return model.concurrency.get(tier) or (settings.model_paid if tier is Tier.PAID else settings.model_free)
 
 
-def spec_in_force(book: ServiceBook, name: str, settings: QueueSettings) -> QueueSpec:
+def spec_in_force(catalog: ServiceCatalog, name: str, settings: QueueSettings) -> QueueSpec:
     """The queue of that name with its parallelism in force. Raises `ConfigError` when there is none."""
-    spec = book.queues.get(name)
+    spec = catalog.queues.get(name)
     if spec is None:
         raise ConfigError(
-            [f"--queues: {name!r} is not known{nearest(name, book.queues)}; allowed: {', '.join(book.queues)}"]
+            [f"--queues: {name!r} is not known{nearest(name, catalog.queues)}; allowed: {', '.join(catalog.queues)}"]
         )
     return replace(spec, parallelism=parallelism_of(spec, settings))
 

@@ -14,7 +14,9 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args
+
+from pydantic import TypeAdapter
 
 from daemon.config.types import server_url
 from daemon.domain.errors import ConfigError
@@ -28,7 +30,7 @@ from daemon.services.catalog import (
     Output,
     Price,
     Service,
-    ServiceBook,
+    ServiceCatalog,
     is_template_ref,
     nearest,
 )
@@ -44,11 +46,11 @@ ATTEMPTS_MAX: Final = 10  # as `maxAttempts` of a message
 PARALLELISM_DEFAULT: Final = 5
 GIVES_WAY_S_MAX: Final = 3600.0  # a wait has an end: QSTREAMD_GUARD_WAIT_MAX_S
 
-_PROXY: Final = server_url("http")
+_PROXY: Final = TypeAdapter(Annotated[str, server_url("http")])
 _DEFAULT_FILE: Final = "services_default/services.toml"
 
 
-def load(path: str | Path | None = None, *, deep: bool = True) -> ServiceBook:
+def load(path: str | Path | None = None, *, deep: bool = True) -> ServiceCatalog:
     """The book of the file at `path`, or of the shipped default when it is None.
 
     Raises `ConfigError` with one line for each mistake. `deep=False` leaves templates and schemas unchecked and Jinja
@@ -58,10 +60,10 @@ def load(path: str | Path | None = None, *, deep: bool = True) -> ServiceBook:
     place = Path(str(files("daemon") / _DEFAULT_FILE)) if path is None else Path(path)
     mistakes: list[str] = []
     reader = _Reader(place, _parse(place), mistakes, deep=deep)
-    book = reader.book()
+    catalog = reader.catalog()
     if mistakes:
         raise ConfigError(mistakes)
-    return book
+    return catalog
 
 
 def _parse(place: Path) -> dict[str, Any]:
@@ -97,7 +99,7 @@ class _Reader:
         self._root = Table(place.name, "", data, mistakes)
         self._model_names: tuple[str, ...] = ()
 
-    def book(self) -> ServiceBook:
+    def catalog(self) -> ServiceCatalog:
         """What could be read; the mistakes are beside it."""
         models = {name: self._model(name, t) for name, t in self._root.tables("models", MODEL_PATTERN)}
         self._model_names = tuple(models)
@@ -107,7 +109,7 @@ class _Reader:
         for kind, found in (("models", models), ("services", services)):
             if not found:
                 self._mistakes.append(f"{self._place.name}: has no [{kind}.*] table; at least one is needed")
-        return ServiceBook(
+        return ServiceCatalog(
             source=self._place.name,
             models=MappingProxyType(models),
             services=MappingProxyType(services),
@@ -141,7 +143,7 @@ class _Reader:
         if value in ("", DIRECT):
             return value
         try:
-            _PROXY.parse(value)
+            _PROXY.validate_python(value)
         except ValueError:
             t.mistake(
                 "proxy", f'is not allowed; allowed: http://host:port, with user:password@ or without, or "{DIRECT}"'

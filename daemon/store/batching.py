@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 from daemon.domain.errors import TaskError
-from daemon.ports import ClaimAnswer, Delivery, ResultDraft, StoredResult
+from daemon.ports import ClaimOutcome, Delivery, ResultDraft, StoredResult
 from daemon.redis_client.batcher import Gathering
 from daemon.store.pool import StatementTimeout
 from daemon.store.task_rows import ClaimRequest
 from daemon.store.tasks import PostgresLedger
 
 A = TypeVar("A")
-_Claim = tuple[Delivery, str, str, float, Sequence[str]]
 
 #: statements of a kind at once; two keep Postgres busy while we read an answer
 _LANES: Final = 2
@@ -32,35 +31,31 @@ class BatchingLedger(PostgresLedger):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._claims: Gathering[_Claim, ClaimAnswer] = Gathering(
+        self._claims: Gathering[tuple[Delivery, str, str, float], ClaimOutcome] = Gathering(
             self._claim_all, lanes=_LANES, most=_ROWS_MAX, settled=True
         )
-        self._finishes: Gathering[tuple[str, int, str, ResultDraft], StoredResult] = Gathering(
+        self._finishes: Gathering[tuple[str, int, ResultDraft], StoredResult] = Gathering(
             self._finish_all, lanes=_LANES, most=_ROWS_MAX, settled=True
         )
 
-    async def claim(
-        self, delivery: Delivery, owner: str, model_id: str, lease_s: float, dead_owners: Sequence[str] = ()
-    ) -> ClaimAnswer:
+    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:
         """See `Ledger.claim`."""
-        return await self._claims.ask((delivery, owner, model_id, lease_s, dead_owners))
+        return await self._claims.ask((delivery, owner, model_id, lease_s))
 
-    async def finish(self, task_id: str, attempt: int, owner: str, result: ResultDraft) -> StoredResult:
+    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
         """See `Ledger.finish`."""
-        return await self._finishes.ask((task_id, attempt, owner, result))
+        return await self._finishes.ask((task_id, attempt, result))
 
-    async def _claim_all(self, asked: list[_Claim]) -> Sequence[ClaimAnswer | Exception]:
-        _, owner, _, lease_s, _ = asked[0]  # of this process, the same for all
-        dead_owners = sorted({name for *_, dead in asked for name in dead})  # who is dead for one is dead for all
-        requests = [ClaimRequest(d, model_id) for d, _, model_id, *_ in asked]
+    async def _claim_all(self, asked: list[tuple[Delivery, str, str, float]]) -> Sequence[ClaimOutcome | Exception]:
+        _, owner, _, lease_s = asked[0]  # of this process, the same for all
         try:
-            return await self.claim_many(requests, owner, lease_s, dead_owners)
+            return await self.claim_many([ClaimRequest(d, model_id) for d, _, model_id, _ in asked], owner, lease_s)
         except (TaskError, StatementTimeout):
             if len(asked) == 1:
                 raise
             return await _each(super(BatchingLedger, self).claim(*one) for one in asked)
 
-    async def _finish_all(self, asked: list[tuple[str, int, str, ResultDraft]]) -> Sequence[StoredResult | Exception]:
+    async def _finish_all(self, asked: list[tuple[str, int, ResultDraft]]) -> Sequence[StoredResult | Exception]:
         try:
             return await self.finish_many(asked)
         except (TaskError, StatementTimeout):

@@ -19,7 +19,7 @@ from daemon.store.pool import Pool, Row
 from daemon.store.sql import load_queries
 from daemon.store.task_rows import stored_result
 
-FORGOTTEN_MAX: Final = 100  #: rows of one look of the sweeper
+STALE_MAX: Final = 100  #: rows of one look of the sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class TaskRecords:
         """End a task that waits (`queued`, `retrying`) as `cancelled`; False: it runs, has ended, or has no row."""
         return bool(await self._pool.fetch(self._sql["cancel_waiting"], task_id))
 
-    async def forgotten(
-        self, queue: str, older_s: float, limit: int = FORGOTTEN_MAX, after: TaskRow | None = None
+    async def stale(
+        self, queue: str, older_s: float, limit: int = STALE_MAX, after: TaskRow | None = None
     ) -> list[TaskRow]:
         """Live rows of `queue` without a sign of life for `older_s`, oldest first; they may still wait in Redis.
 

@@ -13,15 +13,14 @@ from daemon.domain.messages import TaskMessage, WorkEntry, content_sha256
 from daemon.domain.states import TERMINAL, State
 from daemon.ports import (
     AlreadyEnded,
-    ClaimAnswer,
+    AlreadyRunning,
     Claimed,
+    ClaimOutcome,
     Delivery,
-    Duplicate,
-    Foreign,
     ResultDraft,
-    StillRunning,
     StoredResult,
     TaskContext,
+    TaskIdConflict,
 )
 from daemon.store.jsonb import storable, storable_text
 from daemon.store.pool import Row
@@ -59,7 +58,7 @@ def storable_draft(draft: ResultDraft) -> ResultDraft:
     return replace(draft, content=content, data=data, content_sha256=sha256)
 
 
-def claim_answer(request: ClaimRequest, row: Row) -> ClaimAnswer | None:
+def claim_answer(request: ClaimRequest, row: Row) -> ClaimOutcome | None:
     """What one row of the claim means; None: the snapshot was older than the row that refused us, look again."""
     entry = request.entry
     if row["attempt"] is not None:
@@ -68,13 +67,13 @@ def claim_answer(request: ClaimRequest, row: Row) -> ClaimAnswer | None:
     if row["old_state"] is None:
         return None
     if why := conflict_in(row, request.delivery.queue, entry):
-        return Foreign(why)
+        return TaskIdConflict(why)
     state = State(row["old_state"])
     if state in TERMINAL:
         code = Code(row["old_code"]) if row["old_code"] else None
         return AlreadyEnded(state, row["old_attempt"], code, stored_result(row) if state is State.DONE else None)
-    if state is State.RUNNING and not row["old_free"]:
-        return StillRunning() if row["old_entry"] == request.delivery.entry_id else Duplicate()
+    if state is State.RUNNING and row["old_entry"] != request.delivery.entry_id and not row["old_lapsed"]:
+        return AlreadyRunning()
     return None
 
 

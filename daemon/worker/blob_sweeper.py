@@ -25,7 +25,7 @@ from daemon.store.records import TaskRecords
 _log = logger(__name__)
 
 
-class BlobsSweep:
+class BlobSweeper:
     """Sweeps BLOB_DIR once in `sweep_s`, the first time soon after the start."""
 
     def __init__(
@@ -62,18 +62,18 @@ class BlobsSweep:
 
     async def _sweep(self) -> None:
         files = await asyncio.to_thread(lying, self._root, self._clock.time())
-        going: dict[Lying, str] = dict(outdated(files, self._settings, self._inline_ttl_s))
-        left = [file for file in files if file not in going]
-        going |= dict.fromkeys(await self._over(doubtful(left)), "over")
-        await asyncio.to_thread(remove, self._root, going)
-        self._metrics.blob_disk_bytes.set(sum(file.size for file in files if file not in going))
-        counts = Counter(going.values())
+        removed: dict[Lying, str] = dict(outdated(files, self._settings, self._inline_ttl_s))
+        left = [file for file in files if file not in removed]
+        removed |= dict.fromkeys(await self._ended(doubtful(left)), "over")
+        await asyncio.to_thread(remove, self._root, removed)
+        self._metrics.blob_disk_bytes.set(sum(file.size for file in files if file not in removed))
+        counts = Counter(removed.values())
         for why, count in counts.items():
             self._metrics.blobs_swept.labels(why).inc(count)
         if counts:
             _log.info("blobs.swept", **counts)
 
-    async def _over(self, asked: Mapping[Lying, tuple[str, str]]) -> list[Lying]:
+    async def _ended(self, asked: Mapping[Lying, tuple[str, str]]) -> list[Lying]:
         """Those whose task has ended, or is known to nobody."""
         if not asked:
             return []

@@ -41,9 +41,9 @@ class CancelListener:
                     await self._notices.close()
                     await asyncio.sleep(_PAUSE_S * random.uniform(1, 2))
                     continue
-                for hold in self._leases.holds():
-                    if hold.task_id in asked:
-                        _log.info("attempt.cancelled", task_id=hold.task_id, attempt=hold.attempt)
-                        hold.scope.interrupt(TaskError(code=Code.CANCELLED))
+                for in_flight in self._leases.deliveries():
+                    if in_flight.task_id in asked:
+                        _log.info("attempt.cancelled", task_id=in_flight.task_id, attempt=in_flight.attempt)
+                        in_flight.scope.interrupt(TaskError(code=Code.CANCELLED))
         finally:
             await self._notices.close()

@@ -19,9 +19,9 @@ from daemon.domain.errors import RedisAway, RedisFull
 from daemon.domain.queues import QueueSpec
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Delivery
-from daemon.queues.streams import QueuePaused, Work
+from daemon.queues.streams import QueuePaused, WorkStreams
 from daemon.redis_client.connection import NoGroup, Polling, connect_blocking, node_of, translated
 from daemon.redis_client.keys import queue_keys
 from daemon.worker.lease import Leases
@@ -35,7 +35,7 @@ _PAUSE_S = (0.1, 2.0)
 _UNBLOCK_TRIES = 25
 _UNBLOCK_PAUSE_S = 0.02
 #: between two looks at a queue that is paused although nobody told us
-_UNTOLD_S = 1.0
+_PAUSED_READ_S = 1.0
 #: between two reads of an idle queue on a server that does not block
 POLL_S_MAX = 15.0
 
@@ -46,13 +46,13 @@ class QueueConsumer:
     def __init__(
         self,
         spec: QueueSpec,
-        work: Work,
+        work: WorkStreams,
         client: Redis,
         leases: Leases,
         settings: RedisSettings,
         lease: LeaseSettings,
         metrics: Metrics,
-        attempt: Callable[[Hold], Awaitable[None]],
+        attempt: Callable[[InFlight], Awaitable[None]],
     ) -> None:
         self.queue = spec.name
         self._where = queue_keys(spec.name).ready  # in a cluster: both streams lie on the same node
@@ -72,8 +72,8 @@ class QueueConsumer:
         self._client_id: int | None = None
         self._blocked = False
         self._stopping = False
-        self._suspicious_until = 0.0  # loop time until which own pending entries may lie unseen
-        self._looked_back = 0.0
+        self._check_pending_until = 0.0  # loop time until which own pending entries may lie unseen
+        self._recovered_at = 0.0
         self._attempts: asyncio.TaskGroup | None = None
         self._polling = Polling(POLL_S_MAX)
         metrics.slots.labels(self.queue).set(self.slots.total)
@@ -88,10 +88,10 @@ class QueueConsumer:
                         await self._read()
                         failures = 0
                     except QueuePaused:
-                        await self._paused_untold()
+                        await self._wait_while_paused()
                     except NoGroup:
                         _log.warning("consumer_group.missing", queue=self.queue)
-                        self.suspect()
+                        self.check_pending()
                         await self._remake_group()
                     except (RedisAway, RedisFull) as error:
                         failures += 1
@@ -136,9 +136,9 @@ class QueueConsumer:
                 return
             await asyncio.sleep(_UNBLOCK_PAUSE_S)  # its read is on the way to the server
 
-    def suspect(self) -> None:
+    def check_pending(self) -> None:
         """Look through our own pending entries for the next three leases: a reply may have been lost."""
-        self._suspicious_until = asyncio.get_running_loop().time() + 3 * self._lease_s
+        self._check_pending_until = asyncio.get_running_loop().time() + 3 * self._lease_s
 
     async def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Start what fits into free slots and hand the rest back; skips what runs already."""
@@ -148,30 +148,30 @@ class QueueConsumer:
             if self.slots.free and not self._stopping and self._attempts is not None:
                 self._start(d, self._attempts)
             else:
-                await self._work_back(d)
+                await self._requeue(d)
 
     def _start(self, d: Delivery, attempts: asyncio.TaskGroup) -> None:
         self.slots.take()
         self.idle_since = asyncio.get_running_loop().time()
-        hold = Hold(d)
-        self._leases.add(hold)
+        in_flight = InFlight(d)
+        self._leases.add(in_flight)
         self._metrics.attempts_in_flight.labels(self.queue).inc()
-        attempts.create_task(self._run_one(hold), name=f"attempt:{self.queue}:{d.id}")
+        attempts.create_task(self._run_one(in_flight), name=f"attempt:{self.queue}:{d.id}")
 
-    async def _run_one(self, hold: Hold) -> None:
+    async def _run_one(self, in_flight: InFlight) -> None:
         try:
-            await self._attempt(hold)
+            await self._attempt(in_flight)
         except Exception as error:  # noqa: BLE001  # a bug of ours: it may not end the attempts beside it
-            _log.exception("executor.crashed", error=type(error).__name__, task_id=hold.task_id)
-            self.suspect()  # its entry may still be pending to us: it is read again
+            _log.exception("executor.crashed", error=type(error).__name__, task_id=in_flight.task_id)
+            self.check_pending()  # its entry may still be pending to us: it is read again
         finally:
-            self._leases.remove(hold)
+            self._leases.remove(in_flight)
             self.slots.give()
             self.idle_since = asyncio.get_running_loop().time()
             self._metrics.attempts_in_flight.labels(self.queue).dec()
 
-    async def _work_back(self, d: Delivery) -> None:
-        await self._work.hand_back(d)
+    async def _requeue(self, d: Delivery) -> None:
+        await self._work.requeue(d)
         self._metrics.requeued.labels(self.queue).inc()
 
     async def _read(self) -> None:
@@ -179,13 +179,13 @@ class QueueConsumer:
             await self.slots.changed()
             return
         self.reading = True
-        await self._look_back()
+        await self._recover_pending()
         entries = await self._timed(self._work.fetch(self.queue, self.slots.free))
         while not entries and not self._stopping and self.slots.free:
             # Both streams are empty: wait on both. No second look before the next wait, which keeps an idle queue at
             # two commands a minute.
             entries = await self._timed(self._wait())
-            if not entries and self._suspicious():
+            if not entries and self._checks_pending():
                 break
         await self.accept(entries)
 
@@ -201,30 +201,30 @@ class QueueConsumer:
             self._blocking = connect_blocking(self._settings, name=f"qstreamd-read-{self.queue}")
             with translated():
                 self._client_id = int(await (await node_of(self._blocking, self._where)).client_id())
-        if self._told_to_stop():
+        if self._must_stop():
             return []
-        block_s = min(self._settings.block_s, self._lease_s / 2) if self._suspicious() else self._settings.block_s
+        block_s = min(self._settings.block_s, self._lease_s / 2) if self._checks_pending() else self._settings.block_s
         began = asyncio.get_running_loop().time()
         self._blocked = True
         try:
             found = await self._work.wait(self._blocking, self.queue, max(1, self.slots.free), int(block_s * 1000))
         finally:
             self._blocked = False
-        if not self._told_to_stop():  # else we were unblocked
+        if not self._must_stop():  # else we were unblocked
             took_s = asyncio.get_running_loop().time() - began
             await self._pause(self._polling.pause_s(found=bool(found), asked_s=block_s, took_s=took_s))
         return found
 
-    def _told_to_stop(self) -> bool:
+    def _must_stop(self) -> bool:
         return self._stopping or self.slots.closed
 
-    def _suspicious(self) -> bool:
-        return asyncio.get_running_loop().time() < self._suspicious_until
+    def _checks_pending(self) -> bool:
+        return asyncio.get_running_loop().time() < self._check_pending_until
 
-    async def _look_back(self) -> None:
+    async def _recover_pending(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._suspicious() and now - self._looked_back >= self._lease_s / 4:
-            self._looked_back = now
+        if self._checks_pending() and now - self._recovered_at >= self._lease_s / 4:
+            self._recovered_at = now
             found = [
                 d for d in await self._work.own_pending(self.queue) if not self._leases.runs(d.queue, d.stream, d.id)
             ]
@@ -233,9 +233,9 @@ class QueueConsumer:
                 self._metrics.reclaimed.labels(self.queue).inc(len(found))
             await self.accept(found)
 
-    async def _paused_untold(self) -> None:
+    async def _wait_while_paused(self) -> None:
         """The queue is paused and the word has not reached us, or just now: look again soon."""
-        await self._pause(_UNTOLD_S)
+        await self._pause(_PAUSED_READ_S)
 
     async def _pause(self, seconds: float) -> None:
         """Or until the slots change, or the process stops."""
@@ -252,7 +252,7 @@ class QueueConsumer:
 
     async def _read_failed(self, error: Exception, failures: int) -> None:
         self.reading = False
-        self.suspect()
+        self.check_pending()
         self._metrics.redis_errors.labels("full" if isinstance(error, RedisFull) else "away").inc()
         _log.warning("read.failed", queue=self.queue, error=type(error).__name__, failures=failures)
         await self._close_blocking()

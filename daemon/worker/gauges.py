@@ -21,7 +21,7 @@ from daemon.observability.metrics import Metrics
 from daemon.ports import Clock
 from daemon.queues.control import Control
 from daemon.queues.depths import DepthReader, Depths, QueueDepth
-from daemon.services import Model, ServiceBook
+from daemon.services import Model, ServiceCatalog
 
 _log = logger(__name__)
 
@@ -30,21 +30,22 @@ READ_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LimitsInForce:
     """What the sizes are held against, as it is in force."""
 
     queue: Callable[[QueueSpec, Control], int]
-    guard: Callable[[Model, Tier], int]
+    permits: Callable[[Model, Tier], int]
 
 
 class DepthGauges:
     """The last look, not older than the caller wants, and the gauges that show it."""
 
     def __init__(
-        self, reader: DepthReader, book: Callable[[], ServiceBook], limits: Limits, metrics: Metrics, clock: Clock
-    ) -> None:
+        self, reader: DepthReader, catalog: Callable[[], ServiceCatalog], limits: LimitsInForce, metrics: Metrics,
+        clock: Clock,
+    ) -> None:  # fmt: skip
         self._reader = reader
-        self._book = book
+        self._catalog = catalog
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
@@ -62,10 +63,10 @@ class DepthGauges:
             return self._last
 
     async def _read(self) -> Depths | None:
-        book = self._book()
+        catalog = self._catalog()
         try:
             async with asyncio.timeout(READ_S):
-                return await self._reader.read(list(book.queues), list(book.models))
+                return await self._reader.read(list(catalog.queues), list(catalog.models))
         except (RedisAway, RedisFull, TimeoutError) as error:
             _log.warning("depths.read_failed", error=type(error).__name__)
             return None
@@ -76,15 +77,15 @@ class DepthGauges:
         if depths is None:
             return
         m.depths_timestamp_seconds.set(depths.at_s)
-        book = self._book()
+        catalog = self._catalog()
         for depth in depths.queues:
-            if depth.queue in book.queues:
-                self._show_queue(depth, book.queues[depth.queue])
-        for (model, tier), used in depths.used.items():
-            if model in book.models:
+            if depth.queue in catalog.queues:
+                self._show_queue(depth, catalog.queues[depth.queue])
+        for (model, tier), used in depths.permits_in_use.items():
+            if model in catalog.models:
                 m.permits_in_use.labels(model, tier).set(used)
-                m.permits_max.labels(model, tier).set(self._limits.guard(book.models[model], tier))
-                m.model_available.labels(model).set(model not in depths.closed)
+                m.permits_max.labels(model, tier).set(self._limits.permits(catalog.models[model], tier))
+                m.model_available.labels(model).set(model not in depths.unavailable)
         if depths.memory_bytes is not None:
             m.redis_memory_bytes.set(depths.memory_bytes)
             m.redis_memory_max_bytes.set(depths.memory_bytes_max or 0)
@@ -93,7 +94,7 @@ class DepthGauges:
         m, queue = self._metrics, depth.queue
         for state in ("waiting", "running", "delayed", "dead"):
             m.queue_tasks.labels(queue, state).set(getattr(depth, state))
-        m.queue_occupancy.labels(queue).set(depth.places)
+        m.queue_occupancy.labels(queue).set(depth.occupancy)
         m.queue_capacity.labels(queue).set(self._limits.queue(spec, depth.control))
         m.queue_paused.labels(queue).set(depth.paused)
         m.queue_consumers.labels(queue).set(depth.consumers)

@@ -16,7 +16,7 @@ from daemon.observability.metrics import CONTENT_TYPE, Metrics
 Check = Callable[[], Awaitable[str]]
 
 
-async def answers(ask: Callable[..., Awaitable[object]], *args: object, limit_s: float = 1.0) -> str:
+async def responds(ask: Callable[..., Awaitable[object]], *args: object, limit_s: float = 1.0) -> str:
     """Whether a server answers `ask` in time: "" or what went wrong."""
     try:
         async with asyncio.timeout(limit_s):

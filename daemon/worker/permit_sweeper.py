@@ -11,37 +11,37 @@ import asyncio
 import random
 
 from daemon.domain.errors import RedisAway, RedisFull
-from daemon.limiter.permits import RedisGuards
+from daemon.limiter.permits import RedisLimiter
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
 
 _log = logger(__name__)
 
 
-class Waiters:
+class PermitSweeper:
     """The sweep of one process."""
 
-    def __init__(self, guards: RedisGuards, sweep_s: float, metrics: Metrics) -> None:
-        self._guards = guards
+    def __init__(self, limiter: RedisLimiter, sweep_s: float, metrics: Metrics) -> None:
+        self._limiter = limiter
         self._sweep_s = sweep_s
         self._metrics = metrics
-        self._some = asyncio.Event()
-        self._some.set()  # those of before this process are looked for once
+        self._wake = asyncio.Event()
+        self._wake.set()  # those of before this process are looked for once
 
-    def some(self) -> None:
+    def wake(self) -> None:
         """Somebody waits now, or may: a process that watched has died."""
-        self._some.set()
+        self._wake.set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
-            await self._some.wait()
+            await self._wake.wait()
             await asyncio.sleep(self._sweep_s * random.uniform(0.8, 1.0))
-            self._some.clear()
+            self._wake.clear()
             try:
-                if await self._guards.sweep():
-                    self._some.set()
+                if await self._limiter.sweep():
+                    self._wake.set()
             except (RedisAway, RedisFull) as error:
                 self._metrics.redis_errors.labels("away").inc()
                 _log.warning("permits.sweep_failed", error=type(error).__name__)
-                self._some.set()
+                self._wake.set()

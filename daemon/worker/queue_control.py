@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from daemon.domain.errors import RedisAway, RedisFull
-from daemon.domain.permits import GuardPlace
-from daemon.limiter.permits import RedisGuards
+from daemon.domain.permits import Permit
+from daemon.limiter.permits import RedisLimiter
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.route import UNLIMITED
@@ -26,7 +26,7 @@ _log = logger(__name__)
 _PAUSE_S: Final = (0.1, 2.0)
 
 
-class ControlRoom:
+class QueueControl:
     """The control of one process over its consumers. `parallelism` is what holds when nothing else is said."""
 
     def __init__(
@@ -34,7 +34,7 @@ class ControlRoom:
         controls: Controls,
         feed: ControlFeed,
         consumers: Mapping[str, QueueConsumer],
-        guards: RedisGuards,
+        limiter: RedisLimiter,
         reread_s: float,
         metrics: Metrics,
         resumed: Callable[[Sequence[str]], None],
@@ -42,22 +42,22 @@ class ControlRoom:
         self._controls = controls
         self._feed = feed
         self._consumers = consumers
-        self._usual = {queue: consumer.slots.total for queue, consumer in consumers.items()}
+        self._configured_slots = {queue: consumer.slots.total for queue, consumer in consumers.items()}
         self._reread_s = reread_s
         self._metrics = metrics
-        self._guards = guards
+        self._limiter = limiter
         self._resumed = resumed  # told of queues whose parked tasks may be due earlier than was thought
-        self._said: dict[str, Control] = {}
+        self._applied: dict[str, Control] = {}
 
     def queue_limit(self, queue: str) -> int | None:
         """Attempts of a queue at once over all processes; None: no such limit."""
-        said = self._said.get(queue)
-        return said.global_parallelism if said is not None else None
+        applied = self._applied.get(queue)
+        return applied.global_parallelism if applied is not None else None
 
-    async def look(self, *queues: str) -> None:
+    async def refresh(self, *queues: str) -> None:
         """Read what is said of these queues (none: of all) and do so. Done once before the first read."""
         for queue, control in (await self._controls.read(queues or list(self._consumers))).items():
-            await self._obey(queue, control)
+            await self._apply(queue, control)
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -81,17 +81,17 @@ class ControlRoom:
 
     async def _follow(self) -> None:
         await self._feed.listen()
-        await self.look()  # after listening: what was said in between is heard, or seen here
+        await self.refresh()  # after listening: what was said in between is heard, or seen here
         deadline = asyncio.get_running_loop().time() + self._reread_s * random.uniform(0.8, 1.0)
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
             queue = await self._feed.next(left)
             if queue is not None and queue in self._consumers:
-                await self.look(queue)
+                await self.refresh(queue)
 
-    async def _obey(self, queue: str, control: Control) -> None:
-        before, self._said[queue] = self._said.get(queue, Control()), control
+    async def _apply(self, queue: str, control: Control) -> None:
+        before, self._applied[queue] = self._applied.get(queue, Control()), control
         consumer = self._consumers[queue]
-        slots = control.parallelism or self._usual[queue]
+        slots = control.parallelism or self._configured_slots[queue]
         if slots != consumer.slots.total:
             consumer.resize(slots)
         if control.paused != consumer.slots.closed:
@@ -103,4 +103,4 @@ class ControlRoom:
             consumer.resume()
             self._resumed([queue])
         if control.global_parallelism != before.global_parallelism:
-            await self._guards.relimit(GuardPlace(keys.guard_queue(queue), control.global_parallelism or UNLIMITED))
+            await self._limiter.change_limit(Permit(keys.queue_permits(queue), control.global_parallelism or UNLIMITED))

@@ -17,7 +17,7 @@ from daemon.config import LeaseSettings
 from daemon.domain.errors import RedisAway, RedisFull
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
-from daemon.queues.streams import Liveness, Work
+from daemon.queues.streams import Liveness, WorkStreams
 from daemon.redis_client.connection import NoGroup
 from daemon.redis_client.scripts import Scripts
 from daemon.worker.consumer import QueueConsumer
@@ -25,7 +25,7 @@ from daemon.worker.consumer import QueueConsumer
 _log = logger(__name__)
 
 #: in one flush: ten thousand dead, each asked after alone, kept the living from their work for minutes
-BURIED_AT_ONCE: Final = 100
+DELETED_AT_ONCE: Final = 100
 
 
 class Reclaimer:
@@ -34,10 +34,10 @@ class Reclaimer:
     def __init__(
         self,
         scripts: Scripts,
-        work: Work,
+        work: WorkStreams,
         consumers: Mapping[str, QueueConsumer],
         settings: LeaseSettings,
-        bury_after_s: float,
+        delete_after_s: float,
         metrics: Metrics,
         changed: Callable[[Iterable[str]], None],
         deleted: Callable[[str, list[str]], Awaitable[None]],
@@ -46,7 +46,7 @@ class Reclaimer:
         self._work = work
         self._consumers = consumers
         self._settings = settings
-        self._bury_after_s = bury_after_s
+        self._delete_after_s = delete_after_s
         self._metrics = metrics
         self._changed = changed
         self._deleted = deleted  # told of pending ids whose content is gone
@@ -73,7 +73,7 @@ class Reclaimer:
                 await self._look()
                 for queue in self._to_sweep():
                     await self._sweep(queue)
-                await self._bury()
+                await self._delete_consumers()
             except (RedisAway, RedisFull, NoGroup) as error:
                 self._metrics.redis_errors.labels("away").inc()
                 _log.warning("reclaim.failed", error=type(error).__name__)
@@ -81,16 +81,16 @@ class Reclaimer:
                     self.suspect(queue)
             await asyncio.sleep(self._pause())
 
-    async def leave(self) -> None:
+    async def deregister(self) -> None:
         """Take our records away at a clean stop, for queues where nothing of ours is pending.
 
         Others are swept by the living.
         """
-        queues = [q for q in self._consumers if await self._work.bury(q, self._work.consumer)]
-        await self._work.forget([f"{q}/{self._work.consumer}" for q in queues], only_lapsed=False)
+        queues = [q for q in self._consumers if await self._work.delete_consumer(q, self._work.consumer)]
+        await self._work.deregister([f"{q}/{self._work.consumer}" for q in queues], only_lapsed=False)
 
     async def _look(self) -> None:
-        live: Liveness = await self._work.live(
+        live: Liveness = await self._work.register(
             self._scripts, self._consumers, int(self._settings.liveness_ttl_s * 1000)
         )
         self._lapsed = frozenset(m for m in live.lapsed if m.partition("/")[0] in self._consumers)
@@ -114,7 +114,7 @@ class Reclaimer:
         lease_ms = int(self._settings.lease_s * 1000)
         while free := consumer.slots.free:
             cursors = self._cursors.get(queue, ("0-0", "0-0"))
-            swept = await self._work.sweep(queue, lease_ms, min(free, 100), cursors, hold_ms=max(500, lease_ms // 4))
+            swept = await self._work.reclaim(queue, lease_ms, min(free, 100), cursors, mark_ms=max(500, lease_ms // 4))
             if swept is None:
                 return
             self._cursors[queue] = swept.cursors
@@ -127,7 +127,7 @@ class Reclaimer:
             if swept.cursors == ("0-0", "0-0"):
                 return
 
-    async def _bury(self) -> None:
+    async def _delete_consumers(self) -> None:
         """Remove the dead.
 
         Not before a blocked read that one of them left behind has run out: Redis would hand it an entry that no record
@@ -135,17 +135,17 @@ class Reclaimer:
         """
         now = asyncio.get_running_loop().time()
         self._lapsed_since = {member: self._lapsed_since.get(member, now) for member in self._lapsed}
-        dead = [member for member, since in self._lapsed_since.items() if now - since >= self._bury_after_s]
+        dead = [member for member, since in self._lapsed_since.items() if now - since >= self._delete_after_s]
         by_queue: defaultdict[str, list[str]] = defaultdict(list)
         # Any of them, not the first: those may still have something pending, and would keep the others from their turn.
-        for member in random.sample(dead, min(len(dead), BURIED_AT_ONCE)):
+        for member in random.sample(dead, min(len(dead), DELETED_AT_ONCE)):
             queue, _, name = member.partition("/")
             if name != self._work.consumer:
                 by_queue[queue].append(name)
         for queue, names in sorted(by_queue.items()):
-            if buried := await self._work.bury_some(queue, names):
-                await self._work.forget([f"{queue}/{name}" for name in buried])
-                _log.info("consumers.deleted", queue=queue, count=len(buried), consumers=sorted(buried)[:20])
+            if deleted := await self._work.delete_consumers(queue, names):
+                await self._work.deregister([f"{queue}/{name}" for name in deleted])
+                _log.info("consumers.deleted", queue=queue, count=len(deleted), consumers=sorted(deleted)[:20])
 
     def _pause(self) -> float:
         """Short while there is something to find, else the idle beat.

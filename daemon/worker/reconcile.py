@@ -81,7 +81,7 @@ class Reconciler:
         except (RedisAway, RedisFull) as error:
             self._failed(queue, error)
             return
-        for reason, by in (("raised", found.raised), ("lowered", found.lowered), ("reservation", found.promises)):
+        for reason, by in (("raised", found.raised), ("lowered", found.lowered), ("reservation", found.expired)):
             if by:
                 self._metrics.counter_repairs.labels(queue, reason).inc()
                 _log.warning("counter.repaired", queue=queue, reason=reason, by=by)

@@ -12,19 +12,18 @@ from typing import Final, assert_never
 from daemon.domain.events import Usage
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.pipeline.outcome import (
     Abandoned,
-    Deferred,
+    CompletedAgain,
     Done,
     Dropped,
     Failed,
     Fenced,
-    HandedBack,
     Outcome,
-    Refused,
-    Repeated,
+    Requeued,
     Retrying,
+    Snoozed,
 )
 from daemon.worker.tracing import NoSpans, SpanMaker
 
@@ -33,37 +32,36 @@ _NO_SPANS: Final = NoSpans()
 
 _PLAIN: Final = {
     Done: "done",
-    HandedBack: "handed_back",
-    Repeated: "repeated",
+    Requeued: "handed_back",
+    CompletedAgain: "repeated",
     Fenced: "fenced",
-    Refused: "refused",
     Abandoned: "abandoned",
 }
 
 
 def report(
-    metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, now: float, spans: SpanMaker = _NO_SPANS
+    metrics: Metrics, in_flight: InFlight, outcome: Outcome, attempt_s: float, now: float, spans: SpanMaker = _NO_SPANS
 ) -> None:
     """Count and log how a delivery ended. `attempt_s` from read to settled, `now` in unix seconds. Raises nothing."""
-    name, code = _name(outcome)
+    name, code = _label(outcome)
     observers: dict[str, Callable[[], None]] = {
-        "span": lambda: spans.record(hold, name, code, now - attempt_s, now),
-        "metrics": lambda: _observe(metrics, hold, outcome, attempt_s, now),
-        "log": lambda: _write_line(hold, outcome, attempt_s),
+        "span": lambda: spans.record(in_flight, name, code, now - attempt_s, now),
+        "metrics": lambda: _observe(metrics, in_flight, outcome, attempt_s, now),
+        "log": lambda: _write_line(in_flight, outcome, attempt_s),
     }
     for part, observe in observers.items():
         try:
             observe()
         except Exception as error:  # noqa: BLE001  # the task is settled: what only tells of it may not end the process
             with suppress(Exception):
-                _log.exception("report.failed", part=part, error=type(error).__name__, task_id=hold.task_id)
+                _log.exception("report.failed", part=part, error=type(error).__name__, task_id=in_flight.task_id)
 
 
-def _observe(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, now: float) -> None:
-    queue, trace = hold.delivery.queue, hold.trace
-    entry = hold.delivery.entry
+def _observe(metrics: Metrics, in_flight: InFlight, outcome: Outcome, attempt_s: float, now: float) -> None:
+    queue, trace = in_flight.delivery.queue, in_flight.trace
+    entry = in_flight.delivery.entry
     task_s = max(0.0, now - entry.accepted_at / 1000) if entry else 0.0
-    name, code = _name(outcome)
+    name, code = _label(outcome)
     _count(metrics, queue, outcome, task_s)
     metrics.attempts.labels(queue, name, code).inc()
     metrics.attempt_seconds.labels(queue, name).observe(attempt_s)
@@ -81,22 +79,23 @@ def _observe(metrics: Metrics, hold: Hold, outcome: Outcome, attempt_s: float, n
         metrics.model_cooldowns.labels(model, why).inc()
 
 
-def _write_line(hold: Hold, outcome: Outcome, attempt_s: float) -> None:
-    queue = hold.delivery.queue
-    name, code = _name(outcome)
-    for model, why in hold.trace.closed:
+def _write_line(in_flight: InFlight, outcome: Outcome, attempt_s: float) -> None:
+    queue = in_flight.delivery.queue
+    name, code = _label(outcome)
+    for model, why in in_flight.trace.closed:
         # A quota is used up until somebody pays: waiting alone does not help, so it is an error.
         (_log.error if why == "QUOTA" else _log.warning)("model.unavailable", model=model, reason=why)
     log = _log.warning if isinstance(outcome, Failed | Abandoned | Fenced) else _log.info
-    log("attempt.ended", queue=queue, **_told(hold), outcome=name, code=code or None, attempt_s=_rounded(attempt_s))
+    seconds = _rounded(attempt_s)
+    log("attempt.ended", queue=queue, **_fields(in_flight), outcome=name, code=code or None, attempt_s=seconds)
 
 
-def _told(hold: Hold) -> dict[str, object]:
-    trace = hold.trace
+def _fields(in_flight: InFlight) -> dict[str, object]:
+    trace = in_flight.trace
     return {
-        **(hold.ids or {"task_id": ""}),
-        "entry_id": hold.delivery.entry_id,
-        "attempt": hold.attempt,
+        **(in_flight.ids or {"task_id": ""}),
+        "entry_id": in_flight.delivery.entry_id,
+        "attempt": in_flight.attempt,
         "model": trace.model_id or None,
         "wait_s": _rounded(trace.wait_s),
         "first_token_s": _rounded(trace.first_token_s),
@@ -108,17 +107,17 @@ def _told(hold: Hold) -> dict[str, object]:
     }
 
 
-def _name(outcome: Outcome) -> tuple[str, str]:
+def _label(outcome: Outcome) -> tuple[str, str]:
     match outcome:
         case Retrying(code):
             return "retrying", code.value
-        case Deferred(reason):
+        case Snoozed(reason):
             return "deferred", reason.value
         case Failed(code):
             return "failed", code.value
         case Dropped(why):
             return why, ""
-        case Done() | HandedBack() | Repeated() | Fenced() | Refused() | Abandoned():
+        case Done() | Requeued() | CompletedAgain() | Fenced() | Abandoned():
             return _PLAIN[type(outcome)], ""
         case _:
             assert_never(outcome)
@@ -132,7 +131,7 @@ def _count(metrics: Metrics, queue: str, outcome: Outcome, task_s: float) -> Non
             metrics.task_seconds.labels(queue, "failed").observe(task_s)
         case Retrying(code):
             metrics.retries.labels(queue, code.value).inc()
-        case Deferred(reason):
+        case Snoozed(reason):
             metrics.snoozes.labels(queue, reason.value).inc()
             if reason.value.startswith("GUARD_"):
                 metrics.concurrency_limited.labels(reason.value.removeprefix("GUARD_").lower()).inc()

@@ -19,19 +19,19 @@ from daemon.config import LeaseSettings
 from daemon.domain.errors import RedisAway, RedisFull, StoreAway
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
-from daemon.queues.streams import Work
-from daemon.store.records import FORGOTTEN_MAX, TaskRecords, TaskRow
+from daemon.queues.streams import WorkStreams
+from daemon.store.records import STALE_MAX, TaskRecords, TaskRow
 
 _log = logger(__name__)
 
-_PAGES_MAX = 100  #: of `FORGOTTEN_MAX` rows: more than that wait in no queue of ours
+_PAGES_MAX = 100  #: of `STALE_MAX` rows: more than that wait in no queue of ours
 
 
-class Upkeep:
+class Rescuer:
     """Compares the queues of this process with Postgres, once in `compare_s`."""
 
     def __init__(
-        self, work: Work, records: TaskRecords, queues: Iterable[str], settings: LeaseSettings, metrics: Metrics
+        self, work: WorkStreams, records: TaskRecords, queues: Iterable[str], settings: LeaseSettings, metrics: Metrics
     ) -> None:
         self._work = work
         self._records = records
@@ -41,7 +41,7 @@ class Upkeep:
         self._missing: dict[str, set[str]] = {}  # queue -> what the last look missed
         self._soon = asyncio.Event()
 
-    def hurry(self) -> None:
+    def run_soon(self) -> None:
         """Something was lost just now: look soon."""
         self._soon.set()
 
@@ -66,28 +66,28 @@ class Upkeep:
                 self._soon.set()
 
     async def _compare(self, queue: str) -> None:
-        missing = await self._nowhere(queue)
+        missing = await self._lost_tasks(queue)
         again = missing.keys() & self._missing.get(queue, set())
         self._missing[queue] = missing.keys() - again
-        if again and await self._work.may_compare(queue, int(self._settings.lease_s * 1000)):
+        if again and await self._work.begin_comparison(queue, int(self._settings.lease_s * 1000)):
             for task_id in sorted(again):
                 await self._restore(queue, missing[task_id])
 
-    async def _nowhere(self, queue: str) -> dict[str, TaskRow]:
+    async def _lost_tasks(self, queue: str) -> dict[str, TaskRow]:
         """What Postgres says should be in Redis and is not, page by page: a thousand parked tasks hide no lost one."""
-        nowhere: dict[str, TaskRow] = {}
+        lost: dict[str, TaskRow] = {}
         last: TaskRow | None = None
         for page_number in range(_PAGES_MAX):
-            page = await self._records.forgotten(queue, 2 * self._settings.lease_s, after=last)
-            if page and page_number == 0 and (ghosts := await self._work.free_ghosts(queue)):
-                _log.warning("entries.rescued", queue=queue, entries=ghosts)
+            page = await self._records.stale(queue, 2 * self._settings.lease_s, after=last)
+            if page and page_number == 0 and (stranded := await self._work.rescue_stranded(queue)):
+                _log.warning("entries.rescued", queue=queue, entries=stranded)
             rows = {row.task_id: row for row in page}
-            known = await self._work.known(queue, set(rows)) if rows else set()
-            nowhere |= {task_id: row for task_id, row in rows.items() if task_id not in known}
-            if len(page) < FORGOTTEN_MAX:
+            known = await self._work.still_queued(queue, set(rows)) if rows else set()
+            lost |= {task_id: row for task_id, row in rows.items() if task_id not in known}
+            if len(page) < STALE_MAX:
                 break
             last = page[-1]
-        return nowhere
+        return lost
 
     async def _restore(self, queue: str, row: TaskRow) -> None:
         try:

@@ -14,18 +14,18 @@ from daemon.config import RetrySettings
 from daemon.domain.errors import RedisAway, RedisFull
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
-from daemon.queues.streams import Work
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client.connection import NoGroup
 
 _log = logger(__name__)
 
 
-class Mover:
+class RetryScheduler:
     """The mover of one process, for the queues it consumes."""
 
     def __init__(
         self,
-        work: Work,
+        work: WorkStreams,
         queues: Iterable[str],
         settings: RetrySettings,
         metrics: Metrics,
@@ -38,7 +38,7 @@ class Mover:
         self._due: dict[str, float] = dict.fromkeys(queues, 0.0)  # loop time; 0: look now
         self._wake = asyncio.Event()
 
-    def parked(self, queue: str, delay_s: float) -> None:
+    def snoozed(self, queue: str, delay_s: float) -> None:
         """A task of `queue` will be due in `delay_s`."""
         due = asyncio.get_running_loop().time() + delay_s
         if due < self._due.get(queue, float("inf")):

@@ -22,7 +22,7 @@ LOOK_S: Final = 60.0  #: how old a look may be here: seven commands a minute is 
 _SLACK_S: Final = 5.0  #: of a read beside its own limit
 
 
-class Hearing:
+class StallDetector:
     """Judges the consumers of one process. `look` gives what Redis holds, at most so many seconds old."""
 
     def __init__(
@@ -35,12 +35,12 @@ class Hearing:
     ) -> None:
         self._consumers = consumers
         self._look = look
-        self._deaf_s = settings.deaf_s
+        self._stalled_s = settings.deaf_s
         self._read_s_max = redis.block_s * 1.5 + 5 + redis.connect_timeout_s + redis.pool_wait_s + _SLACK_S
         self._now = now or asyncio.get_running_loop().time  # the consumers' own clock
-        self._deaf_since: float | None = None
+        self._stalled_since: float | None = None
 
-    def hanging(self) -> list[str]:
+    def hung_reads(self) -> list[str]:
         """Names of the reads that should have ended long ago."""
         now = self._now()
         return [
@@ -51,31 +51,31 @@ class Hearing:
 
     async def ready(self) -> str:
         """Nothing, or what waits unheard. When Redis can't tell, nothing is held against us."""
-        depths = await self._look(min(LOOK_S, self._deaf_s))
-        unheard = [said for depth in depths.queues if (said := self._unheard(depth, depths))] if depths else []
-        if not unheard:
-            self._deaf_since = None
+        depths = await self._look(min(LOOK_S, self._stalled_s))
+        stalled = [reason for depth in depths.queues if (reason := self._stalled(depth, depths))] if depths else []
+        if not stalled:
+            self._stalled_since = None
             return ""
-        if self._deaf_since is None:
-            self._deaf_since = self._now()
-            _log.error("consumer.stalled", queues=unheard)
-        return "; ".join(unheard)
+        if self._stalled_since is None:
+            self._stalled_since = self._now()
+            _log.error("consumer.stalled", queues=stalled)
+        return "; ".join(stalled)
 
     async def alive(self) -> str:
         """Nothing, or why only a restart helps: a read hangs, or this process has been deaf for twice its limit."""
-        hanging = self.hanging()
-        if hanging:
-            return f"{', '.join(hanging)} hangs"
+        hung_reads = self.hung_reads()
+        if hung_reads:
+            return f"{', '.join(hung_reads)} hangs"
         why = await self.ready()
-        lasting = self._deaf_since is not None and self._now() - self._deaf_since >= self._deaf_s
+        lasting = self._stalled_since is not None and self._now() - self._stalled_since >= self._stalled_s
         return why if lasting else ""
 
-    def _unheard(self, depth: QueueDepth, depths: Depths) -> str:
+    def _stalled(self, depth: QueueDepth, depths: Depths) -> str:
         consumer = self._consumers.get(depth.queue)
         if consumer is None or depth.paused or depth.oldest_at_s is None or not consumer.slots.free:
             return ""
         waited_s = depths.at_s - depth.oldest_at_s
         idle_s = self._now() - consumer.idle_since
-        if min(waited_s, idle_s) < self._deaf_s:
+        if min(waited_s, idle_s) < self._stalled_s:
             return ""
         return f"{depth.queue}: {depth.waiting} wait for {waited_s:.0f} s beside {consumer.slots.free} free slots"

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from daemon import __version__
 from daemon.observability.logging import logger
 from daemon.observability.traceparent import TraceParent, parse
-from daemon.pipeline.in_flight import Hold, Trace
+from daemon.pipeline.in_flight import InFlight, Trace
 
 NESTED_S: Final = 600.0  #: an attempt that begins later is linked to the producer's span: no trace spans hours
 FLUSH_S: Final = 5.0  #: for the last spans at the end of the process
@@ -25,14 +25,14 @@ _log = logger(__name__)
 class SpanMaker(Protocol):
     """What reports need."""
 
-    def record(self, hold: Hold, outcome: str, code: str, began: float, ended: float) -> None:
+    def record(self, in_flight: InFlight, outcome: str, code: str, began: float, ended: float) -> None:
         """Tell of a delivery, `began` and `ended` in unix seconds."""
 
 
 class NoSpans:
     """Tells nobody, and loads nothing."""
 
-    def record(self, hold: Hold, outcome: str, code: str, began: float, ended: float) -> None:
+    def record(self, in_flight: InFlight, outcome: str, code: str, began: float, ended: float) -> None:
         """Nothing."""
 
     async def aclose(self) -> None:
@@ -57,23 +57,23 @@ class Spans:
         self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
         self._tracer = self._provider.get_tracer("qstreamd")
 
-    def record(self, hold: Hold, outcome: str, code: str, began: float, ended: float) -> None:
+    def record(self, in_flight: InFlight, outcome: str, code: str, began: float, ended: float) -> None:
         """The attempt, if there was one: a first one within the producer's span, a later one linked to it."""
         from opentelemetry import trace as otel
 
-        entry, trace = hold.delivery.entry, hold.trace
-        if entry is None or hold.attempt is None:
+        entry, trace = in_flight.delivery.entry, in_flight.trace
+        if entry is None or in_flight.attempt is None:
             return
         origin = parse(entry.traceparent)
-        soon = hold.attempt == 1 and began - entry.accepted_at / 1000 <= NESTED_S
+        soon = in_flight.attempt == 1 and began - entry.accepted_at / 1000 <= NESTED_S
         context, links = otel.set_span_in_context(otel.INVALID_SPAN), []
         if origin is not None and soon:
             context = otel.set_span_in_context(otel.NonRecordingSpan(_remote(origin)))
         elif origin is not None:
             links = [otel.Link(_remote(origin))]
         span = self._tracer.start_span(
-            f"process {hold.delivery.queue}", context, otel.SpanKind.CONSUMER, _attempt(hold, outcome, code), links,
-            start_time=_ns(began),
+            f"process {in_flight.delivery.queue}", context, otel.SpanKind.CONSUMER, _attempt(in_flight, outcome, code),
+            links, start_time=_ns(began),
         )  # fmt: skip
         if trace.called_at is not None and trace.execute_s is not None:
             inner = self._tracer.start_span(
@@ -120,18 +120,18 @@ def _remote(origin: TraceParent) -> Any:
     return otel.SpanContext(int(origin.trace_id, 16), int(origin.span_id, 16), is_remote=True, trace_flags=flags)
 
 
-def _attempt(hold: Hold, outcome: str, code: str) -> dict[str, Any]:
+def _attempt(in_flight: InFlight, outcome: str, code: str) -> dict[str, Any]:
     return _known(
         {
             "messaging.system": "redis",
             "messaging.operation.type": "process",
             "messaging.operation.name": "process",
-            "messaging.destination.name": hold.delivery.queue,
-            "messaging.message.id": hold.delivery.entry_id,
-            **{f"qstreamd.{name}": value for name, value in hold.ids.items()},
-            "qstreamd.attempt": hold.attempt,
+            "messaging.destination.name": in_flight.delivery.queue,
+            "messaging.message.id": in_flight.delivery.entry_id,
+            **{f"qstreamd.{name}": value for name, value in in_flight.ids.items()},
+            "qstreamd.attempt": in_flight.attempt,
             "qstreamd.outcome": outcome,
-            "qstreamd.wait_s": hold.trace.wait_s,
+            "qstreamd.wait_s": in_flight.trace.wait_s,
             "error.type": code or None,
         }
     )
@@ -139,7 +139,7 @@ def _attempt(hold: Hold, outcome: str, code: str) -> dict[str, Any]:
 
 def _call(trace: Trace, code: str) -> dict[str, Any]:
     usage = trace.usage
-    told = {
+    attributes = {
         "gen_ai.operation.name": _OPERATIONS.get(trace.provider, "chat"),
         "gen_ai.provider.name": _PROVIDERS.get(trace.provider, trace.provider),
         "gen_ai.request.model": trace.model_name,
@@ -150,15 +150,15 @@ def _call(trace: Trace, code: str) -> dict[str, Any]:
         "error.type": code if code and usage is None else None,
     }
     if usage is not None:
-        told |= {
+        attributes |= {
             "gen_ai.usage.input_tokens": usage.input_tokens,
             "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
             "gen_ai.usage.output_tokens": usage.output_tokens,
             "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
             "qstreamd.cost_usd": usage.cost_usd,
         }
-    return _known(told)
+    return _known(attributes)
 
 
-def _known(told: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if value is not None}
+def _known(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}

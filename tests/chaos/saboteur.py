@@ -84,8 +84,8 @@ def trim_by_count() -> None:
 
 def guard_as_counter() -> None:
     """Places are counted up and down and belong to nobody, so those of a dead process stay taken."""
-    guards: Any = importlib.import_module("daemon.limiter.permits").RedisGuards
-    enter = guards.enter
+    limiter: Any = importlib.import_module("daemon.limiter.permits").RedisLimiter
+    enter = limiter.acquire
 
     async def for_ever(self: Any, ask: Any, _lease_ms: int) -> Any:
         return await enter(self, ask, 86_400_000)
@@ -93,7 +93,7 @@ def guard_as_counter() -> None:
     async def nothing_to_renew(_self: Any, _held: Any, _lease_ms: int) -> set[str]:
         return set()
 
-    guards.enter, guards.renew = for_ever, nothing_to_renew
+    limiter.acquire, limiter.renew = for_ever, nothing_to_renew
 
 
 RULES = {
@@ -114,10 +114,10 @@ _tails: list[Any] = []
 
 
 def _watch() -> None:
-    from daemon.pipeline.in_flight import Hold
-    from daemon.queues.settlement import RedisTail
+    from daemon.pipeline.in_flight import InFlight
+    from daemon.queues.settlement import RedisSettlement
 
-    for kind, seen in ((Hold, _holds), (RedisTail, _tails)):
+    for kind, seen in ((InFlight, _holds), (RedisSettlement, _tails)):
         init = kind.__init__
 
         def noted(self: Any, *args: Any, _init: Any = init, _seen: list[Any] = seen, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from daemon.domain.errors import CODES, Code, Disposition, ModelClosed, ProviderError
+from daemon.domain.errors import CODES, Code, Disposition, ModelUnavailable, ProviderError
 from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta, Finished, ModelRequest
 from daemon.ports import Provider
@@ -23,7 +23,7 @@ class Meaning:
     """What a trouble must end as."""
 
     code: Code
-    closed: str = ""  #: the reason of `ModelClosed`
+    closed: str = ""  #: the reason of `ModelUnavailable`
 
 
 MEANINGS = {
@@ -131,8 +131,8 @@ async def check(stand_in: StandIn, provider: Provider, request: ModelRequest, tr
             await collect(provider, request)
     error = raised.value
     assert error.code is meaning.code, error
-    assert type(error) is (ModelClosed if meaning.closed else ProviderError), error
-    if isinstance(error, ModelClosed):
+    assert type(error) is (ModelUnavailable if meaning.closed else ProviderError), error
+    if isinstance(error, ModelUnavailable):
         assert error.reason == meaning.closed
     if trouble == "rate_limit":
         assert error.retry_after_s == pytest.approx(stand_in.retry_after_s)

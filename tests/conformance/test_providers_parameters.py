@@ -12,7 +12,7 @@ from aiohttp import web
 from daemon.config import ProviderSettings
 from daemon.config.types import SecretStr
 from daemon.dev.fake_llm import FakeLLM
-from daemon.domain.errors import Code, ModelClosed, ProviderError
+from daemon.domain.errors import Code, ModelUnavailable, ProviderError
 from daemon.domain.model_io import Finished, ModelRequest
 from daemon.ports import Provider
 from daemon.providers.registry import Registry
@@ -108,6 +108,6 @@ async def test_a_model_that_cannot_stop_thinking_says_so(strict: FakeLLM, shape:
 @pytest.mark.parametrize("name", ["gpt-5-mini", "deepseek-chat"])
 async def test_a_name_that_is_gone_is_an_unknown_model(provider: Provider, name: str) -> None:
     """So a fallback may serve; no parameter is to blame."""
-    with pytest.raises(ModelClosed) as raised:
+    with pytest.raises(ModelUnavailable) as raised:
         [piece async for piece in provider.generate(replace(ASKED, model_name=name))]
     assert (raised.value.reason, raised.value.parameter) == ("UNKNOWN_MODEL", "")

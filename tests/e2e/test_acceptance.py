@@ -21,7 +21,7 @@ from daemon.domain.clock import SystemClock
 from daemon.domain.messages import canonical_sha256
 from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.gateway.tokens import Tokens
-from daemon.queues.admission import Admission, Promised
+from daemon.queues.admission import Admission, Reserved
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
 from tests.e2e.gateway_world import SECRET, World, world
@@ -165,7 +165,7 @@ async def by_signed_calls(front: World) -> None:
         for tier, most in (("paid", 0 if mode == "batch" else 200), ("free", 200)):
             queue = f"q_{tier}_{mode}"
             sha256 = canonical_sha256({**body, "queueId": queue})
-            if isinstance(await places.promise(queue, body["taskId"], sha256, most), Promised):
+            if isinstance(await places.reserve(queue, body["taskId"], sha256, most), Reserved):
                 return queue
         raise AssertionError("no queue has room")
 

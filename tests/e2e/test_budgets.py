@@ -36,7 +36,7 @@ def aiohttp_imports_in() -> float:
 
 
 async def test_ready_within_a_second_and_small(world: World) -> None:
-    """From start to reading all six queues in 1 s on a machine that imports aiohttp in 0.25 s; 90 MB when idle."""
+    """From start to reading all six queues in 1 s on a machine that imports aiohttp in 0.25 s; 95 MB when idle."""
     best = float("inf")
     for _ in range(3):
         pace = aiohttp_imports_in()
@@ -46,7 +46,7 @@ async def test_ready_within_a_second_and_small(world: World) -> None:
         resident = daemon.resident_kb()
         assert await daemon.stop() == 0
     assert best <= 1.0
-    assert resident <= 90 * 1024
+    assert resident <= 95 * 1024
 
 
 #: everything that an idle process waits for, ten times as fast: a minute is six seconds

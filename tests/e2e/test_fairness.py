@@ -113,5 +113,5 @@ async def test_paid_goes_first_at_a_model_s_rate_and_free_never_starves(world: W
     began = {task_id: (await world.seen(task_id, "started"))["timestamp"] for task_id in world.published}
     assert max(began[name] for name in before) < min(began[name] for name in free), "paid goes first"
     assert max(began[name] for name in free) < max(began[name] for name in after), "free is not left for the end"
-    lines = (keys.model_keys("rated").paying, keys.model_keys("rated").others)
+    lines = (keys.model_keys("rated").paid_turns, keys.model_keys("rated").free_turns)
     assert [await world.redis.zcard(line) for line in lines] == [0, 0]

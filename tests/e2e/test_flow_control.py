@@ -110,11 +110,11 @@ async def test_a_limit_holds_at_the_provider_whatever_dies(limited: World, *, wh
     states = await limited.sql("SELECT state, count(*) AS n FROM qstreamd.tasks GROUP BY state")
     assert sum(row["n"] for row in states) == tasks
 
-    async def guards() -> bool:
+    async def limiter() -> bool:
         kinds = ("model", "user", "probe", "wait")  # places and lines
         return not [key for kind in kinds async for key in limited.redis.scan_iter(f"{{guard}}:{kind}:*")]
 
-    await wait_until(guards, description="no guard to be left", within_s=2 * LEASE_S + 2)
+    await wait_until(limiter, description="no guard to be left", within_s=2 * LEASE_S + 2)
 
 
 @pytest.mark.long

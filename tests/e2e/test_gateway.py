@@ -85,8 +85,8 @@ async def test_nothing_is_left_after_cancels(front: World, wait_until: WaitUntil
     async def clean() -> bool:
         r = front.redis
         left = [await r.xlen(f"{{bp:queue:q_paid_stream}}:{s}") for s in ("tasks", "ready", "dead")]
-        guards = [key async for key in r.scan_iter("{guard}:user:*")]
-        return not any(left) and not guards and await r.get("bp:queue:q_paid_stream") == b"0"
+        limiter = [key async for key in r.scan_iter("{guard}:user:*")]
+        return not any(left) and not limiter and await r.get("bp:queue:q_paid_stream") == b"0"
 
     await wait_until(clean, description="everything is given back")
 

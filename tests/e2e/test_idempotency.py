@@ -108,9 +108,9 @@ async def bring(front: World, state: str, wait_until: WaitUntil) -> dict[tuple[s
         for task_id in names.values():
             # The script's clock is the server's: no test turns it. What of the task is still known then, is looked at;
             # what is not, is taken away.
-            assert await front.redis.ttl(keys.seen(QUEUE, task_id)) > 25 * 3600
+            assert await front.redis.ttl(keys.dedup(QUEUE, task_id)) > 25 * 3600
             assert 0 < await front.redis.ttl(keys.events(task_id)) < 25 * 3600
-            for key in (keys.promise(QUEUE, task_id), keys.events(task_id), keys.events_state(task_id)):
+            for key in (keys.reservation(QUEUE, task_id), keys.events(task_id), keys.events_state(task_id)):
                 await front.redis.delete(key)
     return names
 
@@ -170,7 +170,7 @@ async def test_an_id_that_redis_has_forgotten_is_known_to_postgres(front: World,
         return "done" in await kinds(front, "t1") and not await front.redis.xlen(keys.queue_keys(QUEUE).tasks)
 
     await wait_until(ended, description="the task to end")
-    await front.redis.delete(keys.seen(QUEUE, "t1"))
+    await front.redis.delete(keys.dedup(QUEUE, "t1"))
     assert await again(front, "QStash", body_of("t1")) == "200 queued"
     await wait_until(ended, description="the entry to be gone")
     assert len(front.models.calls) == 1

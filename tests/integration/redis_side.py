@@ -14,11 +14,11 @@ from daemon.config import EventSettings, QueueSettings, RedisSettings
 from daemon.domain.clock import SystemClock
 from daemon.domain.messages import TaskMessage, WorkEntry, identity_of
 from daemon.events.log import Events
-from daemon.limiter.permits import RedisGuards
+from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
 from daemon.ports import TaskIdentity
-from daemon.queues.settlement import RedisTail
-from daemon.queues.streams import Work
+from daemon.queues.settlement import RedisSettlement
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.connection import connect
@@ -48,11 +48,11 @@ class Side:
 
     def __post_init__(self) -> None:
         self.scripts = GatheredScripts(self.client)
-        self.work = Work(self.scripts, QueueSettings(), self.consumer)
-        self.events = Events(self.scripts, EventSettings(), SystemClock(), self.consumer)
-        self.guards = RedisGuards(self.scripts)
-        self.tail = RedisTail(
-            self.scripts, self.work, self.events, self.guards, Metrics(process=False),
+        self.work = WorkStreams(self.scripts, QueueSettings(), self.consumer)
+        self.events = Events(self.scripts, EventSettings(), SystemClock())
+        self.limiter = RedisLimiter(self.scripts)
+        self.settlement = RedisSettlement(
+            self.scripts, self.work, self.events, self.limiter, Metrics(process=False),
             lambda queue, delay: self.parked.append((queue, delay)), SystemClock(),
         )  # fmt: skip
 

@@ -42,10 +42,10 @@ async def _ledger(at: Connections, queries: dict[str, str]) -> list[Finding]:
     if owner not in {None, ours}:
         text = f"this database belongs to NODE_ENV={owner}, not to {ours}"
         found.append(error("postgres.environment", text, "name another database in DATABASE_URL, or set NODE_ENV"))
-    if at.book.templates:
+    if at.catalog.templates:
         names = {row["ref"] for row in await at.pool.fetch(queries["template_refs"])}
         cure = "publish the template, or correct its name in the services file"
-        found += [error("postgres.templates", line, cure) for line in at.book.unknown_templates(names)]
+        found += [error("postgres.templates", line, cure) for line in at.catalog.unknown_templates(names)]
     return found
 
 

@@ -15,26 +15,26 @@ from daemon.admin.checkup.verdict import Peer, Verdict, of_answer, of_exception
 from daemon.config import ProviderSettings, Settings
 from daemon.ports import Clock
 from daemon.providers.registry import way_out
-from daemon.services import Model, ServiceBook
+from daemon.services import Model, ServiceCatalog
 
 ASK_S: Final = 15.0
 ROUNDS: Final = 3
 FAR_MS: Final = 500.0
 
 
-async def check(settings: Settings, book: ServiceBook, clock: Clock) -> list[Finding]:
+async def check(settings: Settings, catalog: ServiceCatalog, clock: Clock) -> list[Finding]:
     """One finding at least for each provider that the services file uses and that has a key.
 
     Models of one provider that go other ways out are asked for by each way.
     """
     found: list[Finding] = []
     ways = dict.fromkeys((model.provider, way_out(settings.providers, model.provider, model.proxy)) for model in
-                         book.models.values())  # fmt: skip
+                         catalog.models.values())  # fmt: skip
     for provider, proxy in ways:
         key = getattr(settings.providers, f"{provider}_api_key")
         if key is None:
             continue  # said among the settings
-        used = [m for m in book.models.values()
+        used = [m for m in catalog.models.values()
                 if (m.provider, way_out(settings.providers, provider, m.proxy)) == (provider, proxy)]  # fmt: skip
         found += await _provider(provider, proxy, settings.providers, key.get_secret_value(), used, clock)
     return found

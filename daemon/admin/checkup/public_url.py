@@ -16,14 +16,14 @@ from daemon.admin.checkup.finding import Finding, error, info, ok, warning
 from daemon.admin.signed_call import signature
 from daemon.config import Settings
 from daemon.ports import Clock
-from daemon.services import ServiceBook
+from daemon.services import ServiceCatalog
 
 ASK_S: Final = 10.0
 SLOW_S: Final = 1.0
 PATH: Final = "/api/worker/check"
 
 
-async def check(settings: Settings, book: ServiceBook, clock: Clock) -> list[Finding]:
+async def check(settings: Settings, catalog: ServiceCatalog, clock: Clock) -> list[Finding]:
     """What a call of QStash would meet."""
     base, keys = settings.relay.base_url, settings.qstash.current_keys
     if base is None:
@@ -32,7 +32,7 @@ async def check(settings: Settings, book: ServiceBook, clock: Clock) -> list[Fin
     if not keys:
         cure = "set QSTASH_CURRENT_SIGNING_KEY for this command, too"
         return [*found, info("relay.signed", "no signing key here: a signed call was not tried", cure)]
-    url, body = f"{base}{PATH}", _message(book)
+    url, body = f"{base}{PATH}", _message(catalog)
     token = signature(keys[0].get_secret_value(), url, body, clock.time())
     began = clock.monotonic()
     try:
@@ -57,8 +57,8 @@ async def _ask(session: aiohttp.ClientSession, url: str, body: bytes, headers: d
             return answer.status, None
 
 
-def _message(book: ServiceBook) -> bytes:
-    queue, service = next(iter(book.queues)), next(iter(book.services))
+def _message(catalog: ServiceCatalog) -> bytes:
+    queue, service = next(iter(catalog.queues)), next(iter(catalog.services))
     return msgspec.json.encode(
         {
             "v": 1,

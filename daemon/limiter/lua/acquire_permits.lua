@@ -2,12 +2,12 @@
 -- says why.
 -- KEYS: notified, waits, shared[permits, waiters]…, candidates[permits, waiters, probe, probe_waiters, closed,
 --   breaker, slowdown, requests, tokens, paid_turns, free_turns]…
--- ARGV: token, waiter, since_ms, lease_ms, goes_first, reservation_ms, wait_ttl_ms, wake_max, turn_grace_ms,
+-- ARGV: token, waiter, since_ms, lease_ms, has_priority, reservation_ms, wait_ttl_ms, wake_max, turn_grace_ms,
 --   turn_early_ms, paid_ahead_ms, free_burst, probe_wait_ms, shared_count, shared_limits…, rates[limit, request_ms,
 --   request_burst_ms, token_ms, token_burst_ms, tokens]…
 --   shared: limiters that every candidate needs: of the user, of the queue
 --   since_ms: the age of the waiter, which is its rank
---   goes_first: 1 it may use the last of a rate
+--   has_priority: 1 it may use the last of a rate
 --   turn_grace_ms, turn_early_ms: a turn at a rate is given up when it was not taken for so long, and may be taken so
 --     early
 --   paid_ahead_ms: the free give way to the paid whose turn comes within it
@@ -21,7 +21,7 @@
 -- Repeatable: a repeated call finds what the first one took. Every write comes after every decision, and the first
 --   one is a ZADD wherever something grows: a full Redis refuses all of it.
 local notified, waits = unpack(KEYS, 1, 2)
-local token, waiter, since_ms, lease_ms, goes_first, reservation_ms, wait_ttl_ms, wake_max, turn_grace_ms,
+local token, waiter, since_ms, lease_ms, has_priority, reservation_ms, wait_ttl_ms, wake_max, turn_grace_ms,
   turn_early_ms, paid_ahead_ms, free_burst, probe_wait_ms, shared_count = unpack(ARGV, 1, 14)
 local shared, candidates_at = take_records(KEYS, 3, {'permits', 'waiters'}, shared_count)
 local candidates = take_records(KEYS, candidates_at, {'permits', 'waiters', 'probe', 'probe_waiters', 'closed',
@@ -30,7 +30,7 @@ local shared_limits, rates_at = take(ARGV, 15, shared_count)
 local rates = take_records(ARGV, rates_at, {'limit', 'request_ms', 'request_burst_ms', 'token_ms', 'token_burst_ms',
   'tokens'})
 
-local pays, ours = goes_first == '1', '~' .. waiter
+local pays, ours = has_priority == '1', '~' .. waiter
 reservation_ms, wait_ttl_ms, wake_max = tonumber(reservation_ms), tonumber(wait_ttl_ms), tonumber(wake_max)
 local oldest_turn = now - turn_grace_ms
 
@@ -162,11 +162,11 @@ end
 local soonest
 local function note(refusal) if not soonest or refusal.ms < soonest.ms then soonest = refusal end end
 for number, model in ipairs(models) do
-  local closed_ms = redis.call('PTTL', model.keys.closed)
+  local cooldown_ms = redis.call('PTTL', model.keys.closed)
   local open_until = tonumber(redis.call('HGET', model.keys.breaker, 'open_at') or 0)
   local probing = open_until > 0
-  if closed_ms > 0 then
-    note({reason = 'RATE_LIMITED', ms = closed_ms})
+  if cooldown_ms > 0 then
+    note({reason = 'RATE_LIMITED', ms = cooldown_ms})
   elseif open_until > now then
     note({reason = 'BREAKER_OPEN', ms = open_until - now})
   elseif probing and not has_room(model.probe) then

@@ -1,12 +1,12 @@
 -- Releases permits, hands them to the oldest waiters, and notes what the call reports of its model.
 -- KEYS: notified, limiters[permits, waiters]…, model[closed, breaker, slowdown, requests, tokens, probe,
 --   probe_waiters]?
--- ARGV: token, reservation_ms, wake_max, limiters_count, limits…, report[outcome, closed_ms, closed_reason,
+-- ARGV: token, reservation_ms, wake_max, limiters_count, limits…, report[outcome, cooldown_ms, cooldown_reason,
 --   request_ms, token_ms, tokens_reserved, tokens_used, failures_max, window_ms, open_ms, open_max_ms, slow_down,
 --   own_limiter, requests_sent, lower_factor, lower_every_ms, slowdown_ttl_ms]?
 --   model, report: both or none: without a report nothing is learned of the model
 --   outcome: ok, failed, closed, none (says nothing of the model) or unused (no call was made)
---   closed_ms, closed_reason: the model is closed for so long, and why
+--   cooldown_ms, cooldown_reason: the model is closed for so long, and why
 --   request_ms, token_ms: ms each at the model's rates (0: no limit)
 --   tokens_reserved, tokens_used: when the permit was acquired, and in truth (-1: unknown)
 --   requests_sent: one of them was reserved
@@ -24,12 +24,12 @@ local limiters, model_at = take_records(KEYS, 2, {'permits', 'waiters'}, limiter
 local model = take_records(KEYS, model_at, {'closed', 'breaker', 'slowdown', 'requests', 'tokens', 'probe',
   'probe_waiters'})[1]
 local limits, report_at = take(ARGV, 5, limiters_count)
-local report = take_records(ARGV, report_at, {'outcome', 'closed_ms', 'closed_reason', 'request_ms', 'token_ms',
+local report = take_records(ARGV, report_at, {'outcome', 'cooldown_ms', 'cooldown_reason', 'request_ms', 'token_ms',
   'tokens_reserved', 'tokens_used', 'failures_max', 'window_ms', 'open_ms', 'open_max_ms', 'slow_down', 'own_limiter',
   'requests_sent', 'lower_factor', 'lower_every_ms', 'slowdown_ttl_ms'})[1] or {}
 
 reservation_ms, wake_max = tonumber(reservation_ms), tonumber(wake_max)
-local outcome, reason = report.outcome, report.closed_reason
+local outcome, reason = report.outcome, report.cooldown_reason
 for name, value in pairs(report) do report[name] = tonumber(value) or value end
 local released, opened, own = 0, 0, nil
 
@@ -55,8 +55,8 @@ local function correct_rates()
 end
 
 local function close_model()
-  if outcome == 'closed' and report.closed_ms > 0 and redis.call('PTTL', model.closed) < report.closed_ms then
-    redis.call('SET', model.closed, reason, 'PX', report.closed_ms)
+  if outcome == 'closed' and report.cooldown_ms > 0 and redis.call('PTTL', model.closed) < report.cooldown_ms then
+    redis.call('SET', model.closed, reason, 'PX', report.cooldown_ms)
   end
 end
 

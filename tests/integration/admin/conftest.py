@@ -16,9 +16,9 @@ from daemon.domain.events import Channel, Stage, Usage, done, error, started, to
 from daemon.domain.messages import TaskIdentity, TaskMessage, content_sha256
 from daemon.domain.states import State
 from daemon.events.log import Events
-from daemon.ports import Claimed, Delivery, Ending, ResultDraft
+from daemon.ports import Claimed, Delivery, ResultDraft, Transition
 from daemon.queues.admission import Accepted, Admission
-from daemon.queues.streams import Work
+from daemon.queues.streams import WorkStreams
 from daemon.store.tasks import PostgresLedger
 
 LEASE_MS = 20_000
@@ -45,7 +45,7 @@ class System:
         self.consumer = "host-1-abcd"
         self.admission = Admission(at.scripts, at.settings.queues, at.clock)
         self.events = Events(at.scripts, at.settings.events, at.clock)
-        self.work = Work(at.scripts, at.settings.queues, self.consumer)
+        self.work = WorkStreams(at.scripts, at.settings.queues, self.consumer)
         self.ledger = PostgresLedger(at.pool)
 
     async def accept(self, task_id: str, queue: str = "q_paid_stream", user: str = "u1") -> None:
@@ -61,7 +61,7 @@ class System:
     async def read(self, queue: str = "q_paid_stream", count: int = 1) -> list[Delivery]:
         """As a living consumer does."""
         await self.work.make_groups([queue])
-        await self.work.live(self.at.scripts, [queue], LEASE_MS)
+        await self.work.register(self.at.scripts, [queue], LEASE_MS)
         return await self.work.fetch(queue, count)
 
     async def start(self, task_id: str, queue: str = "q_paid_stream") -> tuple[Delivery, Claimed]:
@@ -82,14 +82,14 @@ class System:
         assert delivery.entry is not None
         now_ms = round(self.at.clock.time() * 1000)
         entry = msgspec.structs.replace(delivery.entry, parked=reason, parked_at=now_ms)
-        await self.at.scripts.run([self.work.park_call(replace(delivery, entry=entry), entry, due_in_ms)])
+        await self.at.scripts.run([self.work.snooze_call(replace(delivery, entry=entry), entry, due_in_ms)])
 
     async def finish(self, task_id: str) -> None:
         """Done, with an answer, its event and its ack."""
         delivery, claimed = await self.start(task_id)
         answer = "canary-answer"
         draft = ResultDraft(answer, None, content_sha256(answer), "deepseek-pro", Usage(7, 0, 3, 0, 0.01), None)
-        stored = await self.ledger.finish(task_id, claimed.attempt, self.consumer, draft)
+        stored = await self.ledger.finish(task_id, claimed.attempt, draft)
         event = done(
             stored.id, usage=draft.usage, model_id=draft.model_id, content_sha256=draft.content_sha256, result=answer
         )
@@ -102,8 +102,8 @@ class System:
     async def fail(self, task_id: str) -> None:
         """Ended badly, with a dead letter."""
         delivery, claimed = await self.start(task_id)
-        ending = Ending(State.FAILED, Code.LLM_ERROR, "failed", count_failure=True)
-        assert await self.ledger.leave(task_id, claimed.attempt, self.consumer, ending)
+        ending = Transition(State.FAILED, Code.LLM_ERROR, "failed", count_failure=True)
+        assert await self.ledger.transition(task_id, claimed.attempt, ending)
         event = error(Stage.EXECUTE, Code.LLM_ERROR, "no", retryable=False)
         letter = self.work.dead_letter_call(
             delivery, code=Code.LLM_ERROR, reason="no", attempts=claimed.attempt, whole_task=True

@@ -59,8 +59,8 @@ def test_status_is_one_screen_for_people_and_one_document_for_programs() -> None
         await system.finish("t1")
         await system.fail("t2")
         await system.accept("t3")
-        await system.hold(keys.guard_model("gpt", "free"), "x:1")
-        await system.at.redis.set(keys.model_keys("gpt").closed, "QUOTA\x1b[2J", px=60_000)
+        await system.hold(keys.model_permits("gpt", "free"), "x:1")
+        await system.at.redis.set(keys.model_keys("gpt").cooldown, "QUOTA\x1b[2J", px=60_000)
         await system.at.redis.hset(keys.queue_keys("q_free_batch").control, mapping={"paused": "1", "why": "a\rb"})
 
     do(busy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,7 +46,7 @@ async def test_a_sound_system_has_no_error(settings: Settings) -> None:
 
 async def test_a_full_redis_policy_is_found(redis_server: EmbeddedRedis, settings: Settings) -> None:
     """1 and 2: a policy that evicts, no persistence."""
-    settings = replace(settings, redis=RedisSettings(url=SecretStr(redis_server.url)))
+    settings = settings.model_copy(update={"redis": RedisSettings(url=SecretStr(redis_server.url))})
     async with Connections(settings) as at:
         await at.redis.config_set("maxmemory-policy", "allkeys-lru")
         await at.redis.config_set("appendonly", "no")
@@ -69,16 +68,20 @@ async def test_another_environment_is_found(settings: Settings) -> None:
 
 async def test_servers_that_are_away_are_found_apart(settings: Settings) -> None:
     """5 and 6: a wrong port here does not hide what is there."""
-    no_redis = replace(settings, redis=RedisSettings(url=SecretStr("redis://127.0.0.1:1/0")))
+    no_redis = settings.model_copy(update={"redis": RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))})
     seen = await found(no_redis)
     assert seen["redis.reach"].level == "error"
     assert seen["postgres.schema"].level == "ok"
-    no_postgres = replace(settings, postgres=PostgresSettings(url=SecretStr("postgresql://x@127.0.0.1:1/x")))
+    no_postgres = settings.model_copy(
+        update={"postgres": PostgresSettings(url=SecretStr("postgresql://x@127.0.0.1:1/x"))}
+    )
     seen = await found(no_postgres)
     assert seen["postgres.reach"].level == "error"
     assert "DATABASE_URL" in seen["postgres.reach"].cure
     assert seen["redis.policy"].level == "ok"
-    assert (await found(replace(settings, postgres=PostgresSettings())))["postgres.reach"].level == "warning"
+    assert (await found(settings.model_copy(update={"postgres": PostgresSettings()})))[
+        "postgres.reach"
+    ].level == "warning"
 
 
 async def test_a_schema_that_was_never_migrated_is_found(settings: Settings, postgres_url: str) -> None:
@@ -104,7 +107,7 @@ template = "letter@3"
 models = { paid = ["m"] }
 output = "text"
 """)
-    settings = replace(settings, runtime=replace(settings.runtime, services_file=str(file)))
+    settings = settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"services_file": str(file)})})
     async with Connections(settings) as at:
         await at.pool.fetch("INSERT INTO qstreamd.prompt_templates (name, version, prompt) VALUES ('letter', 1, 'x')")
     missing = (await found(settings))["postgres.templates"]
@@ -125,7 +128,7 @@ async def test_a_queue_that_nobody_reads_is_found(settings: Settings) -> None:
 async def test_the_same_signing_key_twice_is_found(settings: Settings) -> None:
     """10: as copied in a hurry."""
     twice = QstashSettings(current_keys=(SecretStr("sig_a"),), next_keys=(SecretStr("sig_a"),))
-    seen = await found(replace(settings, qstash=twice))
+    seen = await found(settings.model_copy(update={"qstash": twice}))
     assert seen["config.keys"].level == "warning"
 
 
@@ -157,7 +160,7 @@ async def relay(settings: Settings) -> AsyncIterator[tuple[str, Settings]]:
         async with TestServer(made.app()) as server:
             base = str(server.make_url("")).rstrip("/")
             made.settings = RelaySettings(base_url=base)
-            yield base, replace(settings, relay=RelaySettings(base_url=base), qstash=KEYS)
+            yield base, settings.model_copy(update={"relay": RelaySettings(base_url=base), "qstash": KEYS})
 
 
 async def test_a_relay_that_answers_is_fine(relay: tuple[str, Settings]) -> None:
@@ -173,10 +176,10 @@ async def test_a_wrong_key_is_found(relay: tuple[str, Settings]) -> None:
     """12: the relay has another one."""
     _, settings = relay
     wrong = QstashSettings(current_keys=(SecretStr("sig_other"),))
-    seen = await found(replace(settings, qstash=wrong))
+    seen = await found(settings.model_copy(update={"qstash": wrong}))
     assert seen["relay.signed"].level == "error"
     assert "SIGNING_KEY" in seen["relay.signed"].cure
-    assert (await found(replace(settings, qstash=QstashSettings())))["relay.signed"].level == "info"
+    assert (await found(settings.model_copy(update={"qstash": QstashSettings()})))["relay.signed"].level == "info"
 
 
 async def test_a_wrong_address_is_found(settings: Settings) -> None:
@@ -194,7 +197,7 @@ async def test_a_wrong_address_is_found(settings: Settings) -> None:
             ("http://127.0.0.1:1", "start the relay"),
             ("http://no-such-host.invalid", "DNS"),
         ):
-            seen = await found(replace(settings, relay=RelaySettings(base_url=base), qstash=KEYS))
+            seen = await found(settings.model_copy(update={"relay": RelaySettings(base_url=base), "qstash": KEYS}))
             assert seen["relay.signed"].level == "error"
             assert words in seen["relay.signed"].cure
 
@@ -220,7 +223,7 @@ async def test_providers_are_asked_only_when_wanted_and_never_for_an_answer(sett
             openai_api_key=SecretStr("sk-bad"), openai_base_url=url, gemini_api_key=SecretStr("g"), gemini_base_url=url,
             deepseek_api_key=SecretStr("d"), deepseek_base_url="http://127.0.0.1:1",
         )  # fmt: skip
-        settings = replace(settings, providers=providers)
+        settings = settings.model_copy(update={"providers": providers})
         assert "provider.openai" not in await found(settings)
         assert not asked
         seen = await found(settings, providers=True)
@@ -232,9 +235,9 @@ async def test_providers_are_asked_only_when_wanted_and_never_for_an_answer(sett
 
 async def test_a_bad_services_file_stops_the_examination(settings: Settings, tmp_path: Path) -> None:
     """Its mistakes are among the findings of the configuration."""
-    runtime = replace(settings.runtime, services_file=str(tmp_path / "none.toml"))
+    runtime = settings.runtime.model_copy(update={"services_file": str(tmp_path / "none.toml")})
     with pytest.raises(ConfigError):
-        await examine(replace(settings, runtime=runtime), providers=False)
+        await examine(settings.model_copy(update={"runtime": runtime}), providers=False)
 
 
 async def test_a_managed_server_that_forbids_questions_is_taken_as_it_is(
@@ -242,7 +245,7 @@ async def test_a_managed_server_that_forbids_questions_is_taken_as_it_is(
 ) -> None:
     """No CONFIG, or no INFO either: said, not guessed."""
     url = urlsplit(redis_server.url)
-    async with Connections(replace(settings, redis=RedisSettings(url=SecretStr(redis_server.url)))) as at:
+    async with Connections(settings.model_copy(update={"redis": RedisSettings(url=SecretStr(redis_server.url))})) as at:
         for user, commands in (("a", ["-config"]), ("b", ["-config", "-info"])):
             await at.redis.acl_setuser(
                 user, enabled=True, passwords=["+secret-secret"], keys=["*"], channels=["*"], categories=["+@all"],
@@ -250,6 +253,6 @@ async def test_a_managed_server_that_forbids_questions_is_taken_as_it_is(
             )  # fmt: skip
     for user, check, level in (("a", "redis.persistence", "ok"), ("b", "redis.info", "info")):
         theirs = SecretStr(f"redis://{user}:secret-secret@{url.hostname}:{url.port}/0")
-        seen = await found(replace(settings, redis=RedisSettings(url=theirs)))
+        seen = await found(settings.model_copy(update={"redis": RedisSettings(url=theirs)}))
         assert seen[check].level == level
         assert seen["redis.distance"].level == "ok"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from daemon.domain.events import CURRENT_ATTEMPT, Event
 from daemon.domain.messages import ImageRef, TaskMessage, identity_of
 from daemon.domain.model_io import Picture
 from daemon.domain.states import State
-from daemon.ports import Ending
+from daemon.ports import Transition
 from daemon.queues.admission import Accepted, Admission
 from daemon.redis_client import keys
 from tests.integration.admin.conftest import System
@@ -64,9 +63,7 @@ async def test_a_waiting_task_is_cancelled_where_it_lies(settings: Settings, at:
 async def test_a_delayed_task_is_cancelled_too(settings: Settings, at: Connections, system: System) -> None:
     """Its row says `retrying`; it leaves :retry."""
     delivery, claimed = await system.start("t1")
-    assert await system.ledger.leave(
-        "t1", claimed.attempt, system.consumer, Ending(State.RETRYING, Code.LLM_ERROR, "failed")
-    )
+    assert await system.ledger.transition("t1", claimed.attempt, Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
     await system.park(delivery, "", 60_000)
     assert (await cancel(settings, "t1", "")).text == "cancelled while it waited"
     assert await at.redis.zcard(keys.queue_keys(QUEUE).retry) == 0
@@ -81,8 +78,8 @@ async def test_a_running_task_is_stopped_by_its_daemon(
 
     async def daemon() -> None:
         await wait_until(lambda: at.redis.exists(keys.CANCELS), description="a notice")
-        ending = Ending(State.CANCELLED, Code.CANCELLED, "cancelled")
-        assert await system.ledger.leave("t1", claimed.attempt, system.consumer, ending)
+        ending = Transition(State.CANCELLED, Code.CANCELLED, "cancelled")
+        assert await system.ledger.transition("t1", claimed.attempt, ending)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(daemon())
@@ -159,7 +156,7 @@ async def test_a_promise_is_taken_back(settings: Settings, at: Connections, syst
     names = keys.queue_keys(QUEUE)
     await at.redis.zadd(names.waiting, {"t1": round(at.clock.time() * 1000)})
     await at.redis.set(names.counter, 1)
-    await at.redis.set(keys.promise(QUEUE, "t1"), "sha", px=60_000)
+    await at.redis.set(keys.reservation(QUEUE, "t1"), "sha", px=60_000)
     assert (await cancel(settings, "t1", "")).text == "cancelled before it started"
     assert await at.redis.get(names.counter) == b"0"
     assert await ends(system, "t1") == ["CANCELLED"]
@@ -174,7 +171,7 @@ async def test_a_cancelled_tasks_images_go_with_it(
     settings: Settings, at: Connections, system: System, tmp_path: Path
 ) -> None:
     """Those on this host's disk; the sweep takes what lies on another's."""
-    settings = replace(settings, blobs=replace(settings.blobs, dir=str(tmp_path)))
+    settings = settings.model_copy(update={"blobs": settings.blobs.model_copy(update={"dir": str(tmp_path)})})
     disk = DiskBlobs(settings.blobs, at.clock)
     disk.make()
     task = TaskMessage(

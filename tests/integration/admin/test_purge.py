@@ -20,7 +20,7 @@ from daemon.domain.messages import ImageRef, TaskMessage, WorkEntry
 from daemon.domain.model_io import Picture
 from daemon.events.log import Events
 from daemon.queues.admission import Accepted, Admission
-from daemon.queues.backlog import Backlog, Waiting
+from daemon.queues.backlog import Backlog, BacklogEntry
 from daemon.redis_client import keys
 from daemon.redis_client.connection import nodes_of
 from daemon.store.tasks import PostgresLedger
@@ -48,7 +48,7 @@ async def parked(system: System, names: Sequence[str]) -> None:
     for delivery in await system.read(count=len(names)):
         assert delivery.entry is not None
         entry = msgspec.structs.replace(delivery.entry, parked="GUARD_USER", parked_at=1)
-        calls.append(system.work.park_call(replace(delivery, entry=entry), entry, 600_000))
+        calls.append(system.work.snooze_call(replace(delivery, entry=entry), entry, 600_000))
     await system.at.scripts.run(calls)
 
 
@@ -156,7 +156,7 @@ async def test_one_task_s_trouble_is_its_own(at: Connections, system: System, or
 
 async def test_images_go_with_their_tasks(settings: Settings, tmp_path: Path) -> None:
     """Those in Redis and those on this host's disk."""
-    settings = replace(settings, blobs=BlobSettings(dir=str(tmp_path)))
+    settings = settings.model_copy(update={"blobs": BlobSettings(dir=str(tmp_path))})
     async with Connections(settings) as at:
         disk = DiskBlobs(settings.blobs, at.clock)
         disk.make()
@@ -182,6 +182,6 @@ def test_large_messages_go_in_statements_of_their_own() -> None:
         message=TaskMessage(task_id="t", queue_id=QUEUE, service_id="s", user_id="u"), sha256="", accepted_at=0
     )
     sizes = [1, BATCH_BYTES_MAX, 2, 3, BATCH_BYTES_MAX - 5]
-    found = [[w.size for w in batch] for batch in batches([Waiting(entry, "", "", size) for size in sizes])]
+    found = [[w.size for w in batch] for batch in batches([BacklogEntry(entry, "", "", size) for size in sizes])]
     assert found == [[1], [BATCH_BYTES_MAX], [2, 3, BATCH_BYTES_MAX - 5]]
     assert list(batches([])) == []

@@ -8,7 +8,7 @@ import pytest
 
 from daemon.domain.errors import Code
 from daemon.domain.states import State
-from daemon.ports import Ending
+from daemon.ports import Transition
 from tests.integration.admin.conftest import System
 from tests.integration.admin.test_commands import call, do, environment
 
@@ -22,8 +22,8 @@ async def week(system: System) -> None:
     await system.fail("c")
     for task in ("d", "e"):
         delivery, claimed = await system.start(task)
-        ending = Ending(State.RETRYING, Code.LLM_TIMEOUT, "failed", count_failure=True)
-        assert await system.ledger.leave(task, claimed.attempt, system.consumer, ending)
+        ending = Transition(State.RETRYING, Code.LLM_TIMEOUT, "failed", count_failure=True)
+        assert await system.ledger.transition(task, claimed.attempt, ending)
         await system.at.scripts.run([system.work.ack_call(delivery, whole_task=False)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ async def test_sizes_are_those_of_the_streams(at: Connections, system: System) -
         await system.accept(f"t{n}")
     first, second = await system.read(count=2)
     await system.park(second, "GUARD_USER", 60_000)
-    await system.hold(keys.guard_model("deepseek-pro", "paid"), f"{first.id}:x", "t9:y")
+    await system.hold(keys.model_permits("deepseek-pro", "paid"), f"{first.id}:x", "t9:y")
     found = await read_overview(at)
     q = queue(found)
     assert (q.waiting, q.running, q.delayed, q.dead, q.consumers, q.slots) == (2, 1, 1, 0, 1, 20)
@@ -69,13 +68,13 @@ async def test_waiting_is_right_where_xinfo_s_lag_is_nil(at: Connections, system
 
 async def test_the_control_hash_wins_over_settings(settings: Settings) -> None:
     """And settings over the services file."""
-    tuned = replace(settings, queues=QueueSettings(parallelism_paid_stream=7, max_paid_stream=50))
+    tuned = settings.model_copy(update={"queues": QueueSettings(parallelism_paid_stream=7, max_paid_stream=50)})
     async with Connections(tuned) as at:
         q = queue(await read_overview(at))
         assert (q.max_size, q.paused) == (50, False)
         control: dict[Any, Any] = {"paused": "1", "why": "deploy", "maxSize": "9", "parallelism": "nonsense"}
         await at.redis.hset(keys.queue_keys(QUEUE).control, mapping=control)
-        await System(at).work.live(at.scripts, [QUEUE], LEASE_MS)
+        await System(at).work.register(at.scripts, [QUEUE], LEASE_MS)
         q = queue(await read_overview(at))
         assert (q.max_size, q.paused, q.paused_why, q.slots) == (9, True, "deploy", 7)
         await at.redis.hset(keys.queue_keys(QUEUE).control, "globalParallelism", "3")
@@ -98,7 +97,7 @@ async def test_without_postgres_the_rest_is_told(settings: Settings) -> None:
     """And why the rest is missing."""
     dead = SecretStr("postgresql://nobody@127.0.0.1:1/none")
     for postgres, why in ((PostgresSettings(), "is not set"), (PostgresSettings(url=dead), "can't be reached")):
-        async with Connections(replace(settings, postgres=postgres)) as at:
+        async with Connections(settings.model_copy(update={"postgres": postgres})) as at:
             found = await read_overview(at)
             assert found.recent is None
             assert why in found.notes[0]
@@ -108,7 +107,7 @@ async def test_without_postgres_the_rest_is_told(settings: Settings) -> None:
 
 async def test_a_redis_that_is_away_is_said_at_once(settings: Settings) -> None:
     """Exit 75 at the command line."""
-    away = replace(settings, redis=RedisSettings(url=SecretStr("redis://127.0.0.1:1/0")))
+    away = settings.model_copy(update={"redis": RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))})
     with pytest.raises(RedisAway):
         async with Connections(away):
             pass  # pragma: no cover

@@ -8,7 +8,7 @@ from daemon.admin.task_facts import TaskFacts, gather
 from daemon.domain.errors import Code
 from daemon.domain.events import Reason, Stage, progress
 from daemon.domain.states import State
-from daemon.ports import Ending
+from daemon.ports import Transition
 from daemon.redis_client import keys
 from tests.integration.admin.conftest import System
 
@@ -30,8 +30,8 @@ async def test_a_task_is_followed_through_its_life(at: Connections, system: Syst
     [delivery] = await system.read()
     assert (await explained(at, "t1"))[1].code == "STARTING"
     await system.park(delivery, "GUARD_USER", 30_000)
-    await system.hold(keys.guard_user("u1"), "a:1", "b:2", "c:3")
-    await at.redis.zadd(keys.guard_wait(keys.guard_user("u1")), {f"{QUEUE}/t0": 1, f"{QUEUE}/t1": 2})
+    await system.hold(keys.user_permits("u1"), "a:1", "b:2", "c:3")
+    await at.redis.zadd(keys.waiters_of(keys.user_permits("u1")), {f"{QUEUE}/t0": 1, f"{QUEUE}/t1": 2})
     facts, found = await explained(at, "t1")
     assert found.code == "GUARD_USER"
     assert "(3 of 3 in use; 1 wait before it)" in found.en
@@ -57,10 +57,10 @@ async def test_a_running_task_names_its_owner_and_its_waits(at: Connections, sys
 async def test_a_closed_model_is_told_with_its_time(at: Connections, system: System) -> None:
     """As the provider's Retry-After closed it for all."""
     delivery, claimed = await system.start("t1")
-    ending = Ending(State.QUEUED, Code.RATE_LIMITED, "deferred", model_id="deepseek-pro")
-    assert await system.ledger.leave("t1", claimed.attempt, system.consumer, ending)
+    ending = Transition(State.QUEUED, Code.RATE_LIMITED, "deferred", model_id="deepseek-pro")
+    assert await system.ledger.transition("t1", claimed.attempt, ending)
     await system.park(delivery, "RATE_LIMITED", 9_000)
-    await at.redis.set(keys.model_keys("deepseek-pro").closed, "RATE_LIMITED", px=8000)
+    await at.redis.set(keys.model_keys("deepseek-pro").cooldown, "RATE_LIMITED", px=8000)
     _, found = await explained(at, "t1")
     assert found.code == "RATE_LIMITED"
     assert "unavailable for" in found.en

@@ -51,7 +51,7 @@ async def test_a_reference_names_an_image_and_nothing_else(side: Side, reference
 
 async def test_what_was_accepted_is_known_by_its_mark(side: Side) -> None:
     """The sweep keeps images of tasks that were accepted; one flush for all of them."""
-    await side.client.set(keys.seen(QUEUE, "t1"), "1-1:sha", ex=60)
+    await side.client.set(keys.dedup(QUEUE, "t1"), "1-1:sha", ex=60)
     blobs = RedisBlobs(side.client, judge)
     assert await blobs.accepted([(QUEUE, "t1"), (QUEUE, "t2")]) == {(QUEUE, "t1")}
     assert await blobs.accepted([]) == set()

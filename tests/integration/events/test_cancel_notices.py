@@ -14,7 +14,7 @@ from daemon.domain.errors import TaskError
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.events.cancel_notices import Cancels, Notices
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Delivery
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
@@ -49,7 +49,7 @@ async def test_an_entry_is_found_wherever_it_lies(cancels: Cancels, client: Any)
     assert await cancels.find(QUEUE, "t1") is None
     raw = msgspec.json.encode(entry())
     at = await client.xadd(NAMES.tasks, {"task": raw})
-    await client.set(keys.seen(QUEUE, "t1"), at + b":" + b"a" * 64)
+    await client.set(keys.dedup(QUEUE, "t1"), at + b":" + b"a" * 64)
     found = (entry(), f"tasks/{at.decode()}")
     assert await cancels.find(QUEUE, "t1") == found
     await client.xdel(NAMES.tasks, at)
@@ -83,7 +83,7 @@ async def test_a_mark_lives_with_the_events_and_not_after_the_end(cancels: Cance
 async def test_a_task_is_taken_out_once(cancels: Cancels, client: Any) -> None:
     """Place and blobs go with it; a counter that would fall below zero stays there."""
     at = await client.xadd(NAMES.tasks, {"task": "x"})
-    await client.set(keys.seen(QUEUE, "t1"), at + b":" + b"a" * 64)
+    await client.set(keys.dedup(QUEUE, "t1"), at + b":" + b"a" * 64)
     await client.zadd(NAMES.waiting, {"t1": 1})
     await client.set(keys.blob(QUEUE, "t1", 0), "picture")
     assert [await cancels.withdraw(QUEUE, "t1") for _ in range(2)] == [True, False]
@@ -100,8 +100,8 @@ class Listening:
         )
         self.listener = CancelListener(Notices(settings), self.leases, Metrics())
 
-    def run(self, task_id: str) -> Hold:
-        hold = Hold(Delivery(QUEUE, "tasks", f"{task_id}-1", entry(task_id)))
+    def run(self, task_id: str) -> InFlight:
+        hold = InFlight(Delivery(QUEUE, "tasks", f"{task_id}-1", entry(task_id)))
         self.leases.add(hold)
         return hold
 

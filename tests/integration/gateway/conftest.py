@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -104,4 +103,4 @@ async def rig(settings: Settings) -> AsyncIterator[Rig]:
 @pytest.fixture
 def open_rig(settings: Settings) -> Open:
     """Makes gateways with other settings; each is an async context manager."""
-    return lambda **more: running(replace(settings, gateway=replace(settings.gateway, **more)))
+    return lambda **more: running(settings.model_copy(update={"gateway": settings.gateway.model_copy(update=more)}))

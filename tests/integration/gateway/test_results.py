@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from daemon.domain.events import Stage, Usage
 from daemon.domain.messages import TaskMessage, WorkEntry, identity_of
 from daemon.domain.states import State
 from daemon.gateway import terminal_recovery
-from daemon.ports import Claimed, Delivery, Ending, ResultDraft
+from daemon.ports import Claimed, Delivery, ResultDraft, Transition
 from daemon.queues.admission import Accepted, Admission
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
@@ -52,9 +51,7 @@ async def claimed(ledger: PostgresLedger, task_id: str = "t1") -> int:
 async def finished(ledger: PostgresLedger, task_id: str = "t1") -> None:
     attempt = await claimed(ledger, task_id)
     usage = Usage(3, 0, 2, 0)
-    await ledger.finish(
-        task_id, attempt, "d1", ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None)
-    )
+    await ledger.finish(task_id, attempt, ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None))
 
 
 async def task(rig: Rig, task_id: str = "t1", *, key: bool = True) -> tuple[int, Any]:
@@ -85,7 +82,7 @@ async def test_a_task_that_only_redis_knows(rig: Rig) -> None:
 async def test_a_task_that_waits_says_why(rig: Rig, ledger: PostgresLedger) -> None:
     """Reason and time from where it is parked; a paused queue is the reason for all."""
     attempt = await claimed(ledger)
-    await ledger.leave("t1", attempt, "d1", Ending(State.RETRYING, Code.RATE_LIMITED, "deferred"))
+    await ledger.transition("t1", attempt, Transition(State.RETRYING, Code.RATE_LIMITED, "deferred"))
     names = keys.queue_keys("q_paid_stream")
     seconds, _ = await rig.redis.time()
     await rig.redis.zadd(names.retry, {"t1": (seconds + 30) * 1000})
@@ -110,7 +107,7 @@ async def test_a_finished_task(rig: Rig, ledger: PostgresLedger) -> None:
 
 async def test_a_failed_task(rig: Rig, ledger: PostgresLedger) -> None:
     attempt = await claimed(ledger)
-    await ledger.leave("t1", attempt, "d1", Ending(State.FAILED, Code.LLM_REFUSED, "failed"))
+    await ledger.transition("t1", attempt, Transition(State.FAILED, Code.LLM_REFUSED, "failed"))
     _, told = await task(rig)
     assert (told["state"], told["result"]) == ("failed", None)
     assert told["error"] == {"code": "LLM_REFUSED", "message": "The model declined to answer this."}
@@ -190,8 +187,8 @@ async def test_a_row_that_a_cancel_makes_has_the_tier_of_its_queue(
     shipped = (files("daemon") / "services_default/services.toml").read_text("utf-8")
     table = '\n[queues.{}]\ntier = "{}"\nmode = "batch"\n'
     services.write_text(shipped + table.format("q_long", "free"), "utf-8")
-    runtime = replace(settings.runtime, services_file=str(services))
-    async with running(replace(settings, runtime=runtime)) as rig:
+    runtime = settings.runtime.model_copy(update={"services_file": str(services)})
+    async with running(settings.model_copy(update={"runtime": runtime})) as rig:
         services.write_text(shipped + table.format("q_long", "free") + table.format("q_new", "paid"), "utf-8")
         rig.process.reload()
         door = Admission(Scripts(rig.redis), QueueSettings(), SystemClock())
@@ -215,7 +212,7 @@ async def test_a_parked_task_is_cancelled_where_it_lies(rig: Rig, ledger: Postgr
     assert await left(rig) == [0, 0, 0, 0, 0]
     attempt = await claimed(ledger, "t2")
     await rig.append("t2", [events.started("m1")])
-    await ledger.leave("t2", attempt, "d1", Ending(State.RETRYING, Code.LLM_TIMEOUT, "failed"))
+    await ledger.transition("t2", attempt, Transition(State.RETRYING, Code.LLM_TIMEOUT, "failed"))
     await rig.redis.zadd(CANCEL_QUEUE.retry, {"t2": 9e12})
     await rig.redis.hset(CANCEL_QUEUE.held, "t2", fields[b"task"])
     assert (await cancel(rig, "t2"))[1]["state"] == "cancelled"
@@ -226,12 +223,12 @@ async def test_a_parked_task_is_cancelled_where_it_lies(rig: Rig, ledger: Postgr
 async def test_a_promised_task_is_cancelled_before_it_comes(rig: Rig) -> None:
     """Its message is a duplicate when QStash delivers it."""
     await rig.append("t1", [], attempt=-1)
-    await rig.redis.set(keys.promise("q_paid_stream", "t1"), "b" * 64)
+    await rig.redis.set(keys.reservation("q_paid_stream", "t1"), "b" * 64)
     await rig.redis.zadd(CANCEL_QUEUE.waiting, {"t1": 1})
     await rig.redis.incr(CANCEL_QUEUE.counter)
     assert (await cancel(rig))[1]["state"] == "cancelled"
     assert await left(rig) == [0, 0, 0, 0, 0]
-    assert await rig.redis.get(keys.seen("q_paid_stream", "t1")) == b"0-0:" + b"b" * 64
+    assert await rig.redis.get(keys.dedup("q_paid_stream", "t1")) == b"0-0:" + b"b" * 64
     assert await codes(rig) == [None, "CANCELLED"]
 
 

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -41,8 +40,8 @@ async def submit(rig: Rig, *, key: str = KEY, raw: bytes | None = None, **fields
 async def published(settings: Settings, qstash: FakeQstash, relay: str, **more: Any) -> AsyncIterator[Rig]:
     """A gateway that publishes to `qstash`, which delivers to `relay`."""
     to = QstashSettings(url=qstash.url, token=SecretStr(qstash.token))
-    gateway = replace(settings.gateway, direct_submit=False, **more)
-    changed = replace(settings, qstash=to, relay=RelaySettings(base_url=relay), gateway=gateway)
+    gateway = settings.gateway.model_copy(update={"direct_submit": False, **more})
+    changed = settings.model_copy(update={"qstash": to, "relay": RelaySettings(base_url=relay), "gateway": gateway})
     async with running(changed) as rig:
         yield rig
 
@@ -104,7 +103,7 @@ async def test_through_qstash(settings: Settings, sink: tuple[str, list[bytes]])
         [delivery] = qstash.delivered
         assert delivery.url == f"{sink[0]}/api/worker/stream/resume-review"
         assert json.loads(sink[1][0]) == {**BODY, "v": 1, "queueId": answer["queueId"]}
-        assert await rig.redis.pttl(keys.promise("q_paid_stream", "t1")) > 800_000
+        assert await rig.redis.pttl(keys.reservation("q_paid_stream", "t1")) > 800_000
 
 
 async def test_the_same_call_again_is_the_same_task(rig: Rig) -> None:
@@ -142,7 +141,7 @@ async def test_a_full_queue(settings: Settings, sink: tuple[str, list[bytes]], *
         assert (status, answer["code"]) == (429, "QUEUE_FULL")
         assert answer["retryAfter"] >= 20
         assert (await counts(rig))[:2] == (2, 2)
-        assert not await rig.redis.exists(keys.events("t9"), keys.promise("q_paid_stream", "t9"))
+        assert not await rig.redis.exists(keys.events("t9"), keys.reservation("q_paid_stream", "t9"))
 
 
 async def test_auto_takes_the_paid_queue_while_it_has_room(rig: Rig) -> None:
@@ -159,7 +158,7 @@ async def test_auto_takes_the_paid_queue_while_it_has_room(rig: Rig) -> None:
 
 async def test_a_promise_that_nobody_keeps_expires(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
     """Whatever crashed in between: after its time the place is given back, by the sweep or to who needs it now."""
-    brief = replace(settings, queues=replace(settings.queues, promise_ttl_s=0.2))
+    brief = settings.model_copy(update={"queues": settings.queues.model_copy(update={"promise_ttl_s": 0.2})})
     async with FakeQstash(speed=0) as qstash, published(brief, qstash, sink[0]) as rig:
         await rig.redis.hset(PAID.control, "maxSize", 1)
         assert (await submit(rig, delay=None))[0] == 202
@@ -175,7 +174,7 @@ async def test_a_delayed_task_takes_its_place_at_delivery(settings: Settings, si
     async with FakeQstash(speed=0) as qstash, published(settings, qstash, sink[0]) as rig:
         status, answer = await submit(rig, delay=86400)
         assert (status, await counts(rig)) == (202, (0, 0, 0))
-        assert 86400_000 < await rig.redis.pttl(keys.promise("q_paid_stream", "t1")) < 90_000_000
+        assert 86400_000 < await rig.redis.pttl(keys.reservation("q_paid_stream", "t1")) < 90_000_000
         assert (await submit(rig, delay=86400, variables={"x": 1}))[0] == 422
         assert rig.tokens.task_of(answer["token"]) == "t1"
         await qstash.advance(86401)
@@ -191,13 +190,13 @@ async def test_without_qstash_nothing_can_be_delayed(rig: Rig) -> None:
 async def test_a_qstash_that_refuses_leaves_nothing(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
     """503 with the seconds to wait; the place is back and the id is free for another body."""
     async with FakeQstash() as qstash:
-        other = replace(settings, queues=settings.queues)
+        other = settings.model_copy(update={"queues": settings.queues})
         async with published(other, qstash, sink[0]) as rig:
             qstash.token = "rolled"  # from now on ours is wrong
             status, answer = await submit(rig)
             assert (status, answer["code"]) == (503, "WORKER_OVERLOADED")
             assert await counts(rig) == (0, 0, 0)
-            assert not await rig.redis.exists(keys.promise("q_paid_stream", "t1"))
+            assert not await rig.redis.exists(keys.reservation("q_paid_stream", "t1"))
 
 
 async def test_a_qstash_that_is_away_leaves_nothing(settings: Settings, sink: tuple[str, list[bytes]]) -> None:

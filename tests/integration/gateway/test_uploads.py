@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +43,7 @@ def door(settings: Settings, tmp_path: Path) -> Door:
     @asynccontextmanager
     async def opened(**more: Any) -> AsyncIterator[Rig]:
         given = {"dir": str(tmp_path / "blobs"), "disk_free_bytes_min": 0, **more}
-        async with running(replace(settings, blobs=BlobSettings(**given))) as rig:
+        async with running(settings.model_copy(update={"blobs": BlobSettings(**given)})) as rig:
             yield rig
 
     return opened

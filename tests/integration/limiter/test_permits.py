@@ -14,8 +14,16 @@ from redis.asyncio import Redis
 
 from daemon.config import GuardSettings, RedisSettings
 from daemon.domain.events import Reason
-from daemon.domain.permits import Ask, CallReport, Candidate, Entered, GuardPlace, MustWait, Shut
-from daemon.limiter.permits import RedisGuards
+from daemon.domain.permits import (
+    CallReport,
+    Candidate,
+    Granted,
+    NoModelAvailable,
+    Permit,
+    PermitRequest,
+    WaitForPermit,
+)
+from daemon.limiter.permits import RedisLimiter
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
@@ -31,15 +39,15 @@ NAMES = keys.queue_keys(QUEUE)
 
 
 def model(name: str = "m", limit: int = 1, tier: str = "paid", **rates: int) -> Candidate:
-    return Candidate(name, tier, GuardPlace(keys.guard_model(name, tier), limit), **rates)
+    return Candidate(name, tier, Permit(keys.model_permits(name, tier), limit), **rates)
 
 
 def ask(
     task_id: str, *candidates: Candidate, age: int = 0, first: bool = True, users: int = 100, user: str = "u"
-) -> Ask:
+) -> PermitRequest:
     """What task `task_id` asks; `age` is when it was accepted: the smaller, the older."""
-    user_place = GuardPlace(keys.guard_user(user), users)
-    return Ask(f"{task_id}:x", f"{QUEUE}/{task_id}", age, first, (user_place,), candidates or (model(),))
+    user_place = Permit(keys.user_permits(user), users)
+    return PermitRequest(f"{task_id}:x", f"{QUEUE}/{task_id}", age, first, (user_place,), candidates or (model(),))
 
 
 class Desk:
@@ -47,22 +55,22 @@ class Desk:
 
     def __init__(self, client: Redis) -> None:
         self.client = client
-        self.guards = RedisGuards(Scripts(client), SETTINGS)
-        self.inside: dict[str, tuple[Ask, Sequence[GuardPlace]]] = {}
+        self.limiter = RedisLimiter(Scripts(client), SETTINGS)
+        self.inside: dict[str, tuple[PermitRequest, Sequence[Permit]]] = {}
 
-    async def enter(self, asked: Ask) -> Entered | MustWait | Shut:
-        answer = await self.guards.enter(asked, LEASE_MS)
-        if isinstance(answer, Entered):
-            self.inside[asked.waiter] = asked, answer.places
+    async def enter(self, asked: PermitRequest) -> Granted | WaitForPermit | NoModelAvailable:
+        answer = await self.limiter.acquire(asked, LEASE_MS)
+        if isinstance(answer, Granted):
+            self.inside[asked.waiter] = asked, answer.permits
         return answer
 
-    async def enters(self, asked: Ask) -> bool:
-        return isinstance(await self.enter(asked), Entered)
+    async def enters(self, asked: PermitRequest) -> bool:
+        return isinstance(await self.enter(asked), Granted)
 
-    async def leave(self, asked: Ask, outcome: str = "ok", **told: object) -> None:
-        _, places = self.inside.pop(asked.waiter)
+    async def leave(self, asked: PermitRequest, outcome: str = "ok", **told: object) -> None:
+        _, permits = self.inside.pop(asked.waiter)
         report = replace(CallReport(asked.candidates[0]), outcome=outcome, **told)  # type: ignore[arg-type]
-        await self.guards.release(asked.member, places, report)
+        await self.limiter.release(asked.token, permits, report)
 
     async def park(self, task_id: str) -> None:
         """As the tail of a refused task does, without the entry."""
@@ -97,8 +105,8 @@ async def test_a_full_guard_names_itself_and_takes_nothing(desk: Desk) -> None:
     """All places or none: a task that waits for its user holds nothing of the model."""
     assert await desk.enters(ask("t1", users=1))
     answer = await desk.enter(ask("t2", model("other"), users=1))
-    assert answer == MustWait(GuardPlace(keys.guard_user("u"), 1), 0)
-    assert not await desk.client.exists(keys.guard_model("other", "paid"))
+    assert answer == WaitForPermit(Permit(keys.user_permits("u"), 1), 0)
+    assert not await desk.client.exists(keys.model_permits("other", "paid"))
 
 
 async def test_a_released_place_goes_to_the_oldest_and_nobody_overtakes_it(desk: Desk) -> None:
@@ -106,11 +114,11 @@ async def test_a_released_place_goes_to_the_oldest_and_nobody_overtakes_it(desk:
     holder = ask("t0")
     assert await desk.enters(holder)
     for task_id, age in (("young", 30), ("old", 10), ("middle", 20)):
-        assert isinstance(await desk.enter(ask(task_id, age=age)), MustWait)
+        assert isinstance(await desk.enter(ask(task_id, age=age)), WaitForPermit)
         await desk.park(task_id)
     await desk.leave(holder)
     assert await desk.woken() == ["old"]
-    assert isinstance(await desk.enter(ask("newcomer", age=5)), MustWait)
+    assert isinstance(await desk.enter(ask("newcomer", age=5)), WaitForPermit)
     assert await desk.enters(ask("old", age=10))
     await desk.leave(ask("old", age=10))
     assert await desk.woken() == ["old", "newcomer"] or await desk.woken() == ["old"]  # the newcomer was not parked
@@ -121,9 +129,9 @@ async def test_a_raised_limit_calls_as_many_as_fit(desk: Desk) -> None:
     holder = ask("t0")
     assert await desk.enters(holder)
     for n in range(4):
-        assert isinstance(await desk.enter(ask(f"w{n}", age=n + 1)), MustWait)
+        assert isinstance(await desk.enter(ask(f"w{n}", age=n + 1)), WaitForPermit)
         await desk.park(f"w{n}")
-    assert isinstance(await desk.enter(ask("w4", model(limit=3), age=5)), MustWait)
+    assert isinstance(await desk.enter(ask("w4", model(limit=3), age=5)), WaitForPermit)
     assert await desk.woken() == ["w0", "w1"]
 
 
@@ -133,9 +141,9 @@ async def test_a_task_that_was_called_before_it_was_parked_does_not_sleep(desk: 
     mine = (await side.work.fetch(QUEUE, 1))[0]
     holder = ask("t0")
     assert await desk.enters(holder)
-    assert isinstance(await desk.enter(ask("t1", age=1)), MustWait)
+    assert isinstance(await desk.enter(ask("t1", age=1)), WaitForPermit)
     await desk.leave(holder)
-    assert await side.tail.park(mine, 30_000, reason="GUARD_MODEL", wakeable=True)
+    assert await side.settlement.snooze(mine, 30_000, reason="GUARD_MODEL", wakeable=True)
     assert side.parked == [(QUEUE, 0.0)]
     assert (await side.work.promote(QUEUE, 10))[0] == 1
 
@@ -144,8 +152,8 @@ async def test_a_retry_keeps_its_backoff_whatever_was_called(desk: Desk, side: S
     """The mark is for those who wait to be called, not for a failed attempt."""
     await side.add("t1")
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    await desk.guards.wake([f"{QUEUE}/t1".encode()])
-    assert await side.tail.park(mine, 30_000, reason="RETRY_AT")
+    await desk.limiter.wake([f"{QUEUE}/t1".encode()])
+    assert await side.settlement.snooze(mine, 30_000, reason="RETRY_AT")
     assert side.parked == [(QUEUE, 30.0)]
 
 
@@ -160,7 +168,7 @@ async def test_who_is_called_and_does_not_come_costs_the_place_for_a_moment_only
     assert await desk.woken() == []
 
     async def swept() -> bool:
-        await desk.guards.sweep()
+        await desk.limiter.sweep()
         return await desk.woken() == ["w2"]
 
     await wait_until(swept, description="the next waiter to be called")
@@ -172,11 +180,11 @@ async def test_a_lost_call_is_made_again(desk: Desk) -> None:
     holder = ask("t0")
     assert await desk.enters(holder)
     await desk.enter(ask("w1", age=1))
-    await desk.guards._scripts.run([desk.guards.release_call(holder.member, desk.inside[holder.waiter][1])])
+    await desk.limiter._scripts.run([desk.limiter.release_call(holder.token, desk.inside[holder.waiter][1])])
     await desk.park("w1")
 
     async def swept() -> bool:
-        await desk.guards.sweep()
+        await desk.limiter.sweep()
         return await desk.woken() == ["w1"]
 
     await wait_until(swept, description="the lost call to be made again")
@@ -184,12 +192,12 @@ async def test_a_lost_call_is_made_again(desk: Desk) -> None:
 
 async def test_the_place_of_a_dead_holder_goes_to_the_oldest(desk: Desk) -> None:
     """A lease that runs out wakes somebody although nobody released anything."""
-    assert isinstance(await desk.guards.enter(ask("dead"), 100), Entered)
+    assert isinstance(await desk.limiter.acquire(ask("dead"), 100), Granted)
     await desk.enter(ask("w1", age=1))
     await desk.park("w1")
 
     async def swept() -> bool:
-        await desk.guards.sweep()
+        await desk.limiter.sweep()
         return await desk.woken() == ["w1"]
 
     await wait_until(swept, description="the waiter to be woken", within_s=2)
@@ -198,35 +206,35 @@ async def test_the_place_of_a_dead_holder_goes_to_the_oldest(desk: Desk) -> None
 async def test_a_guard_lives_as_long_as_its_longest_lease(desk: Desk) -> None:
     """Whoever enters, renews or takes its places back with a shorter lease cuts nobody's off."""
     long, short = ask("long", model(limit=5)), ask("short", model(limit=5))
-    place = model(limit=5).place
-    assert isinstance(await desk.guards.enter(long, 600_000), Entered)
+    permit = model(limit=5).permit
+    assert isinstance(await desk.limiter.acquire(long, 600_000), Granted)
     for step in ("enter", "renew", "acquire", "release"):
         match step:
             case "enter":
-                assert isinstance(await desk.guards.enter(short, 20_000), Entered)
+                assert isinstance(await desk.limiter.acquire(short, 20_000), Granted)
             case "renew":
-                assert await desk.guards.renew([(short.member, [place])], 20_000) == set()
+                assert await desk.limiter.renew([(short.token, [permit])], 20_000) == set()
             case "acquire":
-                assert await desk.guards.acquire(short.member, [place], 20_000) is None
+                assert await desk.limiter.retake(short.token, [permit], 20_000) is None
             case _:
-                await desk.guards.release(short.member, [place])
-        assert await desk.client.pttl(place.key) > 600_000, step
-    assert await desk.guards.renew([(long.member, [place])], 900_000) == set()
-    assert await desk.client.pttl(place.key) > 1_200_000
+                await desk.limiter.release(short.token, [permit])
+        assert await desk.client.pttl(permit.key) > 600_000, step
+    assert await desk.limiter.renew([(long.token, [permit])], 900_000) == set()
+    assert await desk.client.pttl(permit.key) > 1_200_000
 
 
 async def test_the_sweep_says_when_nobody_waits_any_more(desk: Desk) -> None:
     """Then nobody asks any more: an idle daemon sends nothing."""
-    assert await desk.guards.sweep() == 0
+    assert await desk.limiter.sweep() == 0
     holder = ask("t0")
     assert await desk.enters(holder)
     await desk.enter(ask("w1", age=1))
-    assert await desk.guards.sweep() > 0
+    assert await desk.limiter.sweep() > 0
     await desk.leave(holder)
     assert await desk.enters(ask("w1", age=1))
 
     async def nobody() -> bool:
-        return await desk.guards.sweep() == 0
+        return await desk.limiter.sweep() == 0
 
     await wait_until(nobody, description="nobody to be left")
 
@@ -238,10 +246,10 @@ async def test_waiters_of_a_paused_queue_are_passed_over(desk: Desk) -> None:
     await desk.enter(ask("w1", age=1))
     await desk.enter(replace(ask("w2", age=2), waiter="q_free_batch/w2"))
     await desk.park("w1")
-    assert await desk.guards.forget(QUEUE) == 1
+    assert await desk.limiter.forget_waiters(QUEUE) == 1
     await desk.leave(holder)
     assert await desk.woken() == []
-    assert await desk.client.zrange(keys.GUARD_CALLED, 0, -1) == [b"q_free_batch/w2"]
+    assert await desk.client.zrange(keys.NOTIFIED, 0, -1) == [b"q_free_batch/w2"]
 
 
 async def test_a_place_kept_at_the_model_goes_on_when_the_user_is_full(desk: Desk) -> None:
@@ -255,7 +263,7 @@ async def test_a_place_kept_at_the_model_goes_on_when_the_user_is_full(desk: Des
     assert await desk.enters(ask("rival", model("elsewhere"), users=1))
     await desk.leave(holder)
     assert await desk.woken() == ["mine"]
-    assert isinstance(await desk.enter(ask("mine", age=1, users=1)), MustWait)
+    assert isinstance(await desk.enter(ask("mine", age=1, users=1)), WaitForPermit)
     assert await desk.woken() == ["mine", "next"]
 
 
@@ -267,11 +275,11 @@ async def test_a_closed_model_is_passed_over_for_an_open_one_and_reopens_by_itse
     first, second = model("a"), model("b")
     probe = ask("t0", first)
     assert await desk.enters(probe)
-    await desk.leave(probe, "closed", closed_ms=150, closed_why="RATE_LIMITED")
+    await desk.leave(probe, "closed", cooldown_ms=150, cooldown_reason="RATE_LIMITED")
     answer = await desk.enter(ask("t1", first, second))
-    assert isinstance(answer, Entered) and answer.chosen == 1
+    assert isinstance(answer, Granted) and answer.chosen == 1
     shut = await desk.enter(ask("t2", first))
-    assert isinstance(shut, Shut) and shut.reason is Reason.RATE_LIMITED and 0 < shut.opens_in_ms <= 150
+    assert isinstance(shut, NoModelAvailable) and shut.reason is Reason.RATE_LIMITED and 0 < shut.opens_in_ms <= 150
 
     async def open_again() -> bool:
         return await desk.enters(ask("t3", first))
@@ -283,16 +291,16 @@ async def test_a_longer_closing_is_never_cut_short(desk: Desk) -> None:
     """Two refusals: the one that names the later time counts."""
     one, two = ask("t1", model(limit=2)), ask("t2", model(limit=2))
     assert await desk.enters(one) and await desk.enters(two)
-    await desk.leave(one, "closed", closed_ms=5000, closed_why="QUOTA")
-    await desk.leave(two, "closed", closed_ms=10, closed_why="RATE_LIMITED")
-    assert await desk.client.pttl(keys.model_keys("m").closed) > 4000
+    await desk.leave(one, "closed", cooldown_ms=5000, cooldown_reason="QUOTA")
+    await desk.leave(two, "closed", cooldown_ms=10, cooldown_reason="RATE_LIMITED")
+    assert await desk.client.pttl(keys.model_keys("m").cooldown) > 4000
 
 
 async def test_a_full_model_is_waited_for_and_not_replaced(desk: Desk) -> None:
     """Fallbacks are for closed models: a full one is only busy."""
     assert await desk.enters(ask("t0", model("a")))
     answer = await desk.enter(ask("t1", model("a"), model("b"), age=1))
-    assert answer == MustWait(GuardPlace(keys.guard_model("a", "paid"), 1), 0)
+    assert answer == WaitForPermit(Permit(keys.model_permits("a", "paid"), 1), 0)
 
 
 async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(desk: Desk) -> None:
@@ -302,14 +310,14 @@ async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(desk: 
         assert await desk.enters(tried)
         await desk.leave(tried, "failed")
     shut = await desk.enter(ask("t3", model(limit=9)))
-    assert isinstance(shut, Shut) and shut.reason is Reason.BREAKER_OPEN and shut.opens_in_ms <= 150
+    assert isinstance(shut, NoModelAvailable) and shut.reason is Reason.BREAKER_OPEN and shut.opens_in_ms <= 150
     probe = ask("probe", model(limit=9))
 
     async def let_in() -> bool:
         return await desk.enters(probe)
 
     await wait_until(let_in, description="the probe to be let in")
-    assert await desk.enter(ask("t4", model(limit=9), age=1)) == MustWait(None, 0)
+    assert await desk.enter(ask("t4", model(limit=9), age=1)) == WaitForPermit(None, 0)
     await desk.park("t4")
     await desk.leave(probe, "ok")
     assert await desk.woken() == ["t4"]
@@ -326,7 +334,7 @@ async def test_a_failed_probe_doubles_the_time_up_to_the_most(desk: Desk) -> Non
     for expected in (b"300", b"400", b"400"):
         probe = ask("probe")
 
-        async def let_in(probe: Ask = probe) -> bool:
+        async def let_in(probe: PermitRequest = probe) -> bool:
             return await desk.enters(probe)
 
         await wait_until(let_in, description="the probe to be let in")
@@ -361,10 +369,10 @@ async def test_a_dead_probe_is_replaced_when_its_lease_ends(desk: Desk) -> None:
         await desk.leave(tried, "failed")
 
     async def probing() -> bool:
-        return isinstance(await desk.guards.enter(ask("dead", model(limit=9)), 150), Entered)
+        return isinstance(await desk.limiter.acquire(ask("dead", model(limit=9)), 150), Granted)
 
     await wait_until(probing, description="the probe to be let in")
-    assert await desk.enter(ask("next", model(limit=9), age=1)) == MustWait(None, 0)
+    assert await desk.enter(ask("next", model(limit=9), age=1)) == WaitForPermit(None, 0)
 
     async def next_probe() -> bool:
         return await desk.enters(ask("next", model(limit=9), age=1))
@@ -378,8 +386,8 @@ async def test_refusals_lower_what_runs_at_once_and_successes_raise_it_again(des
     for asked in crowd:
         assert await desk.enters(asked)
     for asked in crowd[:2]:
-        await desk.leave(asked, "closed", closed_ms=1, closed_why="RATE_LIMITED", slow_down=True)
-    pace = keys.model_pace("m", "paid")
+        await desk.leave(asked, "closed", cooldown_ms=1, cooldown_reason="RATE_LIMITED", slow_down=True)
+    pace = keys.adaptive_limit("m", "paid")
     assert await desk.client.hget(pace, "limit") == b"7"
     for asked in crowd[2:9]:
         await desk.leave(asked, "ok")
@@ -402,12 +410,12 @@ async def test_a_minute_never_holds_more_requests_than_the_limit(desk: Desk) -> 
     turns = []
     for n in range(60):
         answer = await desk.enter(ask(f"t{n}", limited, user=f"u{n}"))
-        turns.append(0 if isinstance(answer, Entered) else answer.opens_in_ms)  # type: ignore[union-attr]
+        turns.append(0 if isinstance(answer, Granted) else answer.opens_in_ms)  # type: ignore[union-attr]
     assert turns[:7] == [0] * 7
     assert all(later > sooner for sooner, later in pairwise(turns[6:]))
     assert 55_000 < turns[-1] < 60_000
     over = await desk.enter(ask("t60", limited, user="v"))
-    assert isinstance(over, Shut) and over.in_line and over.opens_in_ms >= 59_000
+    assert isinstance(over, NoModelAvailable) and over.in_line and over.opens_in_ms >= 59_000
 
 
 async def test_nobody_overtakes_at_a_rate(desk: Desk) -> None:
@@ -417,9 +425,13 @@ async def test_nobody_overtakes_at_a_rate(desk: Desk) -> None:
         assert await desk.enters(ask(f"t{n}", limited, user=f"u{n}"))
     first = await desk.enter(ask("first", limited))
     second = await desk.enter(ask("second", limited))
-    assert isinstance(first, Shut) and isinstance(second, Shut) and second.opens_in_ms > first.opens_in_ms + 90
+    assert (
+        isinstance(first, NoModelAvailable)
+        and isinstance(second, NoModelAvailable)
+        and second.opens_in_ms > first.opens_in_ms + 90
+    )
     await asyncio.sleep(first.opens_in_ms / 1000)
-    assert isinstance(await desk.enter(ask("newcomer", limited)), Shut)
+    assert isinstance(await desk.enter(ask("newcomer", limited)), NoModelAvailable)
     assert await desk.enters(ask("first", limited))
 
 
@@ -429,13 +441,13 @@ async def test_the_paying_go_first_at_a_rate_and_the_last_fifth_is_theirs(desk: 
     for n in range(8):
         assert await desk.enters(ask(f"f{n}", limited, first=False, user=f"u{n}")), n
     free = await desk.enter(ask("free", limited, first=False))
-    assert isinstance(free, Shut)
+    assert isinstance(free, NoModelAvailable)
     for n in range(2):
         assert await desk.enters(ask(f"p{n}", limited, user=f"v{n}"))
     paid = await desk.enter(ask("paid", limited))
-    assert isinstance(paid, Shut)
+    assert isinstance(paid, NoModelAvailable)
     later = await desk.enter(ask("free2", limited, first=False))
-    assert isinstance(later, Shut) and later.opens_in_ms > paid.opens_in_ms
+    assert isinstance(later, NoModelAvailable) and later.opens_in_ms > paid.opens_in_ms
 
 
 async def test_tokens_are_reserved_and_put_right_with_what_was_used_once(desk: Desk) -> None:
@@ -443,12 +455,12 @@ async def test_tokens_are_reserved_and_put_right_with_what_was_used_once(desk: D
     thrifty = model(limit=10, tokens_per_minute=60_000, tokens=10_000)  # 20,000 at once
     one, two = ask("t1", thrifty), ask("t2", thrifty)
     assert await desk.enters(one) and await desk.enters(two)
-    assert isinstance(await desk.enter(ask("t3", thrifty)), Shut)
+    assert isinstance(await desk.enter(ask("t3", thrifty)), NoModelAvailable)
     bucket = keys.model_keys("m").tpm
     before = float(await desk.client.get(bucket) or 0)
-    places, report = desk.inside[one.waiter][1], CallReport(thrifty, "ok", tokens=1000)
+    permits, report = desk.inside[one.waiter][1], CallReport(thrifty, "ok", tokens=1000)
     for _ in range(3):
-        await desk.guards.release(one.member, places, report)
+        await desk.limiter.release(one.token, permits, report)
     assert before - float(await desk.client.get(bucket) or 0) == pytest.approx(9000 * 60_000 / 40_000, abs=1)
 
 
@@ -467,20 +479,20 @@ async def test_a_call_larger_than_a_burst_is_let_in_when_nothing_is_owed(desk: D
     huge = model(limit=10, tokens_per_minute=60_000, tokens=40_000)
     assert await desk.enters(ask("t1", huge))
     shut = await desk.enter(ask("t2", replace(huge, tokens=10)))
-    assert isinstance(shut, Shut) and 29_000 < shut.opens_in_ms < 31_000  # 40,000 - 20,000 at 1.5 ms each
+    assert isinstance(shut, NoModelAvailable) and 29_000 < shut.opens_in_ms < 31_000  # 40,000 - 20,000 at 1.5 ms each
 
 
 async def test_a_switch_keeps_the_shared_places_and_tells_of_the_first_model(desk: Desk) -> None:
     """From a model that closed to its fallback in one flush, under the same member."""
     first, second = model("a"), model("b")
     asked = ask("t1", first, second, users=1)
-    entered = await desk.guards.enter(asked, LEASE_MS)
-    assert isinstance(entered, Entered)
-    report = CallReport(first, "closed", closed_ms=5000, closed_why="OVERLOADED")
-    await desk.guards.release("q/nobody:0", (first.place,))  # from here on the server knows both scripts
-    flushes = desk.guards._scripts.flushes
-    answer = await desk.guards.switch(replace(asked, candidates=(second,)), LEASE_MS, (first.place,), report)
-    assert desk.guards._scripts.flushes == flushes + 1
-    assert isinstance(answer, Entered) and answer.places == (*asked.shared, second.place)
-    assert await desk.client.get(keys.model_keys("a").closed) == b"OVERLOADED"
-    assert not await desk.client.exists(first.place.key)
+    entered = await desk.limiter.acquire(asked, LEASE_MS)
+    assert isinstance(entered, Granted)
+    report = CallReport(first, "closed", cooldown_ms=5000, cooldown_reason="OVERLOADED")
+    await desk.limiter.release("q/nobody:0", (first.permit,))  # from here on the server knows both scripts
+    flushes = desk.limiter._scripts.flushes
+    answer = await desk.limiter.switch_model(replace(asked, candidates=(second,)), LEASE_MS, (first.permit,), report)
+    assert desk.limiter._scripts.flushes == flushes + 1
+    assert isinstance(answer, Granted) and answer.permits == (*asked.shared, second.permit)
+    assert await desk.client.get(keys.model_keys("a").cooldown) == b"OVERLOADED"
+    assert not await desk.client.exists(first.permit.key)

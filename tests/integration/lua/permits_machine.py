@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from redis.asyncio import Redis
 
 from daemon.config import GuardSettings
-from daemon.domain.permits import Ask, CallReport, Candidate, Entered, GuardPlace, MustWait
-from daemon.limiter.permits import RedisGuards
+from daemon.domain.permits import CallReport, Candidate, Granted, Permit, PermitRequest, WaitForPermit
+from daemon.limiter.permits import RedisLimiter
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
 from tests.integration.redis_side import QUEUE
@@ -36,11 +36,11 @@ class GuardsMachine(RuleBasedStateMachine):
         super().__init__()
         self.do(self.client.flushdb())
         settings = GuardSettings(handover_s=30, sweep_s=0.05, breaker_failures=1000)
-        self.guards = RedisGuards(Scripts(self.client), settings)
+        self.limiter = RedisLimiter(Scripts(self.client), settings)
         self.limits = {"m0": 1, "m1": 2, "m2": 3}
         self.user_limit = 2
-        self.inside: dict[str, tuple[Ask, Entered]] = {}  #: by waiter
-        self.gone: list[tuple[Ask, Entered]] = []  #: left or dead: what they do now may change nothing
+        self.inside: dict[str, tuple[PermitRequest, Granted]] = {}  #: by waiter
+        self.gone: list[tuple[PermitRequest, Granted]] = []  #: left or dead: what they do now may change nothing
         self.count = 0
 
     def do(self, work: Awaitable[T]) -> T:
@@ -51,19 +51,17 @@ class GuardsMachine(RuleBasedStateMachine):
 
         return self.runner.run(wrapped())
 
-    def _ask(self, number: int) -> Ask:
+    def _ask(self, number: int) -> PermitRequest:
         own = Random(number)  # a task asks for the same models each time
         models = own.sample(sorted(self.limits), own.choice((1, 1, 2)))
-        candidates = tuple(
-            Candidate(m, "paid", GuardPlace(keys.guard_model(m, "paid"), self.limits[m])) for m in models
-        )
-        user = GuardPlace(keys.guard_user(f"u{number % USERS}"), self.user_limit)
+        candidates = tuple(Candidate(m, "paid", Permit(keys.model_permits(m, "paid"), self.limits[m])) for m in models)
+        user = Permit(keys.user_permits(f"u{number % USERS}"), self.user_limit)
         self.count += 1
-        return Ask(f"t{number}:{self.count}", f"{QUEUE}/t{number}", number, True, (user,), candidates)  # noqa: FBT003
+        return PermitRequest(f"t{number}:{self.count}", f"{QUEUE}/t{number}", number, True, (user,), candidates)  # noqa: FBT003
 
     def _held(self, guard: str) -> set[str]:
         """Members that should hold a place."""
-        return {asked.member for asked, entered in self.inside.values() if guard in {p.key for p in entered.places}}
+        return {asked.token for asked, entered in self.inside.values() if guard in {p.key for p in entered.permits}}
 
     def _chosen(self, pick: int) -> str | None:
         return sorted(self.inside)[pick % len(self.inside)] if self.inside else None
@@ -74,15 +72,15 @@ class GuardsMachine(RuleBasedStateMachine):
         asked = self._ask(number)
         if asked.waiter in self.inside:
             return
-        answer = self.do(self.guards.enter(asked, LEASE_MS))
+        answer = self.do(self.limiter.acquire(asked, LEASE_MS))
         if repeat:
-            assert type(self.do(self.guards.enter(asked, LEASE_MS))) is type(answer)
-        if isinstance(answer, Entered):
-            for place in answer.places:
-                assert len(self._held(place.key)) < place.limit, f"one too many in {place.key}"
+            assert type(self.do(self.limiter.acquire(asked, LEASE_MS))) is type(answer)
+        if isinstance(answer, Granted):
+            for permit in answer.permits:
+                assert len(self._held(permit.key)) < permit.limit, f"one too many in {permit.key}"
             self.inside[asked.waiter] = asked, answer
         else:
-            assert isinstance(answer, MustWait)
+            assert isinstance(answer, WaitForPermit)
 
     @rule(pick=picks, outcome=st.sampled_from(["ok", "failed", "none", "unused"]), repeat=st.booleans())
     def leave(self, pick: int, outcome: Any, *, repeat: bool) -> None:
@@ -92,7 +90,7 @@ class GuardsMachine(RuleBasedStateMachine):
         asked, entered = self.inside.pop(waiter)
         report = CallReport(asked.candidates[entered.chosen], outcome)
         for _ in range(1 + repeat):
-            self.do(self.guards.release(asked.member, entered.places, report))
+            self.do(self.limiter.release(asked.token, entered.permits, report))
         self.gone.append((asked, entered))
 
     @rule(pick=picks)
@@ -100,8 +98,8 @@ class GuardsMachine(RuleBasedStateMachine):
         """Who has left or died releases and renews once more."""
         if self.gone:
             asked, entered = self.gone[pick % len(self.gone)]
-            assert self.do(self.guards.renew([(asked.member, entered.places)], LEASE_MS)) == {asked.member}
-            self.do(self.guards.release(asked.member, entered.places))
+            assert self.do(self.limiter.renew([(asked.token, entered.permits)], LEASE_MS)) == {asked.token}
+            self.do(self.limiter.release(asked.token, entered.permits))
 
     @rule(pick=picks)
     def die(self, pick: int) -> None:
@@ -109,15 +107,15 @@ class GuardsMachine(RuleBasedStateMachine):
         if (waiter := self._chosen(pick)) is None:
             return
         asked, entered = self.inside.pop(waiter)
-        for place in entered.places:
-            self.do(self.client.zadd(place.key, {asked.member: 1}, xx=True))
+        for permit in entered.permits:
+            self.do(self.client.zadd(permit.key, {asked.token: 1}, xx=True))
         self.gone.append((asked, entered))
 
     @rule()
     def renew(self) -> None:
         """The beat: who holds a place keeps it."""
-        held = [(asked.member, entered.places) for asked, entered in self.inside.values()]
-        assert self.do(self.guards.renew(held, LEASE_MS)) == set()
+        held = [(asked.token, entered.permits) for asked, entered in self.inside.values()]
+        assert self.do(self.limiter.renew(held, LEASE_MS)) == set()
 
     @rule(pick=picks)
     def lose_and_take_back(self, pick: int) -> None:
@@ -125,11 +123,11 @@ class GuardsMachine(RuleBasedStateMachine):
         if (waiter := self._chosen(pick)) is None:
             return
         asked, entered = self.inside.pop(waiter)
-        for place in entered.places:
-            self.do(self.client.zrem(place.key, asked.member))
-        if self.do(self.guards.acquire(asked.member, entered.places, LEASE_MS)) is None:
-            for place in entered.places:
-                assert len(self._held(place.key)) < place.limit
+        for permit in entered.permits:
+            self.do(self.client.zrem(permit.key, asked.token))
+        if self.do(self.limiter.retake(asked.token, entered.permits, LEASE_MS)) is None:
+            for permit in entered.permits:
+                assert len(self._held(permit.key)) < permit.limit
             self.inside[waiter] = asked, entered
         else:
             self.gone.append((asked, entered))
@@ -138,31 +136,31 @@ class GuardsMachine(RuleBasedStateMachine):
     def relimit(self, model: str, limit: int) -> None:
         """F78: a limit below what is in use ends nobody and lets nobody in until enough have left."""
         self.limits[model] = limit
-        self.do(self.guards.relimit(GuardPlace(keys.guard_model(model, "paid"), limit)))
+        self.do(self.limiter.change_limit(Permit(keys.model_permits(model, "paid"), limit)))
 
     @rule()
     def called_ones_do_not_come(self) -> None:
         """The places that were kept for them run out."""
         for guard in self._all_guards():
             members: Any = self.do(self.client.zrange(guard, 0, -1))
-            for member in (m for m in members if m.startswith(b"~")):
-                self.do(self.client.zadd(guard, {member: 1}))
+            for token in (m for m in members if m.startswith(b"~")):
+                self.do(self.client.zadd(guard, {token: 1}))
 
     @rule()
     def sweep(self) -> None:
         """What the dead left is handed on."""
-        self.do(self.client.delete(keys.GUARD_SWEEP))
-        self.do(self.guards.sweep())
+        self.do(self.client.delete(keys.PERMIT_SWEEP))
+        self.do(self.limiter.sweep())
 
     @rule(often=st.sampled_from([False] * 5 + [True]))
     def forget(self, *, often: bool) -> None:
         """The queue is paused: nobody waits any more."""
         if often:
-            self.do(self.guards.forget(QUEUE))
+            self.do(self.limiter.forget_waiters(QUEUE))
 
     def _all_guards(self) -> list[str]:
-        models = [keys.guard_model(m, "paid") for m in self.limits]
-        return models + [keys.guard_user(f"u{n}") for n in range(USERS)]
+        models = [keys.model_permits(m, "paid") for m in self.limits]
+        return models + [keys.user_permits(f"u{n}") for n in range(USERS)]
 
     @invariant()
     def only_who_should_be_inside_is(self) -> None:
@@ -172,18 +170,18 @@ class GuardsMachine(RuleBasedStateMachine):
         for guard in self._all_guards():
             living: Any = self.do(self.client.zrange(guard, now, "+inf", byscore=True))
             assert {m.decode() for m in living if not m.startswith(b"~")} == self._held(guard)
-            waiters: Any = self.do(self.client.zrange(keys.guard_wait(guard), 0, -1))
+            waiters: Any = self.do(self.client.zrange(keys.waiters_of(guard), 0, -1))
             assert not {w.decode() for w in waiters} & set(self.inside)
 
     def teardown(self) -> None:
         """When all have left, everybody who comes gets in: nothing holds a place for ever."""
         for waiter in list(self.inside):
             asked, entered = self.inside.pop(waiter)
-            self.do(self.guards.release(asked.member, entered.places))
+            self.do(self.limiter.release(asked.token, entered.permits))
         for _ in range(3):
             self.called_ones_do_not_come()
         for number in range(16):
             self.called_ones_do_not_come()
-            answer = self.do(self.guards.enter(replace(self._ask(number), since_ms=-number), LEASE_MS))
-            assert isinstance(answer, Entered), answer
-            self.do(self.guards.release(f"t{number}:{self.count}", answer.places))
+            answer = self.do(self.limiter.acquire(replace(self._ask(number), since_ms=-number), LEASE_MS))
+            assert isinstance(answer, Granted), answer
+            self.do(self.limiter.release(f"t{number}:{self.count}", answer.permits))

@@ -82,7 +82,7 @@ class QueueMachine(RuleBasedStateMachine):
     def work_is_under_way(self, accepted: int, by_a: int, by_b: int, *, parked: bool) -> None:
         """What a run begins with, since Hypothesis leaves some rules out of each."""
         for task in IDS[:accepted]:
-            self.accept(task, "a" * 64, dry=False, counted=False)
+            self.accept(task, "a" * 64, dry_run=False, counted=False)
             self.redis_is_what_it_should_be()
         self.fetch("a", by_a)
         if by_b:
@@ -92,16 +92,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     # --- the door -------------------------------------------------------------------------------------------------
 
-    @rule(task=tasks, body=bodies, dry=rarely, counted=rarely)
-    def accept(self, task: str, body: str, *, dry: bool, counted: bool) -> None:
+    @rule(task=tasks, body=bodies, dry_run=rarely, counted=rarely)
+    def accept(self, task: str, body: str, *, dry_run: bool, counted: bool) -> None:
         """The relay; a producer of old has counted the task already by a bare INCR."""
         if counted:
             self.do(self.client.incr(NAMES.counter))
             self.model.counter += 1
         message = TaskMessage(task_id=task, queue_id=QUEUE, service_id="s", user_id="u", variables={}, counted=counted)
         known = self.model.seen.get(task)
-        verdict = self.do(self.admission.accept(message, body, SIZE, {}, dry=dry))
-        if dry:
+        verdict = self.do(self.admission.accept(message, body, SIZE, {}, dry_run=dry_run))
+        if dry_run:
             return
         expected = self.model.accept(task, body, counted=counted)
         assert type(verdict).__name__.lower() == {"queued": "accepted"}.get(expected, expected)
@@ -113,17 +113,17 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.seen[task] = verdict.entry_id, body  # type: ignore[union-attr]
 
     @rule(task=tasks, body=bodies, delayed=st.booleans(), repeat=again)
-    def promise(self, task: str, body: str, *, delayed: bool, repeat: bool) -> None:
+    def reserve(self, task: str, body: str, *, delayed: bool, repeat: bool) -> None:
         """The gateway takes a place before it publishes."""
         for _ in range(1 + repeat):
-            told = self.do(self.admission.promise(QUEUE, task, body, SIZE, delay_s=60.0 if delayed else None))
-            assert type(told).__name__.lower() == self.model.promise(task, body, delayed=delayed)
+            told = self.do(self.admission.reserve(QUEUE, task, body, SIZE, delay_s=60.0 if delayed else None))
+            assert type(told).__name__.lower() == self.model.reserve(task, body, delayed=delayed)
 
     @rule(task=tasks, repeat=again)
-    def refund(self, task: str, *, repeat: bool) -> None:
+    def cancel_reservation(self, task: str, *, repeat: bool) -> None:
         """The failure callback."""
         for _ in range(1 + repeat):
-            assert self.do(self.admission.refund(QUEUE, task)) == self.model.refund(task)
+            assert self.do(self.admission.cancel_reservation(QUEUE, task)) == self.model.cancel_reservation(task)
 
     @precondition(lambda self: self.model.waiting)
     @rule()
@@ -136,7 +136,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         """Promises that nobody kept."""
-        assert self.do(self.admission.expire(QUEUE)) == self.model.expire()
+        assert self.do(self.admission.expire_reservations(QUEUE)) == self.model.expire()
 
     @rule(by=st.sampled_from([-2, -1, 1, 2]))
     def drift_away(self, by: int) -> None:
@@ -166,7 +166,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The id of a settled task is free again."""
         if task not in self.model.known() | set(self.model.waiting):
             self.model.seen.pop(task, None)
-            self.do(self.client.delete(keys.seen(QUEUE, task)))
+            self.do(self.client.delete(keys.dedup(QUEUE, task)))
 
     @rule(paused=st.booleans())
     def pause(self, *, paused: bool) -> None:
@@ -227,7 +227,7 @@ class QueueMachine(RuleBasedStateMachine):
         d, entry = self._ours(pick, consumer)
         if d.entry is None:
             return
-        call = self.sides[consumer].work.park_call(d, d.entry, 0 if due else LONG_MS, wakeable=wakeable)
+        call = self.sides[consumer].work.snooze_call(d, d.entry, 0 if due else LONG_MS, wakeable=wakeable)
         owned, _, due_in = self.run_twice(call, repeat=repeat)
         assert bool(owned) == (entry is not None)
         if entry is not None:
@@ -242,10 +242,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.given)
     @rule(pick=picks, consumer=consumers, repeat=again)
-    def hand_back(self, pick: int, consumer: str, *, repeat: bool) -> None:
+    def requeue(self, pick: int, consumer: str, *, repeat: bool) -> None:
         """To whoever reads next."""
         d, entry = self._ours(pick, consumer)
-        moved = self.run_twice(self.sides[consumer].work.hand_back_call(d), repeat=repeat)
+        moved = self.run_twice(self.sides[consumer].work.requeue_call(d), repeat=repeat)
         assert bool(moved) == (entry is not None)
         if entry is not None:
             self.model.remove(entry)
@@ -323,17 +323,17 @@ class QueueMachine(RuleBasedStateMachine):
         for stream in ("ready", "tasks"):
             ids = list(dict.fromkeys(d.id for name, d in self.given if name == whose and d.stream == stream))
             if ids:
-                call = self.sides[consumer].work.beat_call(QUEUE, stream, ids)
+                call = self.sides[consumer].work.renew_call(QUEUE, stream, ids)
                 lost = [i.decode() for i in self.do(self.scripts.run([call]))[0]]
                 assert lost == self.model.beat(stream, ids, consumer)
 
     @rule(consumer=consumers, busy=st.booleans())
     def sweep(self, consumer: str, *, busy: bool) -> None:
         """Entries whose lease ran out are taken over, by one process at a time."""
-        self.do(self.client.delete(NAMES.sweep))
+        self.do(self.client.delete(NAMES.reclaim_mark))
         if busy:
-            self.do(self.client.set(NAMES.sweep, "somebody else"))
-        swept = self.do(self.sides[consumer].work.sweep(QUEUE, LEASE_MS, 100, ("0-0", "0-0"), LONG_MS))
+            self.do(self.client.set(NAMES.reclaim_mark, "somebody else"))
+        swept = self.do(self.sides[consumer].work.reclaim(QUEUE, LEASE_MS, 100, ("0-0", "0-0"), LONG_MS))
         if busy:
             assert swept is None
             return
@@ -356,7 +356,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(consumer=consumers)
     def bury(self, consumer: str) -> None:
         """A dead consumer goes only when nothing is pending to it."""
-        assert self.do(self.sides["a"].work.bury(QUEUE, consumer)) == (not self.model.pending(consumer))
+        assert self.do(self.sides["a"].work.delete_consumer(QUEUE, consumer)) == (not self.model.pending(consumer))
 
     @rule(consumer=consumers)
     def consumer_is_deleted(self, consumer: str) -> None:
@@ -373,7 +373,7 @@ class QueueMachine(RuleBasedStateMachine):
     def free_ghosts(self) -> None:
         """They go to the end of `:ready`."""
         ghosts = [e for e in self.model.entries() if e.owner == GHOST]
-        assert self.do(self.sides["a"].work.free_ghosts(QUEUE)) == len(ghosts)
+        assert self.do(self.sides["a"].work.rescue_stranded(QUEUE)) == len(ghosts)
         for entry in ghosts:
             self.model.remove(entry)
             self.model.to_ready(entry.task)
@@ -397,7 +397,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(task=tasks, marked=st.booleans(), repeat=again)
     def restore(self, task: str, *, marked: bool, repeat: bool) -> None:
         """The sweeper compares with Postgres and puts back what Redis has forgotten, once."""
-        assert self.do(self.sides["a"].work.known(QUEUE, set(IDS))) == self.model.known()
+        assert self.do(self.sides["a"].work.still_queued(QUEUE, set(IDS))) == self.model.known()
         if task in self.model.known() or task not in self.model.seen:
             return
         if not marked:

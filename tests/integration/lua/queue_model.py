@@ -93,7 +93,7 @@ class QueueModel:
             self.counter += not counted
         return "queued"
 
-    def promise(self, task: str, body: str, *, delayed: bool) -> str:
+    def reserve(self, task: str, body: str, *, delayed: bool) -> str:
         """What a producer is told."""
         if task in self.seen:
             return "duplicate" if self.seen[task][1] == body else "conflict"
@@ -108,9 +108,9 @@ class QueueModel:
             self.counter = max(0, self.counter - len(broken)) + 1
             self.waiting[task] = False
         self.promised[task] = body
-        return "promised"
+        return "reserved"
 
-    def refund(self, task: str) -> bool:
+    def cancel_reservation(self, task: str) -> bool:
         """Whether the message never came."""
         if task in self.seen:
             return False

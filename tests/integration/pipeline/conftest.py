@@ -30,22 +30,22 @@ from daemon.domain.model_io import ModelRequest, Picture, Piece
 from daemon.domain.queues import DEFAULT_QUEUES, Tier
 from daemon.events.deltas import Deltas
 from daemon.events.log import Events
-from daemon.limiter.permits import RedisGuards
+from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.dependencies import World
+from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.executor import execute
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.pipeline.outcome import Outcome
 from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Provider
 from daemon.queues.admission import Admission
-from daemon.queues.settlement import RedisTail
-from daemon.queues.streams import Work
+from daemon.queues.settlement import RedisSettlement
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
-from daemon.services import Model, Service, ServiceBook
+from daemon.services import Model, Service, ServiceCatalog
 from daemon.store.batching import BatchingLedger
 from daemon.store.pool import Pool
 from daemon.store.templates import PostgresTemplates
@@ -62,7 +62,7 @@ ECHO = Service(
     models=MappingProxyType({Tier.PAID: ("m",)}), first_token_s=2, idle_s=2, total_s=5, attempts=3,
 )  # fmt: skip
 TWO = replace(ECHO, id="two", models=MappingProxyType({Tier.PAID: ("m", "n")}))
-BOOK = ServiceBook(
+BOOK = ServiceCatalog(
     source="services.toml",
     models=MappingProxyType(
         {id_: Model(id_, "deepseek", f"{id_}-1", concurrency=MappingProxyType({Tier.PAID: 100})) for id_ in ("m", "n")}
@@ -113,21 +113,22 @@ class Process:
         self._running = 0
         self.scripts = GatheredScripts(client)
         self.metrics = Metrics(process=False)
-        self.work = Work(self.scripts, QueueSettings(), name)
-        self.events = Events(self.scripts, EventSettings(), CLOCK, name)
-        self.guards = RedisGuards(self.scripts, GuardSettings(breaker_failures=1000))
+        self.work = WorkStreams(self.scripts, QueueSettings(), name)
+        self.events = Events(self.scripts, EventSettings(), CLOCK)
+        self.limiter = RedisLimiter(self.scripts, GuardSettings(breaker_failures=1000))
         self.ledger = BatchingLedger(pool)
         self.deltas = Deltas(self.scripts, self.events, EventSettings(), self.metrics)
         self.parked: list[float] = []
-        tail = RedisTail(
-            self.scripts, self.work, self.events, self.guards, self.metrics, lambda _, s: self.parked.append(s), CLOCK
+        settlement = RedisSettlement(
+            self.scripts, self.work, self.events, self.limiter, self.metrics, lambda _, s: self.parked.append(s), CLOCK
         )
         wrap = self.recorder.wrap
-        self.world = World(
-            ledger=wrap("ledger", self.ledger), guards=wrap("guards", self.guards), tail=wrap("tail", tail),
+        self.world = Dependencies(
+            ledger=wrap("ledger", self.ledger), limiter=wrap("limiter", self.limiter),
+            settlement=wrap("settlement", settlement),
             deltas=self.deltas, templates=PostgresTemplates(pool, CLOCK), blobs=NoBlobs(),
-            provider=self._provider, book=lambda: BOOK, clock=CLOCK, random=lambda: 0.5,
-            owner=name, guard_settings=GuardSettings(),
+            provider=self._provider, catalog=lambda: BOOK, clock=CLOCK, random=lambda: 0.5,
+            owner=name, limiter_settings=GuardSettings(),
             retry=RetrySettings(base_s=0.002, cap_s=0.01, guard_s=0.002, defer_s=0.002),
             lease=LeaseSettings(lease_s=LEASE_S), budget=RetryBudget(), hold_result_s=1.0,
         )  # fmt: skip
@@ -141,35 +142,34 @@ class Process:
         """Change parts of the world."""
         self.world = replace(self.world, **parts)
 
-    async def run(self, hold: Hold) -> Outcome:
+    async def run(self, in_flight: InFlight) -> Outcome:
         """One delivery to its end, with the deltas' loop beside it; both are gone afterwards."""
         if not self._running:
             self._flushing = asyncio.ensure_future(self.deltas.run())  # noqa: TID251  # awaited below
         self._running += 1
         try:
-            return await execute(self.world, hold)
+            return await execute(self.world, in_flight)
         finally:
             self._running -= 1
             if not self._running:
                 self._flushing.cancel()
                 await asyncio.gather(self._flushing, return_exceptions=True)
 
-    def start(self, hold: Hold) -> asyncio.Task[Outcome]:
+    def start(self, in_flight: InFlight) -> asyncio.Task[Outcome]:
         """The same, begun; the test awaits it."""
-        return asyncio.ensure_future(self.run(hold))  # noqa: TID251  # kept by the caller
+        return asyncio.ensure_future(self.run(in_flight))  # noqa: TID251  # kept by the caller
 
-    async def fetch(self) -> Hold:
+    async def fetch(self) -> InFlight:
         """The next new entry."""
-        return Hold((await self.work.fetch(QUEUE, 1))[0])
+        return InFlight((await self.work.fetch(QUEUE, 1))[0])
 
-    async def take_over(self) -> list[Hold]:
+    async def take_over(self) -> list[InFlight]:
         """Whatever is pending to anybody, as if all leases had run out; what is due; what is new."""
-        await self.pool.fetch("UPDATE qstreamd.tasks SET heartbeat_at = '-infinity' WHERE state = 'running'")
         swept = await wait_until(
-            lambda: self.work.sweep(QUEUE, 0, 100, ("0-0", "0-0"), 1), description="our turn to sweep"
+            lambda: self.work.reclaim(QUEUE, 0, 100, ("0-0", "0-0"), 1), description="our turn to sweep"
         )
         await self.work.promote(QUEUE, 100)
-        return [Hold(d) for d in [*swept.deliveries, *await self.work.fetch(QUEUE, 100)]]
+        return [InFlight(d) for d in [*swept.deliveries, *await self.work.fetch(QUEUE, 100)]]
 
 
 @dataclass
@@ -206,7 +206,7 @@ class Bench:
         """Take over and run until nothing is left in Redis; the outcomes in order."""
         outcomes: list[Outcome] = []
         for _ in range(rounds_max):
-            outcomes += await asyncio.gather(*(process.run(hold) for hold in await process.take_over()))
+            outcomes += await asyncio.gather(*(process.run(in_flight) for in_flight in await process.take_over()))
             if not await self.left():
                 return outcomes
             await asyncio.sleep(0.003)
@@ -256,7 +256,7 @@ class Bench:
         entries: Any = await self.client.xrange(NAMES.dead)
         return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in entries]
 
-    async def places(self) -> dict[str, int]:
+    async def permits(self) -> dict[str, int]:
         """Guard places that somebody holds now."""
         return {
             key.decode(): size

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from daemon.domain.errors import Code, ModelClosed, ProviderError, RedisAway, RedisFull, Stopping, StoreAway
+from daemon.domain.errors import Code, ModelUnavailable, ProviderError, RedisAway, RedisFull, Stopping, StoreAway
 from daemon.domain.events import Channel, Event, EventDraft, EventType
 from daemon.domain.messages import TaskIdentity
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.pipeline.outcome import Abandoned
-from daemon.ports import Appended, GuardPlace
+from daemon.ports import Appended, Permit
 from tests.fakes import ANSWER, Crash, Step, Trouble, When, text
 from tests.integration.pipeline.conftest import Bench, Process, message
 from tests.leaks import Leaks
@@ -36,26 +36,26 @@ class Course:
     scripts: tuple[tuple[Step, ...], ...] = (ANSWER,)
     fields: dict[str, Any] = field(default_factory=dict)
     #: done to the process and the delivery just before it runs for the first time
-    prepare: Callable[[Bench, Process, Hold], Any] = lambda *_: None
+    prepare: Callable[[Bench, Process, InFlight], Any] = lambda *_: None
 
 
-def stop_while_it_runs(_bench: Bench, _process: Process, hold: Hold) -> None:
+def stop_while_it_runs(_bench: Bench, _process: Process, in_flight: InFlight) -> None:
     """The daemon stops in the middle of the answer."""
-    asyncio.get_running_loop().call_later(0.02, hold.scope.interrupt, Stopping("stop"))
+    asyncio.get_running_loop().call_later(0.02, in_flight.scope.interrupt, Stopping("stop"))
 
 
-async def ask_to_cancel(bench: Bench, _process: Process, hold: Hold) -> None:
+async def ask_to_cancel(bench: Bench, _process: Process, in_flight: InFlight) -> None:
     """The user has cancelled before it began."""
-    await bench.client.hset(f"{{task:{hold.task_id}:events}}:state", "cancel", 1)
-    await bench.client.expire(f"{{task:{hold.task_id}:events}}:state", 60)
+    await bench.client.hset(f"{{task:{in_flight.task_id}:events}}:state", "cancel", 1)
+    await bench.client.expire(f"{{task:{in_flight.task_id}:events}}:state", 60)
 
 
-async def fill_the_guard(bench: Bench, process: Process, hold: Hold) -> None:
+async def fill_the_guard(bench: Bench, process: Process, in_flight: InFlight) -> None:
     """Somebody holds the user's places for a little while."""
-    assert hold.delivery.entry is not None
+    assert in_flight.delivery.entry is not None
     for number in range(3):
-        key = f"{{guard}}:user:{hold.delivery.entry.message.user_id}"
-        await process.guards.acquire(f"other{number}", [GuardPlace(key, 3)], 30)
+        key = f"{{guard}}:user:{in_flight.delivery.entry.message.user_id}"
+        await process.limiter.retake(f"other{number}", [Permit(key, 3)], 30)
 
 
 COURSES = {
@@ -64,8 +64,8 @@ COURSES = {
     "fails, then done": Course("done", scripts=(FAILS, ANSWER)),
     "fails for good": Course("error LLM_ERROR", scripts=(FAILS,)),
     "refused": Course("error LLM_REFUSED", scripts=((ProviderError(code=Code.LLM_REFUSED),),)),
-    "rate limited, then done": Course("done", scripts=((ModelClosed("RATE_LIMITED"),), ANSWER)),
-    "falls back": Course("done", scripts=((ModelClosed("OVERLOADED"),), ANSWER), fields={"service_id": "two"}),
+    "rate limited, then done": Course("done", scripts=((ModelUnavailable("RATE_LIMITED"),), ANSWER)),
+    "falls back": Course("done", scripts=((ModelUnavailable("OVERLOADED"),), ANSWER), fields={"service_id": "two"}),
     "a bug, then done": Course("done", scripts=((ZeroDivisionError(),), ANSWER)),
     "unknown service": Course("error UNKNOWN_SERVICE", fields={"service_id": "nobody"}),
     "expired": Course("error EXPIRED", fields={"expires_at": 1.0}),
@@ -95,12 +95,12 @@ def error_of(kind: str, call: str, when: When) -> Callable[[], BaseException]:
 
 async def first_run(bench: Bench, course: Course, task_id: str, trouble: Trouble | None) -> Process:
     """The task runs in a process of its own until it is over or the trouble comes."""
-    process, hold = await arrive(bench, course, task_id)
-    await live(bench, process, course, hold, trouble)
+    process, in_flight = await arrive(bench, course, task_id)
+    await live(bench, process, course, in_flight, trouble)
     return process
 
 
-async def arrive(bench: Bench, course: Course, task_id: str) -> tuple[Process, Hold]:
+async def arrive(bench: Bench, course: Course, task_id: str) -> tuple[Process, InFlight]:
     """Accepted, and read by a process that has the task's name."""
     bench.plan(task_id, *course.scripts)
     process = bench.process(task_id)
@@ -108,17 +108,17 @@ async def arrive(bench: Bench, course: Course, task_id: str) -> tuple[Process, H
     return process, await process.fetch()
 
 
-async def live(bench: Bench, process: Process, course: Course, hold: Hold, trouble: Trouble | None) -> None:
-    prepared = course.prepare(bench, process, hold)
+async def live(bench: Bench, process: Process, course: Course, in_flight: InFlight, trouble: Trouble | None) -> None:
+    prepared = course.prepare(bench, process, in_flight)
     if asyncio.iscoroutine(prepared):
         await prepared
     process.recorder.trouble = trouble
-    work = asyncio.ensure_future(process.run(hold))  # noqa: TID251  # awaited here
+    work = asyncio.ensure_future(process.run(in_flight))  # noqa: TID251  # awaited here
     try:
         await work
     except (Crash, asyncio.CancelledError):
         assert trouble is not None
-    assert bench.provider.of[hold.task_id].open == 0, "a socket was left open"
+    assert bench.provider.of[in_flight.task_id].open == 0, "a socket was left open"
 
 
 def check_stream(events: list[Event], last: str) -> None:
@@ -168,7 +168,9 @@ async def test_trouble_at_any_call_changes_nothing_that_users_rely_on(
         for when in ("before", "after")
     }
     arrived = [await arrive(bench, course, task_id) for task_id in points]
-    await asyncio.gather(*(live(bench, process, course, hold, points[hold.task_id]) for process, hold in arrived))
+    await asyncio.gather(
+        *(live(bench, process, course, in_flight, points[in_flight.task_id]) for process, in_flight in arrived)
+    )
     committed = {task_id: bench.calls(task_id) for task_id in points if await bench.results(task_id)}
     await bench.finish_all(bench.process("b"))
     for task_id in ("plain", *points):
@@ -184,7 +186,7 @@ async def test_trouble_at_any_call_changes_nothing_that_users_rely_on(
 
 
 async def free(bench: Bench) -> bool:
-    return not await bench.places()
+    return not await bench.permits()
 
 
 @pytest.mark.parametrize("script", [(text("half"), Crash()), (Crash(),)])
@@ -193,9 +195,9 @@ async def test_a_process_that_dies_in_the_model_call_costs_one_more_call(
 ) -> None:
     """The answer was not committed, so it is asked for again; the viewer sees the text of one attempt."""
     course = Course("done", scripts=(script, ANSWER))
-    process, hold = await arrive(bench, course, "t1")
+    process, in_flight = await arrive(bench, course, "t1")
     with pytest.raises(Crash):
-        await process.run(hold)
+        await process.run(in_flight)
     await bench.finish_all(bench.process("b"))
     await check_end(bench, course, "t1")
     assert bench.calls() == 2
@@ -230,9 +232,9 @@ class FirstWordOnly:
 
 async def test_whoever_repeats_the_end_says_what_viewers_lack_of_the_text(bench: Bench) -> None:
     """The result was committed while Redis was away, and its process never came to send the rest."""
-    process, hold = await arrive(bench, COURSES["done"], "t1")
+    process, in_flight = await arrive(bench, COURSES["done"], "t1")
     process.with_(deltas=FirstWordOnly(process))
-    assert isinstance(await process.run(hold), Abandoned)
+    assert isinstance(await process.run(in_flight), Abandoned)
     assert [e.type for e in await bench.events()] == ["queued", "started", "token_batch"]
     await bench.finish_all(bench.process("b"))
     await check_end(bench, COURSES["done"], "t1")

@@ -18,12 +18,12 @@ from daemon.domain.errors import Code, DiskFull, ProviderError
 from daemon.domain.messages import ImageRef, TaskMessage
 from daemon.domain.model_io import Picture
 from daemon.pipeline.outcome import Done, Failed, Retrying
-from daemon.services import ServiceBook
+from daemon.services import ServiceCatalog
 from tests.fakes import ANSWER, Crash, Trouble
 from tests.integration.pipeline.conftest import BOOK, CLOCK, ECHO, Bench, Process, message
 from tests.unit.blobs.pictures import JPEG, PNG
 
-SEEING: ServiceBook = replace(
+SEEING: ServiceCatalog = replace(
     BOOK,
     services=MappingProxyType({"echo": replace(ECHO, takes_images=True), "blind": replace(ECHO, id="blind")}),
 )
@@ -38,7 +38,7 @@ def seeing(bench: Bench, disk: DiskBlobs, name: str = "a") -> Process:
     """A daemon whose service takes images, all of its ports watched."""
     process = bench.process(name)
     blobs = process.recorder.wrap("blobs", BlobsByScheme({"file": disk, "disk": disk}))
-    process.with_(book=lambda: SEEING, blobs=blobs)
+    process.with_(catalog=lambda: SEEING, blobs=blobs)
     return process
 
 
@@ -52,7 +52,7 @@ async def upload(disk: DiskBlobs, user_id: str = "u_t1", data: bytes = PNG) -> I
 async def with_images(disk: DiskBlobs, task_id: str = "t1", **fields: Any) -> TaskMessage:
     """A task with an upload and, as the relay would write it, an inline image on disk."""
     task = message(task_id, **fields)
-    laid = await disk.lay(task, {1: Picture("image/jpeg", JPEG)})
+    laid = await disk.stage(task, {1: Picture("image/jpeg", JPEG)})
     return message(task_id, images=[await upload(disk, f"u_{task_id}"), ImageRef(blob=laid[1])], **fields)
 
 
@@ -131,7 +131,7 @@ async def test_a_crash_at_any_call_leaves_no_image(bench: Bench, disk: DiskBlobs
     await bench.accept(await with_images(disk, "count"))
     await process.run(await process.fetch())
     calls = process.recorder.calls
-    assert calls[-2:] == ["blobs.drop", "tail.ack"]
+    assert calls[-2:] == ["blobs.drop", "settlement.ack"]
     for at in range(len(calls)):
         for when in ("before", "after"):
             task_id = f"t-{at}-{when}"
@@ -152,13 +152,13 @@ async def test_a_store_that_does_not_drop_delays_nobody(
     """The task is over for its viewer and for Redis; the reason is kept for the operator."""
     process = seeing(bench, disk)
     await bench.accept(await with_images(disk))
-    hold = await process.fetch()
+    in_flight = await process.fetch()
 
     async def refuse(*_: object) -> None:
         raise DiskFull("read-only")
 
     monkeypatch.setattr(disk, "drop", refuse)
-    assert isinstance(await process.run(hold), Done)
-    assert hold.trace.blobs_left == "read-only"
+    assert isinstance(await process.run(in_flight), Done)
+    assert in_flight.trace.blobs_left == "read-only"
     assert await bench.left() == {}
     assert len(left(disk)) == 2

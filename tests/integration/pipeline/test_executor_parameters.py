@@ -59,10 +59,10 @@ async def test_a_model_that_refuses_what_was_not_sent_ends_the_task(bench: Bench
 async def test_the_second_call_counts_against_the_rate_of_the_model(bench: Bench) -> None:
     """One request is reserved on the way in; the other one is charged on the way out."""
     model = replace(BOOK.models["m"], requests_per_minute=A_MINUTE)
-    book = replace(BOOK, models=MappingProxyType({**BOOK.models, "m": model}))
+    catalog = replace(BOOK, models=MappingProxyType({**BOOK.models, "m": model}))
     bench.plan("t1", (refused("temperature"),), ANSWER)
     a = bench.process()
-    a.with_(book=lambda: book)
+    a.with_(catalog=lambda: catalog)
     assert await run_one(bench, a) == Done("m", USAGE)
     seconds, micros = await a.client.time()
     paid_off_ms = float(await a.client.get(keys.model_keys("m").rpm) or 0) - (seconds * 1000 + micros / 1000)

@@ -8,7 +8,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
-from daemon.worker.rescuer import Upkeep
+from daemon.worker.rescuer import Rescuer
 from tests.conftest import in_thread
 from tests.leaks import Leaks
 from tests.waiting import WaitUntil, wait_until
@@ -216,7 +215,7 @@ async def test_a_foreign_environment_is_refused(settings: Settings, client: Redi
     """Staging never eats production's tasks, in Redis or in Postgres."""
     async with running(settings):
         pass
-    staging = replace(settings, runtime=replace(settings.runtime, environment="staging"))
+    staging = settings.model_copy(update={"runtime": settings.runtime.model_copy(update={"environment": "staging"})})
     with pytest.raises(ConfigError, match="Redis of REDIS_URL belongs to"):
         await Daemon(staging, [QUEUE]).run()
     await client.delete(keys.ENVIRONMENT)
@@ -237,16 +236,20 @@ async def start(settings: Settings, queue: str) -> None:
 async def test_servers_that_are_away_are_named(settings: Settings) -> None:
     """Exit 75: they may come back."""
     with pytest.raises(RedisAway):
-        await Daemon(replace(settings, redis=RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))), [QUEUE]).run()
+        await Daemon(
+            settings.model_copy(update={"redis": RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))}), [QUEUE]
+        ).run()
     nowhere = PostgresSettings(url=SecretStr("postgresql://u:p@127.0.0.1:1/x"))
     with pytest.raises(StoreAway):
-        await Daemon(replace(settings, postgres=nowhere), [QUEUE]).run()
+        await Daemon(settings.model_copy(update={"postgres": nowhere}), [QUEUE]).run()
 
 
 async def test_a_start_that_is_refused_is_refused_bare(settings: Settings) -> None:
     """Not inside a group of exceptions: the command line turns it into its exit code."""
     with pytest.raises(RedisAway):
-        await run_daemon(replace(settings, redis=RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))), [QUEUE])
+        await run_daemon(
+            settings.model_copy(update={"redis": RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))}), [QUEUE]
+        )
 
 
 async def test_a_port_that_is_taken_ends_the_start_and_closes_everything(settings: Settings) -> None:
@@ -254,7 +257,7 @@ async def test_a_port_that_is_taken_ends_the_start_and_closes_everything(setting
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        occupied = replace(settings, ops=OpsSettings(port=taken.getsockname()[1]))
+        occupied = settings.model_copy(update={"ops": OpsSettings(port=taken.getsockname()[1])})
         with pytest.raises(OSError, match="in use"):
             await Daemon(occupied, [QUEUE]).run()
 
@@ -266,7 +269,9 @@ async def test_a_port_that_is_taken_ends_the_start_and_closes_everything(setting
 async def slow(settings: Settings) -> AsyncIterator[Settings]:
     """A model that takes some seconds for an answer."""
     async with FakeLLM(tokens_per_s=20, first_token_s=0.01, words=20) as server:
-        yield replace(settings, providers=replace(settings.providers, deepseek_base_url=server.openai_url))
+        yield settings.model_copy(
+            update={"providers": settings.providers.model_copy(update={"deepseek_base_url": server.openai_url})}
+        )
 
 
 async def test_a_drain_lets_answers_end_and_reads_nothing(slow: Settings, client: Redis, wait_until: WaitUntil) -> None:
@@ -307,7 +312,7 @@ async def test_two_daemons_share_the_ops_port_until_one_drains(
     async with running(slow) as old:
         await submit(client, "t1")
         await wait_until(lambda: started(client, "t1"), description="it runs")
-        shared = replace(slow, ops=OpsSettings(port=int(old.address.rpartition(":")[2])))
+        shared = slow.model_copy(update={"ops": OpsSettings(port=int(old.address.rpartition(":")[2]))})
         async with running(shared) as new:
             assert new.address == old.address
             old.stop()
@@ -338,7 +343,7 @@ async def test_a_cut_hands_back_at_once_and_another_daemon_goes_on(
         await wait_until(lambda: started(client, "t1"), description="it runs")
         began = loop.time()
         daemon.stop()
-        daemon.cut()
+        daemon.force_stop()
     assert loop.time() - began < 10  # the drain would have taken 180
     assert await client.xlen(keys.queue_keys(QUEUE).ready) == 1
     async with running(settings):
@@ -347,7 +352,7 @@ async def test_a_cut_hands_back_at_once_and_another_daemon_goes_on(
 
 async def test_what_outlasts_the_drain_is_handed_back(slow: Settings, client: Redis, wait_until: WaitUntil) -> None:
     """Long answers are another daemon's."""
-    async with running(replace(slow, shutdown=ShutdownSettings(drain_s=0.2))):
+    async with running(slow.model_copy(update={"shutdown": ShutdownSettings(drain_s=0.2)})):
         await submit(client, "t1")
         await wait_until(lambda: started(client, "t1"), description="it runs")
     assert await client.xlen(keys.queue_keys(QUEUE).ready) == 1
@@ -357,7 +362,7 @@ async def test_an_attempt_that_does_not_let_go_is_left_to_its_lease(
     slow: Settings, client: Redis, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process ends all the same; the record of who reads stays, and leads to what is pending."""
-    monkeypatch.setattr(module, "_HAND_BACK_S", 0.2)
+    monkeypatch.setattr(module, "_REQUEUE_S", 0.2)
 
     async def stubborn(*_: object) -> None:
         await asyncio.Event().wait()
@@ -366,7 +371,7 @@ async def test_an_attempt_that_does_not_let_go_is_left_to_its_lease(
     async with running(slow) as daemon:
         await submit(client, "t1")
         await wait_until(lambda: daemon.status().startswith("running 1"), description="it runs")
-        daemon.cut()
+        daemon.force_stop()
     assert await client.zcard(keys.CONSUMERS) == 1
     pending: Any = await client.xpending(keys.queue_keys(QUEUE).tasks, keys.GROUP)
     assert pending["pending"] == 1
@@ -378,7 +383,7 @@ async def test_a_loop_that_breaks_ends_the_daemon_loudly(settings: Settings, mon
     async def breaks(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Upkeep, "run", breaks)
+    monkeypatch.setattr(Rescuer, "run", breaks)
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.timeout(10):
             await Daemon(settings, [QUEUE]).run()
@@ -390,7 +395,7 @@ async def test_signals_drain_and_reload(settings: Settings, client: Redis, capsy
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    life = asyncio.ensure_future(run_daemon(replace(settings, ops=OpsSettings(port=port)), [QUEUE]))  # noqa: TID251
+    life = asyncio.ensure_future(run_daemon(settings.model_copy(update={"ops": OpsSettings(port=port)}), [QUEUE]))  # noqa: TID251
 
     async def ready() -> bool:
         try:

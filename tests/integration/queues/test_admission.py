@@ -24,8 +24,8 @@ from daemon.queues.admission import (
     Conflict,
     Duplicate,
     Full,
-    Promise,
-    Promised,
+    Reservation,
+    Reserved,
     Verdict,
     blob_reference,
 )
@@ -84,8 +84,8 @@ async def test_an_accepted_message_is_in_the_stream_and_counted(admission: Admis
     entry = msgspec.json.decode(fields[b"task"], type=WorkEntry)
     assert (entry.message, entry.sha256) == (message(variables={"a": 1}), SHA)
     assert abs(entry.accepted_at / 1000 - SystemClock().time()) < 5
-    assert await client.get(keys.seen(QUEUE, "t1")) == f"{verdict.entry_id}:{SHA}".encode()
-    assert 7 * 86400 - 5 < await client.ttl(keys.seen(QUEUE, "t1")) <= 7 * 86400
+    assert await client.get(keys.dedup(QUEUE, "t1")) == f"{verdict.entry_id}:{SHA}".encode()
+    assert 7 * 86400 - 5 < await client.ttl(keys.dedup(QUEUE, "t1")) <= 7 * 86400
     assert await client.get(NAMES.counter) == b"1"
     [(member, score)] = await client.zrange(NAMES.waiting, 0, -1, withscores=True)
     assert member == b"t1"
@@ -125,19 +125,19 @@ async def test_a_thousand_producers_race_for_the_last_ten_places(redis_settings:
         clients = [await stack.enter_async_context(connect(redis_settings, size=1)) for _ in range(8)]
         doors = [Admission(Scripts(one), QueueSettings(), SystemClock()) for one in clients]
         for n in range(size - 10):
-            assert isinstance(await doors[0].promise(QUEUE, f"before{n}", SHA, size), Promised)
+            assert isinstance(await doors[0].reserve(QUEUE, f"before{n}", SHA, size), Reserved)
 
-        async def producer(n: int) -> tuple[Promise | Verdict, ...]:
+        async def producer(n: int) -> tuple[Reservation | Verdict, ...]:
             door, task_id = doors[n % len(doors)], f"t{n}"
             if n % 2:
-                return tuple([await door.promise(QUEUE, task_id, SHA, size) for _ in range(2)])
+                return tuple([await door.reserve(QUEUE, task_id, SHA, size) for _ in range(2)])
             return tuple([await accept(door, task_id, limit=size) for _ in range(2)])
 
         answers = await asyncio.gather(*(producer(n) for n in range(1000)))
     let_in = [found for found in answers if not isinstance(found[0], Full)]
     assert len(let_in) == 10
-    assert all(isinstance(first, Promised | Accepted) for first, _ in let_in)
-    assert all(isinstance(second, Promised | Duplicate) for _, second in let_in)
+    assert all(isinstance(first, Reserved | Accepted) for first, _ in let_in)
+    assert all(isinstance(second, Reserved | Duplicate) for _, second in let_in)
     assert all(isinstance(again, Full) for found in answers if found not in let_in for again in found)
     assert int(await client.get(NAMES.counter)) == await client.zcard(NAMES.waiting) == size
     assert await client.xlen(NAMES.tasks) == sum(isinstance(first, Accepted) for first, _ in let_in)
@@ -191,19 +191,19 @@ async def test_a_counter_below_the_set_does_not_open_the_queue(admission: Admiss
 
 
 async def test_a_dry_run_judges_and_writes_nothing(admission: Admission, client: Client) -> None:
-    verdict = await admission.accept(message(), SHA, 1, {0: Picture("image/png", b"x")}, dry=True)
+    verdict = await admission.accept(message(), SHA, 1, {0: Picture("image/png", b"x")}, dry_run=True)
     assert verdict == Accepted("", 1)
     assert await client.keys("*") == []
     await accept(admission, limit=1)
     before = await snapshot(client)
-    assert await admission.accept(message("t2"), SHA, 1, {}, dry=True) == Full(1, 1)
-    assert isinstance(await admission.accept(message(), SHA, 1, {}, dry=True), Duplicate)
+    assert await admission.accept(message("t2"), SHA, 1, {}, dry_run=True) == Full(1, 1)
+    assert isinstance(await admission.accept(message(), SHA, 1, {}, dry_run=True), Duplicate)
     assert await snapshot(client) == before
 
 
 async def test_a_dry_run_knows_the_place_of_a_promise(admission: Admission, client: Client) -> None:
     await client.zadd(NAMES.waiting, {"t0": 1, "t1": 2, "t2": 3})
-    assert await admission.accept(message(), SHA, 1, {}, dry=True) == Accepted("", 2)
+    assert await admission.accept(message(), SHA, 1, {}, dry_run=True) == Accepted("", 2)
 
 
 async def test_image_bytes_lie_beside_the_stream(admission: Admission, client: Client) -> None:
@@ -233,7 +233,7 @@ WRONG = ["tasks", "waiting", "counter", "control", "seen"]
 @pytest.mark.parametrize("which", WRONG)
 async def test_a_key_of_a_wrong_type_leaves_no_half_write(admission: Admission, client: Client, which: str) -> None:
     """Scripts are not rolled back, so whatever may fail comes before the first write."""
-    key = keys.seen(QUEUE, "t1") if which == "seen" else getattr(NAMES, which)
+    key = keys.dedup(QUEUE, "t1") if which == "seen" else getattr(NAMES, which)
     await client.sadd(key, "x")
     before = await snapshot(client)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
@@ -281,8 +281,8 @@ async def test_a_place_is_given_back_once(admission: Admission, client: Client) 
     """However often the failure callback comes."""
     await client.zadd(NAMES.waiting, {"t1": 1, "t2": 2})
     await client.set(NAMES.counter, 2)
-    assert await admission.refund(QUEUE, "t1")
-    assert await admission.refund(QUEUE, "t1")
+    assert await admission.cancel_reservation(QUEUE, "t1")
+    assert await admission.cancel_reservation(QUEUE, "t1")
     assert await client.get(NAMES.counter) == b"1"
     assert await client.zrange(NAMES.waiting, 0, -1) == [b"t2"]
 
@@ -291,13 +291,13 @@ async def test_an_accepted_message_keeps_its_place(admission: Admission, client:
     """The callback may be late, or about another delivery of the same task."""
     await accept(admission)
     before = await snapshot(client)
-    assert not await admission.refund(QUEUE, "t1")
+    assert not await admission.cancel_reservation(QUEUE, "t1")
     assert await snapshot(client) == before
 
 
 async def test_a_refund_never_drives_the_counter_below_zero(admission: Admission, client: Client) -> None:
     await client.zadd(NAMES.waiting, {"t1": 1})
-    assert await admission.refund(QUEUE, "t1")
+    assert await admission.cancel_reservation(QUEUE, "t1")
     assert await client.get(NAMES.counter) == b"0"
 
 
@@ -309,7 +309,7 @@ async def test_a_place_is_given_back_on_a_full_redis(redis_server: EmbeddedRedis
         await client.zadd(NAMES.waiting, {"t1": 1})
         await client.set(NAMES.counter, 1)
         await client.config_set("maxmemory", "1")
-        assert await admission.refund(QUEUE, "t1")
+        assert await admission.cancel_reservation(QUEUE, "t1")
         assert await client.get(NAMES.counter) == b"0"
     finally:
         await client.aclose()

@@ -25,9 +25,9 @@ async def test_an_unused_queue_has_zeros(side: Side) -> None:
     await side.client.flushdb()
     depths = await DepthReader(side.scripts).read([QUEUE], ["m1"])
     (one,) = depths.queues
-    assert (one.waiting, one.running, one.delayed, one.dead, one.places, one.oldest_at_s) == (0, 0, 0, 0, 0, None)
-    assert (one.consumers, one.paused, depths.closed) == (0, False, {})
-    assert depths.used == {("m1", Tier.PAID): 0, ("m1", Tier.FREE): 0}
+    assert (one.waiting, one.running, one.delayed, one.dead, one.occupancy, one.oldest_at_s) == (0, 0, 0, 0, 0, None)
+    assert (one.consumers, one.paused, depths.unavailable) == (0, False, {})
+    assert depths.permits_in_use == {("m1", Tier.PAID): 0, ("m1", Tier.FREE): 0}
     assert await side.client.dbsize() == 0
 
 
@@ -45,7 +45,7 @@ async def test_waiting_running_and_the_oldest_are_told_apart(side: Side) -> None
     assert one.oldest_at_s == int(second.partition("-")[0]) / 1000
     await side.work.fetch(QUEUE, 2)
     (one,) = (await reader.read([QUEUE], [])).queues
-    assert (one.waiting, one.running, one.oldest_at_s, one.places) == (0, 2, None, 3)
+    assert (one.waiting, one.running, one.oldest_at_s, one.occupancy) == (0, 2, None, 3)
     await side.client.xadd(NAMES.ready, {"task": "x"}, id="5-0")
     (one,) = (await reader.read([QUEUE], [])).queues
     assert (one.waiting, one.running, one.oldest_at_s) == (1, 2, 0.005)
@@ -70,11 +70,11 @@ async def test_places_of_models_and_what_is_closed_are_told(side: Side) -> None:
     client = side.client
     seconds, _ = await client.time()
     later = (seconds + 60) * 1000
-    await client.zadd(keys.guard_model("m1", "paid"), {"t1:x": later, "t2:x": later, "t3:x": 1})
-    await client.set(keys.model_keys("m2").closed, "QUOTA", px=60_000)
+    await client.zadd(keys.model_permits("m1", "paid"), {"t1:x": later, "t2:x": later, "t3:x": 1})
+    await client.set(keys.model_keys("m2").cooldown, "QUOTA", px=60_000)
     depths = await DepthReader(side.scripts).read([], ["m1", "m2"])
-    assert depths.used["m1", Tier.PAID] == 2 and depths.used["m1", Tier.FREE] == 0
-    assert depths.closed == {"m2": "QUOTA"}
+    assert depths.permits_in_use["m1", Tier.PAID] == 2 and depths.permits_in_use["m1", Tier.FREE] == 0
+    assert depths.unavailable == {"m2": "QUOTA"}
     assert depths.memory_bytes is not None and depths.memory_bytes > 100_000
     assert depths.memory_bytes_max == 0
 

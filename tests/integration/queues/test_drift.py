@@ -12,7 +12,7 @@ from daemon.config import QueueSettings, RedisSettings
 from daemon.domain.clock import SystemClock
 from daemon.domain.events import started
 from daemon.domain.messages import TaskMessage
-from daemon.queues.admission import Accepted, Admission, Full, Promised
+from daemon.queues.admission import Accepted, Admission, Full, Reserved
 from daemon.queues.drift import Drift, Repairs
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
@@ -87,11 +87,11 @@ async def test_of_a_surplus_only_the_smallest_of_a_whole_promise_time_goes(door:
 
 async def test_promises_that_nobody_keeps_are_given_back(door: Door) -> None:
     """And one that was kept stays, however long it waits."""
-    assert isinstance(await door.admission.promise(QUEUE, "kept", "0" * 64, 10), Promised)
-    assert isinstance(await door.admission.promise(QUEUE, "broken", "0" * 64, 10), Promised)
+    assert isinstance(await door.admission.reserve(QUEUE, "kept", "0" * 64, 10), Reserved)
+    assert isinstance(await door.admission.reserve(QUEUE, "broken", "0" * 64, 10), Reserved)
     await door.accept("kept")
     await asyncio.sleep(PROMISE_S * 1.2)
-    assert await door.repair() == Repairs(promises=1)
+    assert await door.repair() == Repairs(expired=1)
     assert await door.count() == 1
     assert await door.client.zrange(NAMES.waiting, 0, -1) == [b"kept"]
 
@@ -118,11 +118,11 @@ async def test_a_refused_producer_is_told_when_a_place_is_likely_free(door: Door
     assert await door.accept("over", 3) == Full(3, 3, None)
     for delivery in await side.work.fetch(QUEUE, 2):
         assert delivery.entry is not None
-        await side.tail.begin(delivery, task(delivery.entry.message.task_id), 1, started("m"))
+        await side.settlement.begin(delivery, task(delivery.entry.message.task_id), 1, started("m"))
         await asyncio.sleep(0.05)
     refused = await door.accept("over", 1)
     assert isinstance(refused, Full) and refused.retry_after_s is not None and 0.01 < refused.retry_after_s < 1.5
-    await door.client.hset(NAMES.pace, mapping={"mean": "2000"})
+    await door.client.hset(NAMES.start_interval, mapping={"mean": "2000"})
     await door.accept("t4", 9)
     await door.accept("t5", 9)
     refused = await door.accept("over", 2)

@@ -8,7 +8,7 @@ from daemon.config import QueueSettings
 from daemon.domain.clock import SystemClock
 from daemon.domain.messages import TaskMessage
 from daemon.domain.queues import is_paused
-from daemon.limiter.waiting import Waits
+from daemon.limiter.waiting import WaitReader
 from daemon.queues.admission import Accepted, Admission
 from daemon.queues.control import Controls
 from daemon.queues.depths import DepthReader
@@ -46,7 +46,7 @@ async def accept_is_paused(side: Side, task_id: str) -> bool:
 
 async def readers(side: Side, task_id: str) -> dict[str, bool]:
     """What everybody who asks is told."""
-    waits, controls = Waits(side.client), Controls(side.scripts, SystemClock())
+    waits, controls = WaitReader(side.client), Controls(side.scripts, SystemClock())
     depths = await DepthReader(side.scripts).read([QUEUE], [])
     return {
         "fetch": await fetch_is_paused(side),

@@ -36,7 +36,7 @@ async def test_ready_is_served_before_tasks_and_never_more_than_asked(side: Side
     for number in range(4):
         await side.add(f"t{number}")
     first = await side.work.fetch(QUEUE, 1)
-    assert await side.work.hand_back(first[0])
+    assert await side.work.requeue(first[0])
     read = await side.work.fetch(QUEUE, 2)
     assert [d.stream for d in read] == ["ready", "tasks"]
     assert [d.entry.message.task_id for d in read if d.entry] == ["t0", "t1"]
@@ -50,7 +50,7 @@ async def test_a_blocked_reader_is_woken_by_a_hand_back(side: Side, other: Side,
         waiting = asyncio.ensure_future(other.work.wait(blocking, QUEUE, 1, 40_000))  # noqa: TID251  # awaited below
         while not (await side.client.info("clients"))["blocked_clients"]:
             pass
-        await side.work.hand_back(mine)
+        await side.work.requeue(mine)
         async with asyncio.timeout(10):
             assert [d.stream for d in await waiting] == ["ready"]
 
@@ -69,9 +69,8 @@ async def test_the_place_is_given_back_once_when_the_task_begins(side: Side) -> 
     await side.add()
     await side.client.set(NAMES.counter, 5)
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    event = started("m")
     for _ in range(2):
-        owned, appended = await side.tail.begin(mine, task(), 1, event)
+        owned, appended = await side.settlement.begin(mine, task(), 1, started("m"))
         assert owned
         assert appended.accepted
     assert await side.client.get(NAMES.counter) == b"4"
@@ -83,19 +82,19 @@ async def test_a_counter_never_falls_below_zero(side: Side) -> None:
     await side.add()
     await side.client.set(NAMES.counter, 0)
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    await side.tail.begin(mine, task(), 1, started("m"))
+    await side.settlement.begin(mine, task(), 1, started("m"))
     assert await side.client.get(NAMES.counter) == b"0"
-    assert side.tail._metrics.counter_clamps.labels(QUEUE)._value.get() == 1
+    assert side.settlement._metrics.counter_clamps.labels(QUEUE)._value.get() == 1
 
 
 async def test_begin_tells_that_the_entry_is_not_ours_any_more(side: Side, other: Side) -> None:
     """Ownership is proved in the flush that says `started`."""
     await side.add()
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    swept = await other.work.sweep(QUEUE, 0, 10, ("0-0", "0-0"), 1000)
+    swept = await other.work.reclaim(QUEUE, 0, 10, ("0-0", "0-0"), 1000)
     assert swept is not None
     assert len(swept.deliveries) == 1
-    owned, _ = await side.tail.begin(mine, task(), 1, started("m"))
+    owned, _ = await side.settlement.begin(mine, task(), 1, started("m"))
     assert not owned
     assert await side.client.get(NAMES.counter) == b"1"
 
@@ -104,9 +103,9 @@ async def test_ack_removes_entry_place_and_images_once(side: Side, other: Side) 
     """After an ack nothing of the task is left in its queue; a second one, or a zombie's, changes nothing."""
     await side.add()
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    await other.work.sweep(QUEUE, 60_000, 10, ("0-0", "0-0"), 1000)
-    assert await side.tail.ack(mine)
-    assert not await side.tail.ack(mine)
+    await other.work.reclaim(QUEUE, 60_000, 10, ("0-0", "0-0"), 1000)
+    assert await side.settlement.ack(mine)
+    assert not await side.settlement.ack(mine)
     assert await side.client.xlen(NAMES.tasks) == 0
     assert await pending(side, NAMES.tasks) == 0
     assert await side.client.get(NAMES.counter) == b"0"
@@ -118,7 +117,7 @@ async def test_an_ack_of_a_duplicate_leaves_the_place_alone(side: Side) -> None:
     await side.add(place=False)
     first, second = await side.work.fetch(QUEUE, 2)
     assert first.id < second.id
-    assert await side.tail.ack(second, whole_task=False)
+    assert await side.settlement.ack(second, whole_task=False)
     assert await side.client.zscore(NAMES.waiting, "t1") == 1
 
 
@@ -126,8 +125,8 @@ async def test_a_parked_task_comes_back_through_ready(side: Side) -> None:
     """park -> due -> promote: the same message, its place kept, nothing in two places."""
     await side.add()
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    assert await side.tail.park(mine, 1, reason="GUARD_USER", waiting_since_ms=7)
-    assert not await side.tail.park(mine, 1, reason="GUARD_USER")
+    assert await side.settlement.snooze(mine, 1, reason="GUARD_USER", waiting_since_ms=7)
+    assert not await side.settlement.snooze(mine, 1, reason="GUARD_USER")
     assert side.parked == [(QUEUE, 0.001)] * 2  # told again: the first reply may have been lost
     assert await side.client.hlen(NAMES.held) == 1
     assert await side.client.zscore(NAMES.waiting, "t1") == 1
@@ -166,14 +165,14 @@ async def test_a_dead_letter_holds_reason_and_no_content(side: Side) -> None:
     """What an operator needs, and no prompt."""
     await side.add()
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    assert await side.tail.dead_letter(mine, code=Code.LLM_ERROR, reason="status 500", attempts=3)
+    assert await side.settlement.dead_letter(mine, code=Code.LLM_ERROR, reason="status 500", attempts=3)
     letters: Any = await side.client.xrange(NAMES.dead)
     fields = {k.decode(): v.decode() for k, v in letters[0][1].items()}
     assert fields["taskId"] == "t1"
     assert (fields["code"], fields["attempts"], fields["reason"]) == ("LLM_ERROR", "3", "status 500")
     assert "variables" not in str(fields)
     assert await side.client.get(NAMES.counter) == b"0"
-    assert not await side.tail.dead_letter(mine, code=Code.LLM_ERROR, reason="status 500", attempts=3)
+    assert not await side.settlement.dead_letter(mine, code=Code.LLM_ERROR, reason="status 500", attempts=3)
     assert await side.client.xlen(NAMES.dead) == 1
 
 
@@ -186,7 +185,7 @@ async def test_poison_is_read_without_an_exception(side: Side) -> None:
     read = await side.work.fetch(QUEUE, 10)
     assert [d.entry is None for d in read] == [True, True, True, False]
     assert all(d.poison for d in read[:3])
-    assert await side.tail.dead_letter(
+    assert await side.settlement.dead_letter(
         read[0], code=Code.INVALID_PAYLOAD, reason=read[0].poison, attempts=0, whole_task=False
     )
 
@@ -197,7 +196,7 @@ async def test_a_beat_renews_what_is_ours_and_names_what_is_not(side: Side, othe
     await side.add("t2")
     first, second = await side.work.fetch(QUEUE, 2)
     await side.client.xclaim(NAMES.tasks, keys.GROUP, "b", 0, [second.id])
-    reply = (await side.scripts.run([side.work.beat_call(QUEUE, "tasks", [first.id, second.id, "1-1"])]))[0]
+    reply = (await side.scripts.run([side.work.renew_call(QUEUE, "tasks", [first.id, second.id, "1-1"])]))[0]
     assert [entry_id.decode() for entry_id in reply] == [second.id, "1-1"]
     owner = await side.client.xpending_range(NAMES.tasks, keys.GROUP, second.id, second.id, 1)
     assert owner[0]["consumer"] == b"b"
@@ -207,11 +206,11 @@ async def test_a_sweep_takes_over_only_what_is_idle_and_one_sweeper_at_a_time(si
     """Entries within their lease stay; a second process finds the mark and leaves."""
     await side.add()
     await side.work.fetch(QUEUE, 1)
-    early = await other.work.sweep(QUEUE, 60_000, 10, ("0-0", "0-0"), 200)
+    early = await other.work.reclaim(QUEUE, 60_000, 10, ("0-0", "0-0"), 200)
     assert early is not None
     assert early.deliveries == []
-    assert await side.work.sweep(QUEUE, 0, 10, ("0-0", "0-0"), 200) is None
-    late = await other.work.sweep(QUEUE, 0, 10, early.cursors, 200)
+    assert await side.work.reclaim(QUEUE, 0, 10, ("0-0", "0-0"), 200) is None
+    late = await other.work.reclaim(QUEUE, 0, 10, early.cursors, 200)
     assert late is not None
     assert [d.redelivered for d in late.deliveries] == [True]
 
@@ -221,7 +220,7 @@ async def test_a_sweep_names_entries_that_were_deleted_while_pending(side: Side,
     entry_id = await side.add()
     await side.work.fetch(QUEUE, 1)
     await side.client.xdel(NAMES.tasks, entry_id)
-    swept = await other.work.sweep(QUEUE, 0, 10, ("0-0", "0-0"), 200)
+    swept = await other.work.reclaim(QUEUE, 0, 10, ("0-0", "0-0"), 200)
     assert swept is not None
     assert swept.deleted == [f"tasks/{entry_id}"]
 
@@ -236,24 +235,24 @@ async def test_what_was_delivered_but_never_seen_is_read_back(side: Side) -> Non
 
 async def test_liveness_tells_who_reads_and_who_lapsed(side: Side, other: Side) -> None:
     """One shared record: members, and those whose time ran out."""
-    await side.work.live(side.scripts, [QUEUE], 1)
-    live = await other.work.live(other.scripts, [QUEUE], 60_000)
+    await side.work.register(side.scripts, [QUEUE], 1)
+    live = await other.work.register(other.scripts, [QUEUE], 60_000)
     async with asyncio.timeout(10):
         while not live.lapsed:
-            live = await other.work.live(other.scripts, [QUEUE], 60_000)
+            live = await other.work.register(other.scripts, [QUEUE], 60_000)
     assert live.lapsed == {f"{QUEUE}/a"}
     assert live.members == {f"{QUEUE}/a", f"{QUEUE}/b"}
-    await other.work.forget([f"{QUEUE}/a", f"{QUEUE}/b"])
-    assert (await other.work.live(other.scripts, [QUEUE], 60_000)).members == {f"{QUEUE}/b"}
+    await other.work.deregister([f"{QUEUE}/a", f"{QUEUE}/b"])
+    assert (await other.work.register(other.scripts, [QUEUE], 60_000)).members == {f"{QUEUE}/b"}
 
 
 async def test_a_consumer_with_pending_entries_is_never_buried(side: Side, other: Side) -> None:
     """XGROUP DELCONSUMER drops what is pending for good: looked at and removed in one script."""
     await side.add()
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    assert not await other.work.bury(QUEUE, "a")
-    await side.tail.ack(mine)
-    assert await other.work.bury(QUEUE, "a")
+    assert not await other.work.delete_consumer(QUEUE, "a")
+    await side.settlement.ack(mine)
+    assert await other.work.delete_consumer(QUEUE, "a")
     assert [c["name"] for c in await side.client.xinfo_consumers(NAMES.tasks, keys.GROUP)] == []
 
 

@@ -110,7 +110,7 @@ async def test_a_slot_that_moves_is_away_for_a_while_and_then_found(
         assert isinstance(during[0], RedisAway)
         (found,) = await side.work.fetch(QUEUE, 5)
         assert found.entry is not None and found.entry.message.task_id == "t1"
-        assert await side.work.hand_back(found)
+        assert await side.work.requeue(found)
 
         async def known() -> bool:
             return await node_of(side.client, counter) is not before

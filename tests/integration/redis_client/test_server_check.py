@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ async def test_a_server_that_may_evict_work_refuses_the_start(evicting: Side, re
     """With the setting's name, the value and what is allowed; a throw-away server may be forced."""
     with pytest.raises(ConfigError, match=r"REDIS_URL.*allkeys-lru.*noeviction.*QSTREAMD_ALLOW_EVICTION"):
         await check_server(evicting.client, redis_settings)
-    await check_server(evicting.client, replace(redis_settings, allow_eviction=True))
+    await check_server(evicting.client, redis_settings.model_copy(update={"allow_eviction": True}))
 
 
 async def test_a_server_that_forgets_on_restart_is_warned_about(
@@ -94,7 +93,7 @@ async def test_the_metered_profile_asks_whether_blocking_reads_block(
     side: Side, redis_settings: RedisSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A real server does; one that answers at once, or refuses, is polled, and the log says so."""
-    metered = replace(redis_settings, profile="metered")
+    metered = redis_settings.model_copy(update={"profile": "metered"})
     assert await check_server(side.client, metered)
     assert "redis.does_not_block" not in "".join(capsys.readouterr())
     refusing: Any = _AtOnce(rx.ResponseError("ERR BLOCK is not supported"))

@@ -8,7 +8,7 @@ from typing import Any
 from daemon.domain.clock import SystemClock
 from daemon.domain.events import Usage
 from daemon.domain.messages import TaskMessage, WorkEntry, content_sha256
-from daemon.ports import ClaimAnswer, Claimed, Delivery, ResultDraft
+from daemon.ports import Claimed, ClaimOutcome, Delivery, ResultDraft
 from daemon.store.pool import Pool, Row
 
 LEASE_S = 20.0
@@ -32,7 +32,7 @@ def draft(content: str = "the answer", data: Any = None) -> ResultDraft:
     return ResultDraft(content, data, content_sha256(content), "m1", usage, CLOCK.time())
 
 
-def claimed(answer: ClaimAnswer) -> Claimed:
+def claimed(answer: ClaimOutcome) -> Claimed:
     """`answer`, which must be a claim."""
     assert isinstance(answer, Claimed), answer
     return answer

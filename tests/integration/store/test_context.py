@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,7 +181,7 @@ async def test_one_bad_row_spoils_no_other_task_of_the_batch(ledger: PostgresLed
 
 async def test_a_slow_view_blocks_no_claim(postgres_settings: PostgresSettings) -> None:
     """The server cuts it at the statement limit; the claim itself is quick."""
-    pool = await Pool(replace(postgres_settings, command_timeout_s=0.3)).start()
+    pool = await Pool(postgres_settings.model_copy(update={"command_timeout_s": 0.3})).start()
     await pool.fetch(
         """
         CREATE OR REPLACE VIEW qstreamd.task_context AS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,13 +15,13 @@ from daemon.config.types import SecretStr
 from daemon.dev.embedded_postgres import EmbeddedPostgres
 from daemon.domain.errors import Code, ConfigError, StoreAway
 from daemon.domain.states import State
-from daemon.ports import Ending
+from daemon.ports import Transition
 from daemon.store.pool import Pool, SchemaMismatch, StatementRefused, StatementTimeout
 from daemon.store.tasks import PostgresLedger
 from tests.integration.store.proxy import CuttingProxy
 from tests.integration.store.samples import LEASE_S, claimed, delivery, draft, outcomes, rows_of, task
 
-RETRY = Ending(State.RETRYING, Code.LLM_ERROR, "failed", count_failure=True)
+RETRY = Transition(State.RETRYING, Code.LLM_ERROR, "failed", count_failure=True)
 
 
 @pytest.fixture
@@ -39,9 +38,9 @@ async def far(proxy: CuttingProxy) -> AsyncIterator[Pool]:
     ledger = PostgresLedger(pool)
     for name in ("warm", "up"):
         await ledger.claim(delivery(name), "me", "m1", LEASE_S)
-        await ledger.heartbeat([(name, 1)], "me")
-    await ledger.finish("warm", 1, "me", draft())
-    await ledger.leave("up", 1, "me", RETRY)
+        await ledger.heartbeat([(name, 1)])
+    await ledger.finish("warm", 1, draft())
+    await ledger.transition("up", 1, RETRY)
     yield pool
     await pool.close()
 
@@ -54,7 +53,7 @@ async def test_a_finish_whose_reply_was_lost_is_a_success(proxy: CuttingProxy, f
     ledger = PostgresLedger(far)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(1)
-    stored = await ledger.finish("t1", 1, "me", draft("paid for"))
+    stored = await ledger.finish("t1", 1, draft("paid for"))
     assert proxy.cuts == 1
     rows = await pool.fetch("SELECT id, content FROM qstreamd.results WHERE task_id = 't1'")
     assert [(r["id"], r["content"]) for r in rows] == [(stored.id, "paid for")]
@@ -65,7 +64,7 @@ async def test_a_leave_whose_reply_was_lost_counts_once(proxy: CuttingProxy, far
     ledger = PostgresLedger(far)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(1)
-    assert await ledger.leave("t1", 1, "me", RETRY)
+    assert await ledger.transition("t1", 1, RETRY)
     assert proxy.cuts == 1
     assert (await task(pool, "t1"))["failures"] == 1
 
@@ -83,7 +82,7 @@ async def test_a_beat_whose_reply_was_lost_is_no_lost_lease(proxy: CuttingProxy,
     ledger = PostgresLedger(far)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(1)
-    assert await ledger.heartbeat([("t1", 1)], "me") == set() and proxy.cuts == 1
+    assert await ledger.heartbeat([("t1", 1)]) == set() and proxy.cuts == 1
 
 
 async def test_replies_that_are_lost_again_and_again_are_store_away(proxy: CuttingProxy, far: Pool, pool: Pool) -> None:
@@ -92,10 +91,10 @@ async def test_replies_that_are_lost_again_and_again_are_store_away(proxy: Cutti
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(100)
     with pytest.raises(StoreAway, match="can't be reached"):
-        await ledger.finish("t1", 1, "me", draft())
+        await ledger.finish("t1", 1, draft())
     proxy.lose_replies(0)
     assert (await task(pool, "t1"))["state"] == "done"
-    assert (await ledger.finish("t1", 1, "me", draft())).content == "the answer"
+    assert (await ledger.finish("t1", 1, draft())).content == "the answer"
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -103,7 +102,7 @@ async def test_replies_that_are_lost_again_and_again_are_store_away(proxy: Cutti
 
 async def test_a_full_pool_is_waited_for_no_longer_than_its_limit(postgres_settings: PostgresSettings) -> None:
     """Then StoreAway; and afterwards the pool is as good as before."""
-    pool = await Pool(replace(postgres_settings, pool_max=2, acquire_timeout_s=0.2)).start()
+    pool = await Pool(postgres_settings.model_copy(update={"pool_max": 2, "acquire_timeout_s": 0.2})).start()
     busy = [asyncio.get_running_loop().create_task(pool.fetch("SELECT pg_sleep(3)")) for _ in range(2)]
     await asyncio.sleep(0)
     began = time.monotonic()
@@ -117,7 +116,7 @@ async def test_a_full_pool_is_waited_for_no_longer_than_its_limit(postgres_setti
 
 async def test_a_slow_statement_is_cut_by_the_server(postgres_settings: PostgresSettings, pool: Pool) -> None:
     """StatementTimeout, nothing applied, nothing left running there."""
-    quick = await Pool(replace(postgres_settings, command_timeout_s=0.2)).start()
+    quick = await Pool(postgres_settings.model_copy(update={"command_timeout_s": 0.2})).start()
     began = time.monotonic()
     with pytest.raises(StatementTimeout):
         await quick.fetch("SELECT pg_sleep(30)")
@@ -180,7 +179,7 @@ async def test_a_cancelled_claim_can_be_made_again(ledger: PostgresLedger, pool:
 
 async def test_killed_backends_are_replaced_behind_our_back(postgres_settings: PostgresSettings, pool: Pool) -> None:
     """All idle connections cut at once: the next statements just work."""
-    other = await Pool(replace(postgres_settings, pool_max=3)).start()
+    other = await Pool(postgres_settings.model_copy(update={"pool_max": 3})).start()
     await asyncio.gather(*(other.fetch("SELECT pg_sleep(0.05)") for _ in range(3)))
     kill = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -211,13 +210,13 @@ async def test_a_restarted_server_is_found_again(postgres_server: EmbeddedPostgr
     postgres_server.stop()
     began = time.monotonic()
     with pytest.raises(StoreAway):
-        await ledger.finish("t1", 1, "me", draft())
+        await ledger.finish("t1", 1, draft())
     assert time.monotonic() - began < 10
     postgres_server.start()
-    assert (await ledger.finish("t1", 1, "me", draft())).content == "the answer"
+    assert (await ledger.finish("t1", 1, draft())).content == "the answer"
     postgres_server.kill()
     postgres_server.start()
-    assert await ledger.heartbeat([("t1", 1)], "me") == {"t1"}
+    assert await ledger.heartbeat([("t1", 1)]) == {"t1"}
     await pool.close()
 
 
@@ -259,7 +258,7 @@ async def test_behind_pgbouncer_nothing_is_prepared_or_set(postgres_url: str) ->
     pool = await Pool(PostgresSettings(url=SecretStr(f"{postgres_url}&pgbouncer=true"))).start()
     ledger = PostgresLedger(pool)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    assert (await ledger.finish("t1", 1, "me", draft())).content == "the answer"
+    assert (await ledger.finish("t1", 1, draft())).content == "the answer"
     assert (await pool.fetch("SHOW statement_timeout"))[0]["statement_timeout"] == "0"
     assert not await pool.fetch("SELECT 1 FROM pg_prepared_statements WHERE name <> ''")
     await pool.close()
@@ -291,7 +290,7 @@ async def test_a_migration_under_way_does_not_break_prepared_statements(pool: Po
         answer = claimed(await ledger.claim(delivery(f"t{n + 1}"), "me", "m1", LEASE_S))
         assert answer.attempt == 1
     await pool.fetch("ALTER TABLE qstreamd.tasks ALTER COLUMN failures TYPE bigint")
-    assert (await ledger.finish("t1", 1, "me", draft())).id > 0
+    assert (await ledger.finish("t1", 1, draft())).id > 0
 
 
 async def test_a_schema_that_does_not_fit_says_what_to_do(pool: Pool, ledger: PostgresLedger) -> None:

@@ -15,12 +15,12 @@ from daemon.domain.clock import SystemClock
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.domain.queues import Mode, QueueSpec, Tier
 from daemon.events.log import Events
-from daemon.limiter.permits import RedisGuards
+from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Ledger
-from daemon.queues.settlement import RedisTail
-from daemon.queues.streams import Work
+from daemon.queues.settlement import RedisSettlement
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.connection import connect
@@ -28,7 +28,7 @@ from daemon.redis_client.scripts import Scripts
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.lease import Leases
 from daemon.worker.reclaim import Reclaimer
-from daemon.worker.retry_scheduler import Mover
+from daemon.worker.retry_scheduler import RetryScheduler
 
 QUEUE: Final = "q_paid_stream"
 NAMES: Final = keys.queue_keys(QUEUE)
@@ -42,13 +42,11 @@ class Heartbeats:
 
     def __init__(self) -> None:
         self.asked: list[list[tuple[str, int]]] = []
-        self.owners: set[str] = set()
         self.lost: set[str] = set()
         self.error: Exception | None = None
 
-    async def heartbeat(self, attempts: Sequence[tuple[str, int]], owner: str) -> set[str]:
+    async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:
         self.asked.append(list(attempts))
-        self.owners.add(owner)
         if self.error is not None:
             raise self.error
         return self.lost & {task_id for task_id, _ in attempts}
@@ -59,49 +57,60 @@ class Crew:
 
     def __init__(self, stack: AsyncExitStack, settings: RedisSettings, beat_settings: RedisSettings, name: str) -> None:
         self.name, self.settings = name, settings
-        self.client, self.beat_client = connect(settings), connect(beat_settings, size=1)
+        self.client, self.heartbeat_client = connect(settings), connect(beat_settings, size=1)
         stack.push_async_callback(self.client.aclose)
-        stack.push_async_callback(self.beat_client.aclose)
+        stack.push_async_callback(self.heartbeat_client.aclose)
         self.metrics = Metrics(process=False)
-        self.scripts, self.beat_scripts = GatheredScripts(self.client), Scripts(self.beat_client)
+        self.scripts, self.heartbeat_scripts = GatheredScripts(self.client), Scripts(self.heartbeat_client)
         reads = connect(settings, retries=0)
         stack.push_async_callback(reads.aclose)
-        self.work = Work(self.scripts, QueueSettings(), name, reads=Scripts(reads))
-        self.guards = RedisGuards(self.scripts, GuardSettings())
+        self.work = WorkStreams(self.scripts, QueueSettings(), name, reads=Scripts(reads))
+        self.limiter = RedisLimiter(self.scripts, GuardSettings())
         self.ledger = Heartbeats()
         self.clock = SystemClock()
-        self.leases = Leases(self.beat_scripts, self.work, cast("Ledger", self.ledger), LEASE, self.metrics, self.clock)
+        self.leases = Leases(
+            self.heartbeat_scripts, self.work, cast("Ledger", self.ledger), LEASE, self.metrics, self.clock
+        )
         spec = QueueSpec(QUEUE, Tier.PAID, Mode.STREAM, 2)
         self.consumer = QueueConsumer(
             spec, self.work, self.client, self.leases, settings, LEASE, self.metrics, self.attempt
         )
         self.lost: list[tuple[str, list[str]]] = []
-        self.mover = Mover(self.work, [QUEUE], RetrySettings(), self.metrics, self._lost)
+        self.retry_scheduler = RetryScheduler(self.work, [QUEUE], RetrySettings(), self.metrics, self._lost)
         self.changed: list[list[str]] = []
         self.reclaimer = Reclaimer(
-            self.beat_scripts, self.work, {QUEUE: self.consumer}, LEASE, 0.0, self.metrics, self._changed, self._lost
+            self.heartbeat_scripts,
+            self.work,
+            {QUEUE: self.consumer},
+            LEASE,
+            0.0,
+            self.metrics,
+            self._changed,
+            self._lost,
         )
         events = Events(self.scripts, EventSettings(), self.clock)
-        self.tail = RedisTail(self.scripts, self.work, events, self.guards, self.metrics, self.mover.parked, self.clock)
+        self.settlement = RedisSettlement(
+            self.scripts, self.work, events, self.limiter, self.metrics, self.retry_scheduler.snoozed, self.clock
+        )
         self.gate = asyncio.Event()
         self.gate.set()
         self.began: list[str] = []
-        self.holds: list[Hold] = []
+        self.holds: list[InFlight] = []
         self.ended: list[str] = []
         self.cut: list[str] = []
 
-    async def attempt(self, hold: Hold) -> None:
+    async def attempt(self, in_flight: InFlight) -> None:
         """Wait for the gate, settle, and note it all."""
-        self.began.append(hold.task_id)
-        self.holds.append(hold)
+        self.began.append(in_flight.task_id)
+        self.holds.append(in_flight)
         try:
             await self.gate.wait()
-            if hold.scope.interrupted is None:
-                await self.tail.ack(hold.delivery)
-                hold.settled = True
-            self.ended.append(hold.task_id)
+            if in_flight.scope.interrupted is None:
+                await self.settlement.ack(in_flight.delivery)
+                in_flight.settled = True
+            self.ended.append(in_flight.task_id)
         except asyncio.CancelledError:
-            self.cut.append(hold.task_id)
+            self.cut.append(in_flight.task_id)
             raise
 
     async def _lost(self, queue: str, ids: list[str]) -> None:
@@ -115,7 +124,7 @@ class Crew:
         """These loops run: consumer, leases, mover, reclaimer. A clean stop at the end."""
         loops: dict[str, Callable[[], Any]] = {
             "leases": lambda: self.leases.run(lambda: None),
-            "mover": self.mover.run,
+            "mover": self.retry_scheduler.run,
             "reclaimer": lambda: self.reclaimer.run(lambda: None),
         }
         async with asyncio.TaskGroup() as group:

@@ -28,7 +28,7 @@ from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
-from daemon.worker.blob_sweeper import BlobsSweep
+from daemon.worker.blob_sweeper import BlobSweeper
 from tests.unit.blobs.pictures import PNG
 from tests.waiting import wait_until
 
@@ -44,18 +44,18 @@ class Host:
     settings: BlobSettings
     redis: Redis
     pool: Pool
-    sweep: BlobsSweep
+    sweep: BlobSweeper
     metrics: Metrics
 
-    async def lay(self, task_id: str) -> str:
+    async def stage(self, task_id: str) -> str:
         """An inline image of a task, as the relay lays it down."""
         task = TaskMessage(task_id=task_id, queue_id=QUEUE, service_id="s", user_id="u1")
-        laid = await self.disk.lay(task, {0: Picture("image/png", PNG)})
+        laid = await self.disk.stage(task, {0: Picture("image/png", PNG)})
         return laid[0].removeprefix("disk:")
 
     async def accept(self, task_id: str) -> None:
         """Redis knows the task."""
-        await self.redis.set(keys.seen(QUEUE, task_id), "1-1:sha", ex=60)
+        await self.redis.set(keys.dedup(QUEUE, task_id), "1-1:sha", ex=60)
 
     async def row(self, task_id: str, state: str) -> None:
         """Postgres knows the task."""
@@ -89,14 +89,14 @@ async def host(
     pool = await Pool(postgres_settings).start()
     async with connect(redis_settings) as client:
         metrics = Metrics(process=False)
-        sweep = BlobsSweep(RedisBlobs(client, picture), TaskRecords(pool), settings, 5000.0, metrics, CLOCK)
+        sweep = BlobSweeper(RedisBlobs(client, picture), TaskRecords(pool), settings, 5000.0, metrics, CLOCK)
         yield Host(DiskBlobs(settings, CLOCK), settings, client, pool, sweep, metrics)
     await pool.close()
 
 
 async def test_an_image_of_a_task_that_was_never_accepted_goes(host: Host) -> None:
     """The relay died between laying it down and accepting the task."""
-    orphan, waiting = await host.lay("orphan"), await host.lay("waiting")
+    orphan, waiting = await host.stage("orphan"), await host.stage("waiting")
     await host.accept("waiting")
     await host.sweep.sweep()
     assert host.names() == {orphan, waiting}, "it may be accepted in this moment"
@@ -109,7 +109,7 @@ async def test_an_image_of_a_task_that_was_never_accepted_goes(host: Host) -> No
 @pytest.mark.parametrize("state", ["done", "failed", "cancelled", "expired"])
 async def test_an_image_of_a_task_that_has_ended_goes(host: Host, state: str) -> None:
     """Its daemon died in the tail, or could not remove it then."""
-    await host.lay("ended")
+    await host.stage("ended")
     await host.accept("ended")
     await host.row("ended", state)
     host.age(61)
@@ -120,7 +120,7 @@ async def test_an_image_of_a_task_that_has_ended_goes(host: Host, state: str) ->
 @pytest.mark.parametrize("state", ["queued", "running", "retrying"])
 async def test_an_image_of_a_task_that_may_still_run_stays(host: Host, state: str) -> None:
     """Also when Redis has forgotten the task: it will be put back from Postgres."""
-    kept = await host.lay("alive")
+    kept = await host.stage("alive")
     await host.row("alive", state)
     host.age(4999)
     await host.sweep.sweep()
@@ -129,7 +129,7 @@ async def test_an_image_of_a_task_that_may_still_run_stays(host: Host, state: st
 
 async def test_nothing_is_judged_while_a_server_is_away(host: Host) -> None:
     """Ages still count."""
-    kept = await host.lay("orphan")
+    kept = await host.stage("orphan")
     host.age(61)
     (host.disk.root / "incoming" / "part").write_bytes(b"x")
     os.utime(host.disk.root / "incoming" / "part", (1, 1))
@@ -165,7 +165,7 @@ async def test_a_host_without_images_costs_nothing(host: Host) -> None:
 
 
 async def test_one_daemon_of_a_host_sweeps(host: Host) -> None:
-    await host.lay("orphan")
+    await host.stage("orphan")
     host.age(61)
     with alone(host.disk.root):
         await host.sweep.sweep()
@@ -180,7 +180,7 @@ async def test_a_disk_in_trouble_does_not_end_the_daemon(host: Host) -> None:
 async def test_it_goes_on_until_it_is_cancelled(host: Host) -> None:
     async with asyncio.TaskGroup() as group:
         loop = group.create_task(host.sweep.run())
-        await host.lay("orphan")
+        await host.stage("orphan")
         host.age(61)
         await wait_until(lambda: not host.files(), description="swept")
         loop.cancel()
@@ -219,7 +219,7 @@ async def test_what_was_not_accepted_leaves_no_image(host: Host, admission: Admi
     await admission.accept(task(), "sha", 1, PICTURES)
     await admission.accept(task(), "other", 1, PICTURES)
     await admission.accept(task("t2"), "sha", 1, PICTURES)
-    await admission.accept(task("t3"), "sha", 10, PICTURES, dry=True)
+    await admission.accept(task("t3"), "sha", 10, PICTURES, dry_run=True)
     assert host.names() == kept
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from daemon.config import RedisSettings
 from daemon.config.types import SecretStr
-from daemon.pipeline.in_flight import Hold
+from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Delivery
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy
@@ -29,7 +28,9 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
 async def far(new_crew: NewCrew, proxy: Proxy, redis_settings: RedisSettings) -> Crew:
     """A crew whose network misbehaves when told to."""
     url = proxy.url_of(redis_settings.url.get_secret_value())
-    return new_crew("far", replace(redis_settings, url=SecretStr(url), block_s=20.0, command_timeout_s=0.5))
+    return new_crew(
+        "far", redis_settings.model_copy(update={"url": SecretStr(url), "block_s": 20.0, "command_timeout_s": 0.5})
+    )
 
 
 async def test_it_reads_no_more_than_it_can_run(crew: Crew, wait_until: WaitUntil) -> None:
@@ -67,11 +68,11 @@ async def test_an_attempt_that_raises_ends_no_other(
     """A bug of ours: the attempt beside it ends, new work is read, and the entry of the first is run again."""
     good, broken = crew.consumer._attempt, {"t1"}
 
-    async def attempt(hold: Hold) -> None:
-        if hold.task_id in broken:
-            broken.discard(hold.task_id)
+    async def attempt(in_flight: InFlight) -> None:
+        if in_flight.task_id in broken:
+            broken.discard(in_flight.task_id)
             raise RuntimeError("a bug")
-        await good(hold)
+        await good(in_flight)
 
     monkeypatch.setattr(crew.consumer, "_attempt", attempt)
     async with crew.at_work("consumer"):
@@ -206,7 +207,7 @@ async def test_an_idle_queue_costs_two_commands_for_each_block(
     crew: Crew, new_crew: NewCrew, redis_settings: RedisSettings
 ) -> None:
     """The read itself and nothing around it: an idle daemon is nearly free."""
-    idle = new_crew("idle", replace(redis_settings, block_s=0.1))
+    idle = new_crew("idle", redis_settings.model_copy(update={"block_s": 0.1}))
     async with idle.at_work("consumer"):
         await asyncio.sleep(0.3)
         before = int((await crew.client.info("stats"))["total_commands_processed"])
@@ -236,7 +237,7 @@ async def test_no_queue_has_more_slots_than_half_of_what_may_be_pending(
     crew: Crew, new_crew: NewCrew, redis_settings: RedisSettings
 ) -> None:
     """A read may bring twice what is free; whoever asks for more slots gets so many."""
-    few = new_crew("few", replace(redis_settings, pending_max=3))
+    few = new_crew("few", redis_settings.model_copy(update={"pending_max": 3}))
     assert (crew.consumer.slots.total, few.consumer.slots.total) == (2, 1)
     few.consumer.resize(50)
     assert few.consumer.slots.total == 1

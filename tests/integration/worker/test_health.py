@@ -10,7 +10,7 @@ import pytest
 
 from daemon.config import OpsSettings
 from daemon.observability.metrics import Metrics
-from daemon.worker.health import HealthServer, answers
+from daemon.worker.health import HealthServer, responds
 
 
 class Checks:
@@ -94,6 +94,6 @@ async def test_an_answer_that_takes_too_long_is_none() -> None:
     async def fails() -> None:
         raise ConnectionError
 
-    assert await answers(asyncio.sleep, 0) == ""
-    assert await answers(asyncio.sleep, 5, limit_s=0.02) == "TimeoutError"
-    assert await answers(fails) == "ConnectionError"
+    assert await responds(asyncio.sleep, 0) == ""
+    assert await responds(asyncio.sleep, 5, limit_s=0.02) == "TimeoutError"
+    assert await responds(fails) == "ConnectionError"

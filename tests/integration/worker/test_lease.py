@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,52 +12,54 @@ import pytest
 from daemon.config import RedisSettings
 from daemon.config.types import SecretStr
 from daemon.domain.errors import LeaseLost, RedisAway, StoreAway
-from daemon.domain.permits import GuardPlace
-from daemon.pipeline.in_flight import HeldPermits, Hold
+from daemon.domain.permits import Permit
+from daemon.pipeline.in_flight import HeldPermits, InFlight
 from daemon.redis_client import keys
 from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
 from tests.proxy import Proxy
 from tests.waiting import WaitUntil
 
-PLACE = GuardPlace(keys.guard_user("u1"), 1)
+PLACE = Permit(keys.user_permits("u1"), 1)
 LEASE_MS = int(LEASE.lease_s * 1000)
 
 
-async def begin(crew: Crew, attempt: int | None = 1) -> Hold:
+async def begin(crew: Crew, attempt: int | None = 1) -> InFlight:
     """One entry that this process runs, with a place in a guard."""
     await crew.add("t1")
-    hold = Hold((await crew.work.fetch(QUEUE, 1))[0], attempt=attempt)
-    crew.leases.add(hold)
-    return hold
+    in_flight = InFlight((await crew.work.fetch(QUEUE, 1))[0], attempt=attempt)
+    crew.leases.add(in_flight)
+    return in_flight
 
 
-async def take_place(crew: Crew, hold: Hold) -> None:
-    hold.held = HeldPermits("t1:token", (PLACE,), None)
-    assert await crew.guards.acquire(hold.held.token, hold.held.permits, LEASE_MS) is None
+async def take_place(crew: Crew, in_flight: InFlight) -> None:
+    in_flight.held = HeldPermits("t1:token", (PLACE,), None)
+    assert await crew.limiter.retake(in_flight.held.token, in_flight.held.permits, LEASE_MS) is None
 
 
 async def test_an_attempt_ten_times_as_long_as_its_lease_stays_with_its_owner(crew: Crew, new_crew: NewCrew) -> None:
     """Entry, guard place and heartbeat are renewed together; a sweeper finds nothing."""
     other = new_crew("b")
     async with crew.at_work("leases"):
-        hold = await begin(crew)
-        await take_place(crew, hold)
+        in_flight = await begin(crew)
+        await take_place(crew, in_flight)
         async with asyncio.timeout(30):
             for _ in range(20):
                 await asyncio.sleep(LEASE.lease_s / 5)
-                swept = await other.work.sweep(QUEUE, LEASE_MS, 10, ("0-0", "0-0"), 1)
+                swept = await other.work.reclaim(QUEUE, LEASE_MS, 10, ("0-0", "0-0"), 1)
                 assert swept is None or swept.deliveries == []
-        assert hold.scope.interrupted is None
-        assert await other.guards.acquire("x", [PLACE], 1000) == 0
+        assert in_flight.scope.interrupted is None
+        assert await other.limiter.retake("x", [PLACE], 1000) == 0
         assert crew.ledger.asked[-1] == [("t1", 1)]
 
 
 async def test_a_refused_beat_interrupts_at_once(crew: Crew, new_crew: NewCrew, wait_until: WaitUntil) -> None:
     """Another consumer has the entry: nothing may be paid for any longer, and the beat takes nothing back."""
     async with crew.at_work("leases"):
-        hold = await begin(crew)
-        await crew.client.xclaim(NAMES.tasks, keys.GROUP, "b", 0, [hold.delivery.id])
-        error = await wait_until(lambda: hold.scope.interrupted, description="interrupted", within_s=LEASE.beat_s * 4)
+        in_flight = await begin(crew)
+        await crew.client.xclaim(NAMES.tasks, keys.GROUP, "b", 0, [in_flight.delivery.id])
+        error = await wait_until(
+            lambda: in_flight.scope.interrupted, description="interrupted", within_s=LEASE.beat_s * 4
+        )
         assert isinstance(error, LeaseLost)
         assert await crew.pending("b") == 1
     assert crew.metrics.fenced.labels("heartbeat")._value.get() == 1
@@ -67,35 +68,35 @@ async def test_a_refused_beat_interrupts_at_once(crew: Crew, new_crew: NewCrew, 
 async def test_a_higher_attempt_in_the_ledger_interrupts(crew: Crew, wait_until: WaitUntil) -> None:
     """Postgres is the fence: whoever claimed after us owns the task."""
     async with crew.at_work("leases"):
-        hold = await begin(crew)
+        in_flight = await begin(crew)
         crew.ledger.lost = {"t1"}
-        await wait_until(lambda: hold.scope.interrupted, description="interrupted", within_s=LEASE.beat_s * 4)
+        await wait_until(lambda: in_flight.scope.interrupted, description="interrupted", within_s=LEASE.beat_s * 4)
 
 
 async def test_what_has_left_running_by_our_own_doing_is_not_lost(crew: Crew) -> None:
     """Between the commit and the ack neither the row's state nor a settled entry interrupts anything."""
     async with crew.at_work("leases"):
-        hold = await begin(crew)
-        hold.released_row()
+        in_flight = await begin(crew)
+        in_flight.released_row()
         crew.ledger.lost = {"t1"}
         await asyncio.sleep(LEASE.beat_s * 3)
-        assert hold.scope.interrupted is None
+        assert in_flight.scope.interrupted is None
         assert crew.ledger.asked == []
-        await crew.work.hand_back(hold.delivery)
-        hold.settled = True
+        await crew.work.requeue(in_flight.delivery)
+        in_flight.settled = True
         await asyncio.sleep(LEASE.self_fence_s + LEASE.beat_s * 2)
-        assert hold.scope.interrupted is None
+        assert in_flight.scope.interrupted is None
 
 
 async def test_no_attempt_means_no_heartbeat(crew: Crew, wait_until: WaitUntil) -> None:
     """Before the claim there is no row to speak for; the entry is beaten for all the same."""
     async with crew.at_work("leases"):
-        hold = await begin(crew, attempt=None)
+        in_flight = await begin(crew, attempt=None)
         await asyncio.sleep(LEASE.lease_s * 1.5)
         (row,) = await rows(crew)
         assert row["time_since_delivered"] < LEASE.beat_s * 3000
         assert crew.ledger.asked == []
-        assert hold.scope.interrupted is None
+        assert in_flight.scope.interrupted is None
 
 
 async def rows(crew: Crew) -> list[Any]:
@@ -107,9 +108,9 @@ async def test_postgres_being_away_costs_no_lease(crew: Crew) -> None:
     """Redis still knows whose the entry is."""
     crew.ledger.error = StoreAway("away")
     async with crew.at_work("leases"):
-        hold = await begin(crew)
+        in_flight = await begin(crew)
         await asyncio.sleep(LEASE.lease_s * 2)
-        assert hold.scope.interrupted is None
+        assert in_flight.scope.interrupted is None
     assert crew.metrics.postgres_errors.labels("away")._value.get() > 2
 
 
@@ -124,7 +125,7 @@ async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
 async def far(new_crew: NewCrew, proxy: Proxy, redis_settings: RedisSettings) -> Crew:
     """Only its beats go through the proxy."""
     url = SecretStr(proxy.url_of(redis_settings.url.get_secret_value()))
-    return new_crew("far", redis_settings, replace(redis_settings, url=url))
+    return new_crew("far", redis_settings, redis_settings.model_copy(update={"url": url}))
 
 
 @pytest.mark.parametrize("how", ["silent", "refused"])
@@ -133,14 +134,14 @@ async def test_without_a_good_beat_the_attempt_fences_itself_before_its_lease_en
 ) -> None:
     """Not at the first lost beat, and in any case before another may start."""
     async with far.at_work("leases"):
-        hold = await begin(far)
+        in_flight = await begin(far)
         await wait_until(lambda: far.ledger.asked, description="it beats")
         loop = asyncio.get_running_loop()
         proxy.silent, proxy.refuse = how == "silent", how == "refused"
         if how == "refused":
             proxy.cut()
         began = loop.time()
-        error = await wait_until(lambda: hold.scope.interrupted, description="fenced")
+        error = await wait_until(lambda: in_flight.scope.interrupted, description="fenced")
         assert LEASE.self_fence_s - LEASE.beat_s - 0.02 <= loop.time() - began <= LEASE.lease_s + 0.2
         assert "no good beat" in str(error)
 
@@ -157,12 +158,12 @@ async def test_a_beat_that_does_not_come_back_keeps_nobody_from_the_fence(
                 await released.wait()
         raise RedisAway("at last")
 
-    monkeypatch.setattr(crew.beat_scripts, "run_each", stuck)
+    monkeypatch.setattr(crew.heartbeat_scripts, "run_each", stuck)
     loop = asyncio.get_running_loop()
     async with crew.at_work("leases"):
-        hold = await begin(crew)
+        in_flight = await begin(crew)
         began = loop.time()
-        await wait_until(lambda: hold.scope.interrupted, description="fenced", within_s=2)
+        await wait_until(lambda: in_flight.scope.interrupted, description="fenced", within_s=2)
         assert loop.time() - began <= LEASE.lease_s
         released.set()
 
@@ -170,7 +171,7 @@ async def test_a_beat_that_does_not_come_back_keeps_nobody_from_the_fence(
 async def test_two_lost_beats_lose_no_task(far: Crew, proxy: Proxy, wait_until: WaitUntil) -> None:
     """A short outage of the network is over before the fence."""
     async with far.at_work("leases"):
-        hold = await begin(far)
+        in_flight = await begin(far)
         for _ in range(5):
             seen = len(far.ledger.asked)
             proxy.refuse = True
@@ -178,63 +179,63 @@ async def test_two_lost_beats_lose_no_task(far: Crew, proxy: Proxy, wait_until: 
             await wait_until(lambda seen=seen: len(far.ledger.asked) > seen, description="a beat in the outage")
             proxy.refuse = False
             await asyncio.sleep(LEASE.beat_s * 2)
-        assert hold.scope.interrupted is None
+        assert in_flight.scope.interrupted is None
 
 
 async def test_a_flushed_server_interrupts_nothing(crew: Crew) -> None:
     """Nobody else can own what is in no stream; the answers under way are paid for and Postgres still fences."""
     async with crew.at_work("leases"):
-        hold = await begin(crew)
+        in_flight = await begin(crew)
         await crew.client.flushall()
         await asyncio.sleep(LEASE.lease_s * 2)
-        assert hold.scope.interrupted is None
+        assert in_flight.scope.interrupted is None
 
 
 async def test_a_place_that_was_lost_is_taken_again_if_there_is_room(crew: Crew, wait_until: WaitUntil) -> None:
     """After a flush or a stall the guard counts us again."""
     async with crew.at_work("leases"):
-        hold = await begin(crew)
-        await take_place(crew, hold)
+        in_flight = await begin(crew)
+        await take_place(crew, in_flight)
         await crew.client.delete(PLACE.key)
-        await wait_until(lambda: crew.client.zscore(PLACE.key, hold.held.token), description="taken again")
-        assert hold.scope.interrupted is None
+        await wait_until(lambda: crew.client.zscore(PLACE.key, in_flight.held.token), description="taken again")
+        assert in_flight.scope.interrupted is None
 
 
 async def test_a_place_that_somebody_else_has_now_interrupts(crew: Crew, wait_until: WaitUntil) -> None:
     """We would be one too many at the vendor."""
     async with crew.at_work("leases"):
-        hold = await begin(crew)
-        await take_place(crew, hold)
+        in_flight = await begin(crew)
+        await take_place(crew, in_flight)
         await crew.client.delete(PLACE.key)
-        await crew.guards.acquire("other", [PLACE], 60_000)
-        error = await wait_until(lambda: hold.scope.interrupted, description="interrupted")
+        await crew.limiter.retake("other", [PLACE], 60_000)
+        error = await wait_until(lambda: in_flight.scope.interrupted, description="interrupted")
         assert "guard" in str(error)
 
 
 async def test_a_released_place_is_not_taken_again(crew: Crew) -> None:
     """The end of an attempt and a beat may meet."""
     async with crew.at_work("leases"):
-        hold = await begin(crew)
-        await take_place(crew, hold)
+        in_flight = await begin(crew)
+        await take_place(crew, in_flight)
         await asyncio.sleep(LEASE.beat_s * 2)
-        await crew.guards.release(hold.held.token, hold.held.permits)
-        hold.released_permits()
+        await crew.limiter.release(in_flight.held.token, in_flight.held.permits)
+        in_flight.released_permits()
         await asyncio.sleep(LEASE.beat_s * 3)
         assert await crew.client.zcard(PLACE.key) == 0
-        assert hold.scope.interrupted is None
+        assert in_flight.scope.interrupted is None
 
 
 async def test_a_call_that_outlived_its_own_clocks_is_not_beaten_for(crew: Crew, new_crew: NewCrew) -> None:
     """A vendor that swallows cancels must not hold a task for ever: another process takes it over."""
     other = new_crew("b")
     async with crew.at_work("leases"):
-        hold = await begin(crew)
-        hold.hard_deadline = crew.clock.monotonic()
+        in_flight = await begin(crew)
+        in_flight.hard_deadline = crew.clock.monotonic()
         await asyncio.sleep(LEASE.lease_s * 1.3)
-        swept = await other.work.sweep(QUEUE, LEASE_MS, 10, ("0-0", "0-0"), 1)
+        swept = await other.work.reclaim(QUEUE, LEASE_MS, 10, ("0-0", "0-0"), 1)
         assert swept is not None
         assert len(swept.deliveries) == 1
-        assert isinstance(hold.scope.interrupted, LeaseLost)
+        assert isinstance(in_flight.scope.interrupted, LeaseLost)
 
 
 async def test_beats_go_on_through_a_drain(crew: Crew, new_crew: NewCrew, wait_until: WaitUntil) -> None:
@@ -247,7 +248,7 @@ async def test_beats_go_on_through_a_drain(crew: Crew, new_crew: NewCrew, wait_u
         await crew.consumer.stop()
         for _ in range(10):
             await asyncio.sleep(LEASE.lease_s / 4)
-            swept = await other.work.sweep(QUEUE, LEASE_MS, 10, ("0-0", "0-0"), 1)
+            swept = await other.work.reclaim(QUEUE, LEASE_MS, 10, ("0-0", "0-0"), 1)
             assert swept is None or swept.deliveries == []
     assert crew.ended == ["t1"]
     assert len(crew.leases) == 0
@@ -264,5 +265,5 @@ async def test_nothing_runs_nothing_is_sent(crew: Crew) -> None:
     work = asyncio.ensure_future(crew.leases.run(progress))  # noqa: TID251  # cancelled below
     await asyncio.sleep(LEASE.beat_s * 4)
     work.cancel()
-    assert crew.beat_scripts.flushes == 0
+    assert crew.heartbeat_scripts.flushes == 0
     assert progressed >= 3

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from daemon.config import QueueSettings
-from daemon.pipeline.in_flight import Hold
-from daemon.queues.streams import Work
+from daemon.pipeline.in_flight import InFlight
+from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
 from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
 from tests.waiting import WaitUntil
 
 
-async def die_with(crew: Crew, *task_ids: str, name: str = "dead") -> Work:
+async def die_with(crew: Crew, *task_ids: str, name: str = "dead") -> WorkStreams:
     """A consumer that registered, read these, and was never heard of again."""
-    dead = Work(Scripts(crew.client), QueueSettings(), name)
-    await dead.live(Scripts(crew.client), [QUEUE], 50)
+    dead = WorkStreams(Scripts(crew.client), QueueSettings(), name)
+    await dead.register(Scripts(crew.client), [QUEUE], 50)
     await crew.add(*task_ids)
     assert len(await dead.fetch(QUEUE, len(task_ids))) == len(task_ids)
     return dead
@@ -42,7 +42,7 @@ async def test_the_work_of_the_dead_is_taken_over_and_they_are_buried(crew: Crew
         await wait_until(lambda: len(crew.ended) == 25, description="all were run")
         await wait_until(lambda: buried(crew), description="nothing is left of them")
     assert sorted(crew.began) == sorted(f"t{number}" for number in range(25))
-    assert all(hold.delivery.redelivered for hold in crew.holds)
+    assert all(in_flight.delivery.redelivered for in_flight in crew.holds)
     assert await crew.waiting() == 0
     assert crew.metrics.reclaimed.labels(QUEUE)._value.get() == 25
 
@@ -97,7 +97,7 @@ async def test_work_that_others_hold_hides_nothing(crew: Crew, new_crew: NewCrew
     other = new_crew("b")
     await crew.add(*(f"t{number}" for number in range(60)))
     for d in await other.work.fetch(QUEUE, 60):
-        other.leases.add(Hold(d))
+        other.leases.add(InFlight(d))
     async with other.at_work("leases"):
         await die_with(crew, "lost")
         async with crew.at_work("consumer", "leases", "reclaimer"):
@@ -160,7 +160,7 @@ async def test_the_mover_is_told_when_somebody_goes(crew: Crew, new_crew: NewCre
         await wait_until(lambda: members(crew), description="it looks")
         await asyncio.sleep(0.1)
         crew.changed.clear()
-        await other.reclaimer.leave()
+        await other.reclaimer.deregister()
         await wait_until(lambda: crew.changed, description="told of the stop")
         await die_with(crew, "t1")
         crew.changed.clear()
@@ -170,12 +170,12 @@ async def test_the_mover_is_told_when_somebody_goes(crew: Crew, new_crew: NewCre
 async def test_a_clean_stop_leaves_no_record(crew: Crew) -> None:
     """Nobody needs to sweep after us; but with something of ours pending the record stays, and leads to it."""
     await crew.reclaimer.register()
-    await crew.reclaimer.leave()
+    await crew.reclaimer.deregister()
     assert await members(crew) == set()
     await crew.reclaimer.register()
     await crew.add("t1")
     await crew.work.fetch(QUEUE, 1)
-    await crew.reclaimer.leave()
+    await crew.reclaimer.deregister()
     assert await members(crew) == {f"{QUEUE}/a"}
     assert "a" in await consumers(crew)
 

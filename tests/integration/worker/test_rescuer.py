@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from daemon.domain.errors import Code
 from daemon.domain.states import State
-from daemon.pipeline.in_flight import Hold
-from daemon.ports import Claimed, Ending
+from daemon.pipeline.in_flight import InFlight
+from daemon.ports import Claimed, Transition
 from daemon.store.pool import Pool
-from daemon.store.records import FORGOTTEN_MAX, TaskRecords
+from daemon.store.records import STALE_MAX, TaskRecords
 from daemon.store.tasks import PostgresLedger
-from daemon.worker.rescuer import Upkeep
+from daemon.worker.rescuer import Rescuer
 from tests.integration.worker import conftest
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew
 from tests.waiting import WaitUntil
 
-LEASE = replace(conftest.LEASE, lease_s=0.15, compare_s=0.06)
+LEASE = conftest.LEASE.model_copy(update={"lease_s": 0.15, "compare_s": 0.06})
 
 
 @pytest.fixture
@@ -32,12 +31,12 @@ class Watch:
     """The upkeep of one process, at work until the end of the `with`."""
 
     def __init__(self, crew: Crew, pool: Pool) -> None:
-        self.upkeep = Upkeep(crew.work, TaskRecords(pool), [QUEUE], LEASE, crew.metrics)
+        self.rescue_mark = Rescuer(crew.work, TaskRecords(pool), [QUEUE], LEASE, crew.metrics)
         self._work: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Upkeep:
-        self._work = asyncio.ensure_future(self.upkeep.run())  # noqa: TID251  # cancelled below
-        return self.upkeep
+    async def __aenter__(self) -> Rescuer:
+        self._work = asyncio.ensure_future(self.rescue_mark.run())  # noqa: TID251  # cancelled below
+        return self.rescue_mark
 
     async def __aexit__(self, *_: object) -> None:
         assert self._work is not None
@@ -45,13 +44,13 @@ class Watch:
         await asyncio.wait([self._work])
 
 
-async def claim(crew: Crew, ledger: PostgresLedger, task_id: str = "t1") -> Hold:
+async def claim(crew: Crew, ledger: PostgresLedger, task_id: str = "t1") -> InFlight:
     """Accepted, read and claimed."""
     await crew.add(task_id)
     (d,) = await crew.work.fetch(QUEUE, 1)
     answer = await ledger.claim(d, "a", "m", LEASE.lease_s)
     assert isinstance(answer, Claimed)
-    return Hold(d, attempt=answer.attempt)
+    return InFlight(d, attempt=answer.attempt)
 
 
 async def silent(pool: Pool) -> None:
@@ -73,9 +72,9 @@ async def test_a_flushed_server_gets_its_claimed_tasks_back(
 ) -> None:
     """Running, retrying and queued ones; each once, ready to be claimed again."""
     for number, state in enumerate((None, State.RETRYING, State.QUEUED)):
-        hold = await claim(crew, ledger, f"t{number}")
+        in_flight = await claim(crew, ledger, f"t{number}")
         if state is not None:
-            await ledger.leave(hold.task_id, 1, "a", Ending(state, None, "deferred"))
+            await ledger.transition(in_flight.task_id, 1, Transition(state, None, "deferred"))
     await silent(pool)
     await crew.client.flushall()
     await crew.work.make_groups([QUEUE])
@@ -92,11 +91,11 @@ async def test_an_entry_deleted_while_pending_is_put_back_soon(
     crew: Crew, pool: Pool, ledger: PostgresLedger, wait_until: WaitUntil
 ) -> None:
     """Whoever finds the loss says so, and nobody waits for the period."""
-    hold = await claim(crew, ledger)
-    await crew.client.xdel(NAMES.tasks, hold.delivery.id)
+    in_flight = await claim(crew, ledger)
+    await crew.client.xdel(NAMES.tasks, in_flight.delivery.id)
     await silent(pool)
     async with Watch(crew, pool) as upkeep:
-        upkeep.hurry()
+        upkeep.run_soon()
         await wait_until(lambda: restored(crew), description="put back")
 
 
@@ -104,10 +103,10 @@ async def test_a_crowd_that_waits_hides_no_lost_one(
     crew: Crew, pool: Pool, ledger: PostgresLedger, wait_until: WaitUntil
 ) -> None:
     """Parked tasks are silent too, and may be many more than one look takes."""
-    for number in range(FORGOTTEN_MAX + 5):
-        hold = await claim(crew, ledger, f"parked{number}")
-        await ledger.leave(hold.task_id, 1, "a", Ending(State.RETRYING, None, "deferred"))
-        await crew.tail.park(hold.delivery, 3_600_000, reason="RATE_LIMITED")
+    for number in range(STALE_MAX + 5):
+        in_flight = await claim(crew, ledger, f"parked{number}")
+        await ledger.transition(in_flight.task_id, 1, Transition(State.RETRYING, None, "deferred"))
+        await crew.settlement.snooze(in_flight.delivery, 3_600_000, reason="RATE_LIMITED")
     lost = await claim(crew, ledger, "zlost")
     await crew.client.xdel(NAMES.tasks, lost.delivery.id)
     await silent(pool)
@@ -121,15 +120,15 @@ async def test_what_redis_still_holds_is_not_doubled(
     crew: Crew, pool: Pool, ledger: PostgresLedger, where: str
 ) -> None:
     """However long it has been silent: waiting in a stream, parked, or pending to somebody."""
-    hold = await claim(crew, ledger)
-    await ledger.leave("t1", 1, "a", Ending(State.RETRYING, Code.LLM_ERROR, "failed"))
+    in_flight = await claim(crew, ledger)
+    await ledger.transition("t1", 1, Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
     await silent(pool)
     if where == "ready":
-        await crew.work.hand_back(hold.delivery)
+        await crew.work.requeue(in_flight.delivery)
     elif where == "retry":
-        await crew.tail.park(hold.delivery, 3_600_000, reason="RETRY_AT")
+        await crew.settlement.snooze(in_flight.delivery, 3_600_000, reason="RETRY_AT")
     elif where == "tasks":
-        await crew.tail.ack(hold.delivery, whole_task=False)
+        await crew.settlement.ack(in_flight.delivery, whole_task=False)
         await crew.add("t1")
     async with Watch(crew, pool):
         await several_looks()
@@ -143,20 +142,20 @@ async def test_what_still_beats_is_left_alone(crew: Crew, pool: Pool, ledger: Po
     await crew.work.make_groups([QUEUE])
     async with Watch(crew, pool):
         for _ in range(10):
-            await ledger.heartbeat([("t1", 1)], "a")
+            await ledger.heartbeat([("t1", 1)])
             await asyncio.sleep(LEASE.lease_s / 2)
     assert await restored(crew) == 0
 
 
 async def test_one_look_is_no_proof(crew: Crew, pool: Pool, ledger: PostgresLedger, wait_until: WaitUntil) -> None:
     """What was on its way between two streams at the first look has arrived by the second."""
-    hold = await claim(crew, ledger)
-    await ledger.leave("t1", 1, "a", Ending(State.RETRYING, None, "deferred"))
+    in_flight = await claim(crew, ledger)
+    await ledger.transition("t1", 1, Transition(State.RETRYING, None, "deferred"))
     await silent(pool)
-    await crew.tail.ack(hold.delivery, whole_task=False)
+    await crew.settlement.ack(in_flight.delivery, whole_task=False)
     before = pool.statements
     async with Watch(crew, pool) as upkeep:
-        upkeep.hurry()
+        upkeep.run_soon()
         await wait_until(lambda: pool.statements > before, description="the first look")
         await crew.add("t1")
         await several_looks()

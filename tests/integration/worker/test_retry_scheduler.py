@@ -8,7 +8,7 @@ import msgspec
 
 from daemon.config import RetrySettings
 from daemon.domain.messages import TaskMessage, WorkEntry
-from daemon.worker.retry_scheduler import Mover
+from daemon.worker.retry_scheduler import RetryScheduler
 from tests.integration.worker.conftest import NAMES, QUEUE, Crew, NewCrew
 from tests.waiting import WaitUntil
 
@@ -17,7 +17,7 @@ async def park(crew: Crew, task_id: str, delay_s: float) -> None:
     """Through the tail, as an attempt does."""
     await crew.add(task_id)
     (d,) = await crew.work.fetch(QUEUE, 1)
-    assert await crew.tail.park(d, int(delay_s * 1000), reason="RETRY_AT")
+    assert await crew.settlement.snooze(d, int(delay_s * 1000), reason="RETRY_AT")
 
 
 async def hold_far(crew: Crew, task_id: str, due_ms: float) -> None:
@@ -56,7 +56,7 @@ async def test_what_another_process_parked_is_found_at_start_and_when_told(crew:
     async with crew.at_work("mover", "consumer"):
         await wait_until(lambda: crew.ended == ["t1"], description="found at start")
         await hold_far(crew, "t2", 1)
-        crew.mover.check([QUEUE])
+        crew.retry_scheduler.check([QUEUE])
         await wait_until(lambda: crew.ended == ["t1", "t2"], description="found when told")
 
 
@@ -97,8 +97,8 @@ async def test_an_outage_only_delays(crew: Crew, wait_until: WaitUntil) -> None:
 
 async def test_a_mover_without_queues_sleeps(crew: Crew) -> None:
     """Nothing to look at, nothing to wait for."""
-    mover = Mover(crew.work, [], RetrySettings(), crew.metrics, crew._lost)
-    work = asyncio.ensure_future(mover.run())  # noqa: TID251  # cancelled below
+    retry_scheduler = RetryScheduler(crew.work, [], RetrySettings(), crew.metrics, crew._lost)
+    work = asyncio.ensure_future(retry_scheduler.run())  # noqa: TID251  # cancelled below
     await asyncio.sleep(0.05)
     assert not work.done()
     work.cancel()

@@ -99,7 +99,7 @@ async def test_ids_are_not_to_be_guessed(disk: DiskBlobs) -> None:
 
 async def test_files_and_directories_are_for_us_alone(disk: DiskBlobs) -> None:
     await take(disk)
-    await disk.lay(MESSAGE, {0: Picture("image/png", PNG)})
+    await disk.stage(MESSAGE, {0: Picture("image/png", PNG)})
     modes = {path.stat().st_mode & 0o777 for path in disk.root.rglob("*") if path.is_file()}
     assert modes == {0o600}
     assert {path.stat().st_mode & 0o777 for path in [disk.root, *disk.root.iterdir()]} == {0o700}
@@ -205,7 +205,7 @@ async def test_a_full_disk_is_told_apart(disk: DiskBlobs, monkeypatch: pytest.Mo
     with pytest.raises(DiskFull, match="No space left"):
         await take(disk)
     with pytest.raises(DiskFull, match="No space left"):
-        await disk.lay(MESSAGE, {0: Picture("image/png", PNG), 1: Picture("image/png", PNG)})
+        await disk.stage(MESSAGE, {0: Picture("image/png", PNG), 1: Picture("image/png", PNG)})
     assert files(disk) == []
 
 
@@ -214,8 +214,8 @@ async def test_a_full_disk_is_told_apart(disk: DiskBlobs, monkeypatch: pytest.Mo
 
 async def test_inline_images_are_laid_down_and_read_back(disk: DiskBlobs) -> None:
     """Under a random name that says whose they are; the same bytes twice are two files."""
-    laid = await disk.lay(MESSAGE, {0: Picture("image/png", PNG), 3: Picture("image/jpeg", JPEG)})
-    again = await disk.lay(MESSAGE, {0: Picture("image/png", PNG)})
+    laid = await disk.stage(MESSAGE, {0: Picture("image/png", PNG), 3: Picture("image/jpeg", JPEG)})
+    again = await disk.stage(MESSAGE, {0: Picture("image/png", PNG)})
     assert set(laid) == {0, 3}
     assert laid[0] != again[0]
     assert laid[0].endswith(".q_a.b.t-1_x")
@@ -237,7 +237,7 @@ async def test_a_daemon_on_another_host_says_so_to_its_operator(disk: DiskBlobs)
 
 
 async def test_a_file_that_can_t_be_read_is_tried_again(disk: DiskBlobs) -> None:
-    reference = (await disk.lay(MESSAGE, {0: Picture("image/png", PNG)}))[0]
+    reference = (await disk.stage(MESSAGE, {0: Picture("image/png", PNG)}))[0]
     path = disk.root / "inline" / reference.removeprefix("disk:")
     path.unlink()
     path.mkdir()
@@ -247,7 +247,7 @@ async def test_a_file_that_can_t_be_read_is_tried_again(disk: DiskBlobs) -> None
 
 
 async def test_a_link_is_not_followed(disk: DiskBlobs, tmp_path: Path) -> None:
-    reference = (await disk.lay(MESSAGE, {0: Picture("image/png", PNG)}))[0]
+    reference = (await disk.stage(MESSAGE, {0: Picture("image/png", PNG)}))[0]
     path = disk.root / "inline" / reference.removeprefix("disk:")
     path.unlink()
     path.symlink_to(shutil.copy(__file__, tmp_path / "secret"))
@@ -256,7 +256,7 @@ async def test_a_link_is_not_followed(disk: DiskBlobs, tmp_path: Path) -> None:
 
 async def test_a_larger_file_than_allowed_is_not_read(tmp_path: Path) -> None:
     disk = DiskBlobs(settings(tmp_path, upload_bytes_max=1024), SystemClock())
-    reference = (await disk.lay(MESSAGE, {0: Picture("image/png", PNG + b"\0" * 1024)}))[0]
+    reference = (await disk.stage(MESSAGE, {0: Picture("image/png", PNG + b"\0" * 1024)}))[0]
     assert await code_of(disk, reference) is Code.IMAGE_REJECTED
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon import config
-from daemon.config import catalogue, describe
+from daemon.config import Settings, catalogue, describe
 from daemon.config.profiles import PROFILES
 from daemon.domain.errors import ConfigError
 
@@ -22,7 +22,9 @@ def test_every_name_is_a_setting_and_every_value_one_that_it_takes() -> None:
     """Also none that is the default already."""
     known = {entry.name: entry for _, entry in catalogue()}
     for name, value in PROFILES["metered"].items():
-        assert known[name].kind.parse(f"{value:g}") == value != known[name].default
+        entry = known[name]
+        group = type(getattr(Settings(), entry.group)).model_validate({name: f"{value:g}"})
+        assert getattr(group, entry.attribute) == value != entry.default
 
 
 def test_what_is_set_wins_and_everybody_sees_where_a_value_comes_from() -> None:

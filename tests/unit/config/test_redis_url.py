@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from daemon.config import describe, load
 from daemon.config.redis_url import deployment
-from daemon.config.types import redis_server
+from daemon.domain.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -69,13 +70,13 @@ def test_what_other_clients_write_is_read() -> None:
 )
 def test_what_leads_nowhere_is_refused(wrong: str) -> None:
     """At start, not at the first command."""
-    with pytest.raises(ValueError, match=r".") as caught:
-        redis_server().parse(wrong)
+    with pytest.raises(ConfigError, match="REDIS_URL=") as caught:
+        load({"REDIS_URL": wrong})
     assert ":pw" not in str(caught.value)
 
 
 def test_no_password_is_shown() -> None:
     """Settings are printed by `config`, and `doctor` quotes them."""
-    kind = redis_server()
-    shown = kind.show(kind.parse("redis+sentinel://me:pw1@a,b/qs?sentinel_password=pw2"))
+    settings = load({"REDIS_URL": "redis+sentinel://me:pw1@a,b/qs?sentinel_password=pw2"})
+    [shown] = [entry.value for entry in describe(settings) if entry.name == "REDIS_URL"]
     assert "pw1" not in shown and "pw2" not in shown and "@a,b/qs" in shown

@@ -24,7 +24,7 @@ def test_every_registered_key_is_in_the_table() -> None:
     makers = [f for f in vars(keys).values() if isinstance(f, FunctionType) and f.__module__ == keys.__name__]
     constants = [name for name in vars(keys) if name.isupper() and name != "GROUP"]
     assert len(text.splitlines()) == 2 + len(keys.QueueKeys._fields) + len(makers) + len(constants)
-    assert inspect.getdoc(keys.seen) is not None
+    assert inspect.getdoc(keys.dedup) is not None
     assert "| `{bp:queue:Q}:seen:taskId` | string `entryId:sha256`" in text
     assert "| `qstreamd:environment` | string" in text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.domain import errors
-from daemon.domain.errors import CODES, Code, Disposition, ModelClosed, Rejected, TaskError
+from daemon.domain.errors import CODES, Code, Disposition, ModelUnavailable, Rejected, TaskError
 
 
 @pytest.mark.parametrize("code", Code)
@@ -29,7 +29,7 @@ def test_every_code_has_words_for_users_in_two_languages(code: Code) -> None:
 )
 def test_why_a_model_is_closed_decides_what_the_viewer_is_told(reason: str, code: Code) -> None:
     """A used-up quota is not "busy"; a wrong name is our mistake."""
-    error = ModelClosed(reason, retry_after_s=3, detail="status 429")
+    error = ModelUnavailable(reason, retry_after_s=3, detail="status 429")
     assert (error.code, error.reason, error.retry_after_s, error.midway) == (code, reason, 3, False)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from daemon.domain.messages import TaskMessage
 from daemon.domain.queues import DEFAULT_QUEUES, Tier
-from daemon.services import Model, Service, ServiceBook
+from daemon.services import Model, Service, ServiceCatalog
 
 PRO: Final = Model("pro", "deepseek", "deepseek-v4-pro", concurrency=MappingProxyType({Tier.PAID: 7}))
 FLASH: Final = Model("flash", "deepseek", "deepseek-flash")
@@ -39,7 +39,7 @@ LOOK: Final = Service(
     output="json",
     schema='{"type":"object"}',
 )
-BOOK: Final = ServiceBook(
+BOOK: Final = ServiceCatalog(
     source="services.toml",
     models=MappingProxyType({m.id: m for m in (PRO, FLASH, EYE)}),
     services=MappingProxyType({s.id: s for s in (REVIEW, LOOK)}),

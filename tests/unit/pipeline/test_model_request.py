@@ -48,9 +48,9 @@ class Stored:
 async def loaded(
     stored: Stored | None = None, context: TaskContext | None = None, service: Service | None = None, **fields: Any
 ) -> ModelRequest:
-    book = BOOK if service is None else dataclasses.replace(BOOK, services={service.id: service})
+    catalog = BOOK if service is None else dataclasses.replace(BOOK, services={service.id: service})
     sent = message(**({"service_id": service.id} if service else {}), **fields)
-    plan = route(validate(sent, sent.queue_id, book, 0.0), GuardSettings())
+    plan = route(validate(sent, sent.queue_id, catalog, 0.0), GuardSettings())
     stored = stored or Stored()
     return for_model(await load(sent, plan, context, stored, stored), plan.model)
 

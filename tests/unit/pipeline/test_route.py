@@ -9,9 +9,9 @@ from daemon.config import GuardSettings
 from daemon.domain.messages import ImageRef
 from daemon.domain.queues import Tier
 from daemon.pipeline.route import IMAGE_TOKENS, OUTPUT_TOKENS, UNLIMITED, Plan, candidate, expected_tokens, route
-from daemon.pipeline.timeouts import Limits
+from daemon.pipeline.timeouts import Timeouts
 from daemon.pipeline.validate import validate
-from daemon.ports import GuardPlace
+from daemon.ports import Permit
 from daemon.redis_client import keys
 from tests.unit.pipeline.messages import BOOK, EYE, FLASH, PRO, REVIEW, message
 
@@ -35,23 +35,23 @@ def test_a_model_that_was_asked_for_goes_first_and_the_rest_stay_fallbacks() -> 
 
 def test_the_user_waits_at_the_own_guard_before_the_model_s() -> None:
     """Whoever is over the own limit never stands at the head of everybody's queue for the model."""
-    assert plan().places == (
-        GuardPlace(keys.guard_user("u1"), GUARDS.user_paid),
-        GuardPlace(keys.guard_queue("q_paid_stream"), UNLIMITED),
-        GuardPlace(keys.guard_model("pro", "paid"), 7),
+    assert plan().permits == (
+        Permit(keys.user_permits("u1"), GUARDS.user_paid),
+        Permit(keys.queue_permits("q_paid_stream"), UNLIMITED),
+        Permit(keys.model_permits("pro", "paid"), 7),
     )
 
 
 def test_a_model_s_concurrency_wins_over_the_settings() -> None:
     """`pro` sets 7 for paid; `flash` sets nothing."""
-    assert plan("q_paid_batch", model_id="flash").places[2].limit == GUARDS.model_paid
-    assert [place.limit for place in plan("q_free_batch").places] == [GUARDS.user_free, UNLIMITED, GUARDS.model_free]
-    assert candidate(PRO, Tier.FREE, GUARDS, 0).place.limit == GUARDS.model_free
+    assert plan("q_paid_batch", model_id="flash").permits[2].limit == GUARDS.model_paid
+    assert [permit.limit for permit in plan("q_free_batch").permits] == [GUARDS.user_free, UNLIMITED, GUARDS.model_free]
+    assert candidate(PRO, Tier.FREE, GUARDS, 0).permit.limit == GUARDS.model_free
 
 
 def test_every_model_is_a_candidate_with_its_own_guard_and_rates() -> None:
     """The guards take the first that is open."""
-    assert [c.place.key for c in plan().candidates] == [keys.guard_model(m, "paid") for m in ("pro", "flash", "eye")]
+    assert [c.permit.key for c in plan().candidates] == [keys.model_permits(m, "paid") for m in ("pro", "flash", "eye")]
     limited = replace(PRO, requests_per_minute=60, tokens_per_minute=9000)
     found = candidate(limited, Tier.PAID, GUARDS, 321)
     assert (found.requests_per_minute, found.tokens_per_minute, found.tokens) == (60, 9000, 321)
@@ -60,7 +60,7 @@ def test_every_model_is_a_candidate_with_its_own_guard_and_rates() -> None:
 def test_a_queue_may_be_limited_over_all_processes() -> None:
     """Its guard is taken without a limit too, so that one that is set later counts what runs then."""
     task = validate(message(), "q_paid_stream", BOOK, 0.0)
-    assert route(task, GUARDS, 4).places[1] == GuardPlace(keys.guard_queue("q_paid_stream"), 4)
+    assert route(task, GUARDS, 4).permits[1] == Permit(keys.queue_permits("q_paid_stream"), 4)
 
 
 def test_what_a_call_will_use_is_guessed_from_its_input_and_its_limit() -> None:
@@ -82,7 +82,7 @@ def test_max_attempts_lowers_and_never_raises(asked: int | None, attempts: int) 
 
 def test_clocks_and_expiry_come_along() -> None:
     found = plan(expires_at=5.0)
-    assert (found.limits, found.expires_at, found.service) == (Limits(10, 20, 30), 5.0, REVIEW)
+    assert (found.timeouts, found.expires_at, found.service) == (Timeouts(10, 20, 30), 5.0, REVIEW)
 
 
 def test_only_stream_queues_stream() -> None:

@@ -8,19 +8,19 @@ import pytest
 
 from daemon.domain.errors import ProviderError
 from daemon.pipeline.call_scope import CallScope
-from daemon.pipeline.timeouts import Clocks, Limits
+from daemon.pipeline.timeouts import Timeouts, TimeoutWatch
 from tests.virtual_time import elapsed, in_virtual_time
 
-LIMITS = Limits(first_token_s=10, idle_s=5, total_s=30)
+LIMITS = Timeouts(first_token_s=10, idle_s=5, total_s=30)
 
 
-async def call(*pauses: float, streams: bool = True, limits: Limits = LIMITS) -> tuple[float, str]:
+async def call(*pauses: float, streams: bool = True, limits: Timeouts = LIMITS) -> tuple[float, str]:
     """Sleep each pause, with a token after each but the last; when and why it ended."""
     loop = asyncio.get_running_loop()
     began, scope = loop.time(), CallScope()
     try:
         async with scope:
-            with Clocks(scope, limits, streams=streams) as clocks:
+            with TimeoutWatch(scope, limits, streams=streams) as clocks:
                 for number, pause in enumerate(pauses):
                     await asyncio.sleep(pause)
                     if number + 1 < len(pauses):
@@ -58,7 +58,7 @@ def test_whichever_clock_runs_out_first_ends_the_call(
 @in_virtual_time
 async def test_a_total_shorter_than_the_first_token_clock_wins() -> None:
     """The clocks are independent: whatever is due first."""
-    assert await call(60, limits=Limits(first_token_s=60, idle_s=60, total_s=3)) == (
+    assert await call(60, limits=Timeouts(first_token_s=60, idle_s=60, total_s=3)) == (
         3,
         "LLM_TIMEOUT: no end within 3 s",
     )
@@ -71,7 +71,7 @@ async def test_keep_alives_arm_nothing() -> None:
 
     async def ping() -> None:
         async with scope:
-            with Clocks(scope, LIMITS, streams=True):
+            with TimeoutWatch(scope, LIMITS, streams=True):
                 for _ in range(100):
                     await asyncio.sleep(1)
 
@@ -84,7 +84,7 @@ async def test_a_call_that_ended_leaves_no_timer_behind() -> None:
     """A clock never strikes a later step of the same attempt."""
     scope = CallScope()
     async with scope:
-        with Clocks(scope, LIMITS, streams=True) as clocks:
+        with TimeoutWatch(scope, LIMITS, streams=True) as clocks:
             clocks.token()
     await asyncio.sleep(100)
     assert scope.interrupted is None

@@ -50,13 +50,13 @@ def test_the_first_signal_drains_and_each_later_one_cuts(
     calls: list[str] = []
 
     async def life() -> None:
-        signals = Signals(on_stop=lambda: calls.append("stop"), on_cut=lambda: calls.append("cut"))
+        signals = Signals(on_stop=lambda: calls.append("stop"), on_force_stop=lambda: calls.append("cut"))
         with signals:
             os.kill(os.getpid(), number)
-            await asyncio.wait_for(signals.quiet.wait(), 5)
-            assert (calls, signals.cut.is_set()) == (["stop"], False)
+            await asyncio.wait_for(signals.draining.wait(), 5)
+            assert (calls, signals.force_stop.is_set()) == (["stop"], False)
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.wait_for(signals.cut.wait(), 5)
+            await asyncio.wait_for(signals.force_stop.wait(), 5)
             assert calls == ["stop", "cut"]
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -74,7 +74,7 @@ def test_sighup_reloads_and_stops_nothing(new_loop: Callable[[], asyncio.Abstrac
                 reloaded.clear()
                 os.kill(os.getpid(), signal.SIGHUP)
                 await asyncio.wait_for(reloaded.wait(), 5)
-            assert not signals.quiet.is_set()
+            assert not signals.draining.is_set()
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(life())
@@ -95,7 +95,7 @@ def test_handlers_are_put_back(new_loop: Callable[[], asyncio.AbstractEventLoop]
         with Signals() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.wait_for(signals.quiet.wait(), 5)
+            await asyncio.wait_for(signals.draining.wait(), 5)
         assert seen == []
         assert signal.getsignal(signal.SIGTERM) is own
         os.kill(os.getpid(), signal.SIGTERM)

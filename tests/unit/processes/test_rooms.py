@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from daemon.config import RuntimeSettings, Settings
@@ -29,6 +27,6 @@ def test_crash_points_that_are_not_there_are_a_mistake(monkeypatch: pytest.Monke
     """Whoever asks for them wants them; who does not ask misses nothing."""
     monkeypatch.setattr(rooms, "has", lambda _: False)
     rooms.arm_failpoints(Settings())
-    asked = replace(Settings(), runtime=RuntimeSettings(failpoints="ack:after=kill"))
+    asked = Settings().model_copy(update={"runtime": RuntimeSettings(failpoints="ack:after=kill")})
     with pytest.raises(ConfigError, match="QSTREAMD_FAILPOINTS"):
         rooms.arm_failpoints(asked)

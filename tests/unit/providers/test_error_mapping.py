@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.domain.errors import Code, ModelClosed
+from daemon.domain.errors import Code, ModelUnavailable
 from daemon.providers.error_mapping import (
     RETRY_AFTER_S_MAX,
     Refusal,
@@ -42,7 +42,7 @@ def refusal(status: int, word: str) -> Refusal:
 def test_these_close_the_model(status: int, word: str, reason: str) -> None:
     """They count no failure, and the named wait goes with them."""
     error = to_error(refusal(status, word))
-    assert isinstance(error, ModelClosed)
+    assert isinstance(error, ModelUnavailable)
     assert (error.reason, error.retry_after_s) == (reason, 7.0)
 
 
@@ -50,14 +50,14 @@ def test_these_close_the_model(status: int, word: str, reason: str) -> None:
 def test_nothing_closes_the_model_once_text_was_handed_on(status: int, word: str, reason: str) -> None:
     """An answer that is paid for and thrown away counts, so that it is not repeated for ever."""
     error = to_error(refusal(status, word), spoke=True)
-    assert not isinstance(error, ModelClosed)
+    assert not isinstance(error, ModelUnavailable)
     assert error.code is Code.LLM_ERROR
 
 
 @pytest.mark.parametrize(("status", "word", "code"), OPEN)
 def test_these_end_one_attempt(status: int, word: str, code: Code) -> None:
     error = to_error(refusal(status, word))
-    assert not isinstance(error, ModelClosed)
+    assert not isinstance(error, ModelUnavailable)
     assert error.code is code
 
 
@@ -167,5 +167,5 @@ def test_the_names_that_a_vendor_offers_instead_are_an_unknown_model() -> None:
     """DeepSeek says so in the message of a 400 only."""
     words = known_words([None, "invalid_request_error", "The supported API model names are a, b, but you passed c."])
     error = to_error(Refusal(400, words))
-    assert isinstance(error, ModelClosed)
+    assert isinstance(error, ModelUnavailable)
     assert error.reason == "UNKNOWN_MODEL"

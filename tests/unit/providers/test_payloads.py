@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import pytest
 
 from daemon.providers import payloads
-from daemon.providers.payloads import SseParser, TooLarge
+from daemon.providers.payloads import Payloads, SseParser, TooLarge
 
 STREAM = (
     ': keep-alive\n\ndata: {"a": 1}\r\n\r\nevent: x\nid: 3\nretry: 5\ndata:{"b":"\u2028ü"}\n\n\n\n'
@@ -48,8 +46,9 @@ def test_the_last_blank_line_may_be_missing() -> None:
 
 
 def test_a_page_is_no_event() -> None:
-    """A proxy's HTML, or raw JSON, holds no event."""
-    assert parsed([b"<html>\n<body>Bad gateway</body>\n</html>", b'{"error": 1}']) == []
+    """A proxy's HTML holds none; a line of JSON is what a gateway writes when it fails in the middle."""
+    assert parsed([b"<html>\n<body>Bad gateway</body>\n</html>\n"]) == []
+    assert parsed([b"data: a\n\n", b'{"error": 1}']) == [b"a", b'{"error": 1}']
 
 
 def test_an_endless_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,32 +65,53 @@ def test_an_endless_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         parser.feed(b"d")
 
 
-class Body:
-    """As much of an answer as `payloads` reads."""
-
-    extensions: Mapping[str, object] = MappingProxyType({})
-    headers: Mapping[str, str] = MappingProxyType({})
-
-    def __init__(self, *chunks: bytes) -> None:
-        self.chunks = chunks
-
-    async def aiter_bytes(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
-        for chunk in self.chunks:
-            yield chunk
+def fed(*chunks: bytes) -> list[bytes]:
+    found = Payloads()
+    return [payload for chunk in chunks for payload in found.feed(chunk)] + found.end()
 
 
-async def test_a_whole_body_is_one_payload_without_the_blank_lines_before_it() -> None:
-    """DeepSeek sends blank lines while a request waits."""
-    body = Body(b"\n", b"\n\n", b' {"a":', b"\n 1}")
-    assert [p async for p in payloads.payloads(body, stream=False)] == [b'{"a":\n 1}']  # type: ignore[arg-type]
+def test_the_first_byte_says_what_a_body_is() -> None:
+    """Blank lines and a byte order mark before it do not."""
+    assert fed(b"\n\n", b" \xef", b"\xbb\xbf", b"\n data: a\n\n") == [b"a"]
+    assert fed(b"\n", b"\xef\xbb\xbf ", b'{"a":', b"\n 1}") == [b'{"a":\n 1}']
+    assert fed(b"\r\n", b"\xef") == []
 
 
-async def test_a_stream_is_a_payload_an_event() -> None:
-    body = Body(b"data: a\n\nda", b"ta: b")
-    assert [p async for p in payloads.payloads(body, stream=True)] == [b"a", b"b"]  # type: ignore[arg-type]
+BODY = rb'[{"a": "}\"{[\\"}, {"b": {"c": []}},{"d": 1}' + b"\n]\n"
+OBJECTS = [rb'{"a": "}\"{[\\"}', b'{"b": {"c": []}}', b'{"d": 1}']
 
 
-async def test_a_whole_body_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("body", [BODY, b"\n".join(OBJECTS), b"".join(OBJECTS)])
+def test_each_document_of_a_body_is_a_payload_wherever_reads_end(body: bytes) -> None:
+    """An array, one a line, one after the other."""
+    for at in range(len(body)):
+        assert fed(body[:at], body[at:]) == OBJECTS
+    assert fed(*[body[i : i + 1] for i in range(len(body))]) == OBJECTS
+
+
+def test_a_document_that_is_cut_is_not_kept_quiet_about() -> None:
+    assert fed(b'[{"a": 1}, {"b') == [b'{"a": 1}', b'{"b']
+
+
+def test_an_event_ends_where_its_json_does() -> None:
+    """Some servers leave out the blank line; then text must not wait for the end of the body."""
+    found = Payloads()
+    assert found.feed(b'data: {"a": 1}\n') == [b'{"a": 1}']
+    assert found.feed(b'data: {"b": 2}\ndata: [DONE]') == [b'{"b": 2}']
+    assert found.end() == [b"[DONE]"]
+
+
+def test_an_event_called_error_is_one() -> None:
+    assert fed(b'event: error\ndata: {"message": "x"}\n\ndata: {}\n\n') == [b'{"error": {"message": "x"}}', b"{}"]
+    assert fed(b'event: error\ndata: no "quota"\n\n') == [b'{"error": "no  quota "}']
+    assert fed(b'event: error\ndata: {"error": 1}\n\n') == [b'{"error": 1}']
+
+
+def test_empty_data_is_no_payload() -> None:
+    assert fed(b"data:\n\ndata: \n\n\xef\xbb\xbfdata: x\n\n") == [b"x"]
+
+
+def test_a_document_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payloads, "EVENT_BYTES_MAX", 100)
     with pytest.raises(TooLarge):
-        assert not [p async for p in payloads.payloads(Body(b"x" * 60, b"x" * 60), stream=False)]  # type: ignore[arg-type]
+        fed(b'{"' + b"x" * 60, b"x" * 60)

@@ -22,7 +22,7 @@ from daemon.queues.admission import (
     Conflict,
     Duplicate,
     Full,
-    Promised,
+    Reserved,
     Verdict,
     _verdict,
     blob_reference,
@@ -69,7 +69,7 @@ class FakeShelf:
     def __init__(self) -> None:
         self.laid: list[str] = []
 
-    async def lay(self, message: TaskMessage, pictures: Any) -> dict[int, str]:
+    async def stage(self, message: TaskMessage, pictures: Any) -> dict[int, str]:
         """One reference for each picture."""
         found = {index: f"disk:{message.task_id}:{index}" for index in pictures}
         self.laid += found.values()
@@ -120,7 +120,7 @@ async def test_another_body_under_the_same_id_is_a_conflict(admission: Admission
     first = await accept(admission)
     assert isinstance(first, Accepted)
     assert await accept(admission, sha=OTHER) == Conflict(first.entry_id)
-    assert await admission.promise(QUEUE, "t1", OTHER, 3) == Conflict(first.entry_id)
+    assert await admission.reserve(QUEUE, "t1", OTHER, 3) == Conflict(first.entry_id)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
 
@@ -128,7 +128,7 @@ async def test_a_full_queue_takes_nothing_but_knows_its_own(admission: Admission
     first = await accept(admission, limit=1)
     assert isinstance(first, Accepted)
     assert await accept(admission, "t2", limit=1) == Full(1, 1)
-    assert await admission.promise(QUEUE, "t2", SHA, 1) == Full(1, 1)
+    assert await admission.reserve(QUEUE, "t2", SHA, 1) == Full(1, 1)
     assert await accept(admission, limit=1) == Duplicate(first.entry_id)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
@@ -137,9 +137,9 @@ async def test_a_refusal_says_when_a_place_is_likely_free(admission: Admission, 
     """As fast as tasks start; never more than the longest wait that we tell."""
     await accept(admission, limit=1)
     seconds, _ = await fake_redis.time()
-    await fake_redis.hset(NAMES.pace, mapping={"last": (seconds + 60) * 1000, "mean": 2500})
+    await fake_redis.hset(NAMES.start_interval, mapping={"last": (seconds + 60) * 1000, "mean": 2500})
     assert await accept(admission, "t2", limit=1) == Full(1, 1, 2.5)
-    await fake_redis.hset(NAMES.pace, "last", 0)
+    await fake_redis.hset(NAMES.start_interval, "last", 0)
     assert await accept(admission, "t2", limit=1) == Full(1, 1, RETRY_AFTER_S_MAX)
 
 
@@ -161,67 +161,67 @@ async def test_a_paused_queue_accepts_and_says_so(
 
 async def test_a_promise_is_kept_by_its_message(admission: Admission, fake_redis: Any) -> None:
     """One place for both, though the queue filled up between them."""
-    assert await admission.promise(QUEUE, "t1", SHA, 1) == Promised(1)
-    assert await admission.promise(QUEUE, "t1", SHA, 1) == Promised(1)
+    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
+    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 0)
     verdict = await accept(admission, limit=1)
     assert isinstance(verdict, Accepted) and verdict.position == 1
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
-    assert await admission.promise(QUEUE, "t1", SHA, 1) == Duplicate(verdict.entry_id)
+    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Duplicate(verdict.entry_id)
 
 
 async def test_a_promise_of_another_body_is_a_conflict(admission: Admission) -> None:
-    await admission.promise(QUEUE, "t1", SHA, 3)
-    assert await admission.promise(QUEUE, "t1", OTHER, 3) == Conflict("")
+    await admission.reserve(QUEUE, "t1", SHA, 3)
+    assert await admission.reserve(QUEUE, "t1", OTHER, 3) == Conflict("")
 
 
 async def test_a_delayed_message_takes_its_place_at_delivery(admission: Admission, fake_redis: Any) -> None:
     """Its body is remembered until the promise of a delay has run out too."""
-    assert await admission.promise(QUEUE, "t1", SHA, 1, delay_s=3600) == Promised(0)
+    assert await admission.reserve(QUEUE, "t1", SHA, 1, delay_s=3600) == Reserved(0)
     assert await waiting(fake_redis) == ([], None, 0)
-    left_s = await fake_redis.ttl(keys.promise(QUEUE, "t1"))
+    left_s = await fake_redis.ttl(keys.reservation(QUEUE, "t1"))
     assert left_s > 3600 + QueueSettings().promise_ttl_s - 5
     assert isinstance(await accept(admission, limit=1), Accepted)
 
 
 async def test_a_refund_gives_the_place_back_once(admission: Admission, fake_redis: Any) -> None:
-    await admission.promise(QUEUE, "t1", SHA, 3)
-    await admission.promise(QUEUE, "t2", SHA, 3)
-    assert await admission.refund(QUEUE, "t1")
-    assert await admission.refund(QUEUE, "t1")
+    await admission.reserve(QUEUE, "t1", SHA, 3)
+    await admission.reserve(QUEUE, "t2", SHA, 3)
+    assert await admission.cancel_reservation(QUEUE, "t1")
+    assert await admission.cancel_reservation(QUEUE, "t1")
     assert await waiting(fake_redis) == ([b"t2"], b"1", 0)
-    assert await admission.promise(QUEUE, "t1", OTHER, 3) == Promised(2)
+    assert await admission.reserve(QUEUE, "t1", OTHER, 3) == Reserved(2)
 
 
 async def test_an_accepted_message_is_not_refunded(admission: Admission, fake_redis: Any) -> None:
     await accept(admission)
-    assert not await admission.refund(QUEUE, "t1")
+    assert not await admission.cancel_reservation(QUEUE, "t1")
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
 
 async def test_a_promise_that_nobody_kept_runs_out(admission: Admission, fake_redis: Any) -> None:
     """What was accepted stays, however old."""
     await accept(admission, "t1")
-    await admission.promise(QUEUE, "t2", SHA, 3)
+    await admission.reserve(QUEUE, "t2", SHA, 3)
     await fake_redis.zadd(NAMES.waiting, {"t1": 1, "t2": 2})
-    assert await admission.expire(QUEUE) == 1
-    assert await admission.expire(QUEUE) == 0
+    assert await admission.expire_reservations(QUEUE) == 1
+    assert await admission.expire_reservations(QUEUE) == 0
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
 
 async def test_an_old_promise_makes_room_for_a_new_one(admission: Admission, fake_redis: Any) -> None:
-    await admission.promise(QUEUE, "old", SHA, 1)
+    await admission.reserve(QUEUE, "old", SHA, 1)
     await fake_redis.zadd(NAMES.waiting, {"old": 1})
-    assert await admission.promise(QUEUE, "t1", SHA, 1) == Promised(1)
+    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 0)
 
 
 async def test_the_queue_that_knows_a_task_is_found(admission: Admission) -> None:
-    assert await admission.holds([QUEUE], "t1") is None
-    await admission.promise("q_free_batch", "t1", SHA, 3)
-    assert await admission.holds([QUEUE, "q_free_batch"], "t1") == "q_free_batch"
+    assert await admission.queue_of([QUEUE], "t1") is None
+    await admission.reserve("q_free_batch", "t1", SHA, 3)
+    assert await admission.queue_of([QUEUE, "q_free_batch"], "t1") == "q_free_batch"
     await accept(admission)
-    assert await admission.holds([QUEUE, "q_free_batch"], "t1") == QUEUE
+    assert await admission.queue_of([QUEUE, "q_free_batch"], "t1") == QUEUE
 
 
 async def test_a_counted_message_is_never_full(admission: Admission, fake_redis: Any) -> None:
@@ -232,10 +232,10 @@ async def test_a_counted_message_is_never_full(admission: Admission, fake_redis:
 
 
 async def test_a_dry_run_writes_nothing(admission: Admission, fake_redis: Any) -> None:
-    assert await admission.accept(message(), SHA, 1, {}, dry=True) == Accepted("", 1)
+    assert await admission.accept(message(), SHA, 1, {}, dry_run=True) == Accepted("", 1)
     assert await fake_redis.keys("*") == []
     await accept(admission, limit=1)
-    assert await admission.accept(message("t2"), SHA, 1, {}, dry=True) == Full(1, 1)
+    assert await admission.accept(message("t2"), SHA, 1, {}, dry_run=True) == Full(1, 1)
 
 
 async def test_images_lie_beside_the_stream(admission: Admission, fake_redis: Any) -> None:
@@ -254,12 +254,12 @@ async def test_images_lie_beside_the_stream(admission: Admission, fake_redis: An
 
 
 async def test_on_a_shelf_images_stay_only_with_an_accepted_message(scripts: Scripts, fake_redis: Any) -> None:
-    shelf = FakeShelf()
-    admission = Admission(scripts, QueueSettings(), SystemClock(), shelf)
+    staging = FakeShelf()
+    admission = Admission(scripts, QueueSettings(), SystemClock(), staging)
     pictures = {0: Picture("image/png", b"x")}
     verdicts = [
         await admission.accept(message(name, images=[ImageRef(data="AAAA")]), SHA, 1, pictures) for name in ("t1", "t2")
     ]
     assert isinstance(verdicts[0], Accepted) and verdicts[1] == Full(1, 1)
-    assert shelf.laid == ["disk:t1:0"]
+    assert staging.laid == ["disk:t1:0"]
     assert await fake_redis.keys("*blob*") == []

@@ -21,10 +21,10 @@ def test_the_published_names_are_to_the_letter() -> None:
     assert names.counter == "bp:queue:q_paid_stream"
     published = {n: f"{{bp:queue:{Q}}}:{n}" for n in ("waiting", "tasks", "ready", "retry", "held", "dead", "control")}
     assert {n: getattr(names, n) for n in published} == published
-    assert keys.seen(Q, "t1") == "{bp:queue:q_paid_stream}:seen:t1"
-    assert keys.guard_model("m1", "paid") == "{guard}:model:m1:paid"
-    assert keys.guard_user("u") == "{guard}:user:u"
-    assert keys.guard_wait(keys.guard_user("u")) == "{guard}:wait:user:u"
+    assert keys.dedup(Q, "t1") == "{bp:queue:q_paid_stream}:seen:t1"
+    assert keys.model_permits("m1", "paid") == "{guard}:model:m1:paid"
+    assert keys.user_permits("u") == "{guard}:user:u"
+    assert keys.waiters_of(keys.user_permits("u")) == "{guard}:wait:user:u"
     assert keys.events("t1") == "task:t1:events"
     assert keys.events_state("t1") == "{task:t1:events}:state"
     assert (keys.GROUP, keys.ENVIRONMENT) == ("daemon", "qstreamd:environment")
@@ -33,14 +33,14 @@ def test_the_published_names_are_to_the_letter() -> None:
 def test_what_one_script_touches_shares_a_slot() -> None:
     """On Redis Cluster a script over two slots is refused."""
     of_queue = {
-        slot_tag(k) for k in (*keys.queue_keys(Q), keys.seen(Q, "t"), keys.restored(Q, "t"), keys.blob(Q, "t", 0))
+        slot_tag(k) for k in (*keys.queue_keys(Q), keys.dedup(Q, "t"), keys.restored(Q, "t"), keys.blob(Q, "t", 0))
     }
     assert of_queue == {"bp:queue:q_paid_stream"}
     assert {slot_tag(keys.events("t1")), slot_tag(keys.events_state("t1"))} == {"task:t1:events"}
     guards = (
-        keys.guard_model("m", "paid"),
-        keys.guard_user("u"),
-        keys.guard_wait(keys.guard_user("u")),
+        keys.model_permits("m", "paid"),
+        keys.user_permits("u"),
+        keys.waiters_of(keys.user_permits("u")),
         keys.CONSUMERS,
     )
     assert {slot_tag(k) for k in guards} == {"guard"}

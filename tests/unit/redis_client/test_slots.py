@@ -55,14 +55,16 @@ def test_what_is_meant_for_one_node_must_name_it() -> None:
 def test_everything_that_one_script_changes_shares_a_slot() -> None:
     """Protocol 4: the bare counter beside its tagged company."""
     of_queue = {slot_of(key) for key in keys.queue_keys("q_paid_stream")}
-    of_queue |= {slot_of(make("q_paid_stream", "t1")) for make in (keys.seen, keys.promise, keys.restored, keys.woken)}
+    of_queue |= {
+        slot_of(make("q_paid_stream", "t1")) for make in (keys.dedup, keys.reservation, keys.restored, keys.woken)
+    }
     of_queue |= {slot_of(keys.blob("q_paid_stream", "t1", 0)), slot_of(keys.reconciling("q_paid_stream"))}
     assert of_queue == {slot_of("bp:queue:q_paid_stream")}
     assert slot_of(keys.events("t1")) == slot_of(keys.events_state("t1"))
-    guards = {keys.guard_model("m", "paid"), keys.guard_user("u"), keys.guard_queue("q"), *keys.model_keys("m")}
-    assert {slot_of(key) for key in guards | {keys.CONSUMERS, keys.GUARD_CALLED, keys.GUARD_WAITS, keys.CANCELS}} == {
-        slot_of("{guard}")
-    }
+    guards = {keys.model_permits("m", "paid"), keys.user_permits("u"), keys.queue_permits("q"), *keys.model_keys("m")}
+    assert {
+        slot_of(key) for key in guards | {keys.CONSUMERS, keys.NOTIFIED, keys.LIMITERS_WITH_WAITERS, keys.CANCELS}
+    } == {slot_of("{guard}")}
 
 
 def test_the_map_knows_holders_and_holes() -> None:

@@ -23,7 +23,7 @@ from daemon.domain.errors import RedisFull
 from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.events.log import Events
 from daemon.observability.metrics import Metrics
-from daemon.queues.admission import Admission, Promised
+from daemon.queues.admission import Admission, Reserved
 from daemon.redis_client import keys
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.scripts import Scripts
@@ -144,7 +144,7 @@ async def test_a_full_queue_says_when_to_come_back(relay: Relay, fake_redis: Any
     await call(relay)
     await fake_redis.hset(NAMES.control, "maxSize", 1)
     seconds, _ = await fake_redis.time()
-    await fake_redis.hset(NAMES.pace, mapping={"last": (seconds + 60) * 1000, "mean": 8000})
+    await fake_redis.hset(NAMES.start_interval, mapping={"last": (seconds + 60) * 1000, "mean": 8000})
     reply = await call(relay, body=GOOD | {"taskId": "t2"}, Upstash_Retried="1")
     assert (reply.status, reply.body["code"]) == (429, "QUEUE_FULL")
     assert 8 * 4 <= reply.body["retryAfter"] <= 13 * 4
@@ -205,7 +205,7 @@ def callback(body: dict[str, Any]) -> dict[str, Any]:
 
 async def test_a_message_that_never_came_gives_its_place_back(relay: Relay, fake_redis: Any) -> None:
     """Its viewer learns the end, once."""
-    assert await relay.admission.promise(QUEUE, "t1", "a" * 64, 5) == Promised(1)
+    assert await relay.admission.reserve(QUEUE, "t1", "a" * 64, 5) == Reserved(1)
     for _ in range(2):
         reply = await call(relay, "/api/qstash/failed", callback(GOOD))
         assert (reply.status, reply.body) == (200, {"taskId": "t1", "status": "failed"})

@@ -48,24 +48,24 @@ def test_without_a_price_the_cost_is_unknown() -> None:
 
 
 def test_models_for_a_tier_come_default_first() -> None:
-    book = load()
-    review = book.services["resume-review"]
-    assert [m.id for m in book.models_for(review, Tier.PAID)] == ["deepseek-pro", "gemini-flash"]
-    assert [m.id for m in book.models_for(review, Tier.FREE)] == ["deepseek-flash"]
+    catalog = load()
+    review = catalog.services["resume-review"]
+    assert [m.id for m in catalog.models_for(review, Tier.PAID)] == ["deepseek-pro", "gemini-flash"]
+    assert [m.id for m in catalog.models_for(review, Tier.FREE)] == ["deepseek-flash"]
 
 
 def test_templates_that_the_store_does_not_have_are_mistakes() -> None:
-    book = load()
-    assert book.templates == frozenset()
-    assert book.unknown_templates(()) == []
-    stored = dataclasses.replace(book.services["job-match"], prompt=None, template="job-macth@2")
-    book = dataclasses.replace(book, services={"job-match": stored})
-    assert book.templates == {"job-macth@2"}
-    assert book.unknown_templates({"job-macth@2"}) == []
-    (line,) = book.unknown_templates({"job-match@2"})
+    catalog = load()
+    assert catalog.templates == frozenset()
+    assert catalog.unknown_templates(()) == []
+    stored = dataclasses.replace(catalog.services["job-match"], prompt=None, template="job-macth@2")
+    catalog = dataclasses.replace(catalog, services={"job-match": stored})
+    assert catalog.templates == {"job-macth@2"}
+    assert catalog.unknown_templates({"job-macth@2"}) == []
+    (line,) = catalog.unknown_templates({"job-match@2"})
     assert line.startswith("services.toml: [services.job-match] template: 'job-macth@2' is not in prompt_templates")
     assert line.endswith('; did you mean "job-match@2"?; known: job-match@2')
-    assert book.unknown_templates(())[0].endswith("known: none")
+    assert catalog.unknown_templates(())[0].endswith("known: none")
 
 
 def test_a_template_is_named_by_name_and_perhaps_version() -> None:

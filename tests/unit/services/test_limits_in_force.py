@@ -9,7 +9,7 @@ import pytest
 from daemon.config import GuardSettings, QueueSettings, load
 from daemon.domain.errors import ConfigError
 from daemon.domain.queues import Mode, QueueSpec, Tier
-from daemon.services import Model, ServiceBook
+from daemon.services import Model, ServiceCatalog
 from daemon.services.limits_in_force import limit_of, max_size_of, parallelism_of, queues_in_force, spec_in_force
 
 QUEUE = QueueSpec("q_paid_stream", Tier.PAID, Mode.STREAM, 20)
@@ -53,17 +53,17 @@ def test_a_queue_is_full_at_what_was_ordered_or_the_services_file_says_or_is_set
 
 def test_a_model_has_its_own_limit_or_that_of_its_tier() -> None:
     """For each tier by itself."""
-    guards = GuardSettings(model_paid=50, model_free=5)
+    limiter_settings = GuardSettings(model_paid=50, model_free=5)
     model = Model("m", "openai", "gpt", concurrency={Tier.PAID: 4})
-    assert [limit_of(model, tier, guards) for tier in (Tier.PAID, Tier.FREE)] == [4, 5]
+    assert [limit_of(model, tier, limiter_settings) for tier in (Tier.PAID, Tier.FREE)] == [4, 5]
 
 
 def test_a_daemon_reads_queues_that_there_are() -> None:
     """With the slots in force; a misspelt name is answered with the one that was meant."""
-    book = ServiceBook(services={}, models={}, queues={QUEUE.name: QUEUE}, source="")
-    assert spec_in_force(book, QUEUE.name, settings(QUEUE_PARALLELISM_PAID_STREAM="3")).parallelism == 3
+    catalog = ServiceCatalog(services={}, models={}, queues={QUEUE.name: QUEUE}, source="")
+    assert spec_in_force(catalog, QUEUE.name, settings(QUEUE_PARALLELISM_PAID_STREAM="3")).parallelism == 3
     with pytest.raises(ConfigError, match=r"q_paid_steam.*q_paid_stream"):
-        spec_in_force(book, "q_paid_steam", settings())
+        spec_in_force(catalog, "q_paid_steam", settings())
 
 
 def test_relay_and_gateway_know_the_size_of_every_queue(tmp_path: Path) -> None:

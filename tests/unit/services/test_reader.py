@@ -9,7 +9,7 @@ import pytest
 
 from daemon.domain.errors import ConfigError
 from daemon.domain.queues import DEFAULT_QUEUES, Mode, Tier
-from daemon.services import Price, ServiceBook, load
+from daemon.services import Price, ServiceCatalog, load
 from daemon.services.sandbox import FILTERS
 
 GOOD = """
@@ -35,7 +35,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "services.toml"
 
 
-def read(place: Path, text: str) -> ServiceBook:
+def read(place: Path, text: str) -> ServiceCatalog:
     place.write_text(text, encoding="utf-8")
     return load(place)
 
@@ -63,20 +63,20 @@ def added(place: Path, line: str) -> str:
 
 def test_the_shipped_default_is_good() -> None:
     """Six services for all three kinds of queue, with prices, schemas that compile and templates that parse."""
-    book = load()
-    assert len(book.services) == 6
-    assert {s.id for s in book.services.values() if s.takes_images} == {"job-ad-reader", "portfolio-feedback"}
-    assert all(s.models.keys() == {Tier.PAID, Tier.FREE} for s in book.services.values())
-    assert all((s.schema is None) == (s.output == "text") for s in book.services.values())
-    assert all(model.price is not None for model in book.models.values())
-    assert {model.provider for model in book.models.values()} == {"deepseek", "openai", "gemini"}
-    assert book.queues == DEFAULT_QUEUES
+    catalog = load()
+    assert len(catalog.services) == 6
+    assert {s.id for s in catalog.services.values() if s.takes_images} == {"job-ad-reader", "portfolio-feedback"}
+    assert all(s.models.keys() == {Tier.PAID, Tier.FREE} for s in catalog.services.values())
+    assert all((s.schema is None) == (s.output == "text") for s in catalog.services.values())
+    assert all(model.price is not None for model in catalog.models.values())
+    assert {model.provider for model in catalog.models.values()} == {"deepseek", "openai", "gemini"}
+    assert catalog.queues == DEFAULT_QUEUES
 
 
 def test_the_example_of_the_protocol_is_read_to_the_letter(place: Path) -> None:
     """Every key of protocol 12 means what the protocol says."""
     (place.parent / "resume_review.schema.json").write_text('{"type": "object"}', encoding="utf-8")
-    book = read(
+    catalog = read(
         place,
         """
 [models.deepseek-flash]
@@ -110,7 +110,11 @@ max_size = 100
 gives_way_s = 60
 """,
     )
-    model, service, queue = book.models["deepseek-flash"], book.services["resume-review"], book.queues["q_paid_long"]
+    model, service, queue = (
+        catalog.models["deepseek-flash"],
+        catalog.services["resume-review"],
+        catalog.queues["q_paid_long"],
+    )
     assert model.concurrency == {Tier.PAID: 50, Tier.FREE: 10}
     assert (model.requests_per_minute, model.tokens_per_minute, model.takes_images) == (600, 400_000, False)
     assert model.price == Price(0.30, 0.03, 1.20)
@@ -120,7 +124,7 @@ gives_way_s = 60
     assert (service.first_token_s, service.idle_s, service.total_s) == (50, 40, 200)
     assert (queue.tier, queue.mode, queue.parallelism, queue.max_size) == (Tier.PAID, Mode.BATCH, 4, 100)
     assert queue.gives_way_s == 60
-    assert set(book.queues) == {*DEFAULT_QUEUES, "q_paid_long"}
+    assert set(catalog.queues) == {*DEFAULT_QUEUES, "q_paid_long"}
 
 
 def test_what_is_left_out_has_the_documented_default(place: Path) -> None:
@@ -230,10 +234,10 @@ def test_each_wrong_value_is_one_line(place: Path, line: str, said: str) -> None
 
 def test_a_model_s_way_out_is_read_and_its_password_never_shown(place: Path) -> None:
     told = 'input = ["text"]\nproxy = "http://u:s3cret@10.0.0.8:3128"'
-    book = read(place, GOOD.replace('input = ["text"]', told, 1))
-    assert book.models["flash"].proxy == "http://u:s3cret@10.0.0.8:3128"
-    assert book.models["eye"].proxy == ""
-    assert "s3cret" not in repr(book)
+    catalog = read(place, GOOD.replace('input = ["text"]', told, 1))
+    assert catalog.models["flash"].proxy == "http://u:s3cret@10.0.0.8:3128"
+    assert catalog.models["eye"].proxy == ""
+    assert "s3cret" not in repr(catalog)
     found = mistakes(place, GOOD.replace('input = ["text"]', told.replace("http:", "https:"), 1))
     assert len(found) == 1 and "s3cret" not in found[0]
 

@@ -10,18 +10,18 @@ from daemon.domain.errors import Code
 from daemon.domain.events import Reason, Usage
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.in_flight import Hold, Trace
+from daemon.pipeline.in_flight import InFlight, Trace
 from daemon.pipeline.outcome import (
     Abandoned,
-    Deferred,
+    CompletedAgain,
     Done,
     Dropped,
     Failed,
     Fenced,
-    HandedBack,
     Outcome,
-    Repeated,
+    Requeued,
     Retrying,
+    Snoozed,
 )
 from daemon.ports import Delivery
 from daemon.worker.report import report
@@ -33,8 +33,8 @@ ENTRY = WorkEntry(message=MESSAGE, sha256="", accepted_at=0)
 
 def told(outcome: Outcome, **trace: Any) -> Metrics:
     metrics = Metrics(process=False)
-    hold = Hold(Delivery("q", "tasks", "1-1", ENTRY), trace=Trace(**trace))
-    report(metrics, hold, outcome, 2.0, 5.0)
+    in_flight = InFlight(Delivery("q", "tasks", "1-1", ENTRY), trace=Trace(**trace))
+    report(metrics, in_flight, outcome, 2.0, 5.0)
     return metrics
 
 
@@ -49,19 +49,19 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
         (Failed(Code.LLM_ERROR), "failed", "LLM_ERROR", ("task_seconds_sum", {**Q, "outcome": "failed"}, 5.0)),
         (Retrying(Code.LLM_ERROR, 1), "retrying", "LLM_ERROR", ("retries_total", {**Q, "code": "LLM_ERROR"}, 1.0)),
         (
-            Deferred(Reason.RATE_LIMITED, 1), "deferred", "RATE_LIMITED",
+            Snoozed(Reason.RATE_LIMITED, 1), "deferred", "RATE_LIMITED",
             ("snoozes_total", {**Q, "reason": "RATE_LIMITED"}, 1.0),
         ),
         (
-            Deferred(Reason.GUARD_USER, 1), "deferred", "GUARD_USER",
+            Snoozed(Reason.GUARD_USER, 1), "deferred", "GUARD_USER",
             ("concurrency_limited_total", {"guard": "user"}, 1.0),
         ),
         (Dropped("poison"), "poison", "", ("poison_total", Q, 1.0)),
         (Dropped("duplicate"), "duplicate", "", ("duplicates_total", Q, 1.0)),
         (Dropped("foreign"), "foreign", "", ("duplicates_total", Q, 1.0)),
         (Fenced(), "fenced", "", ("fenced_total", {"operation": "result"}, 1.0)),
-        (HandedBack(), "handed_back", "", None),
-        (Repeated(), "repeated", "", None),
+        (Requeued(), "handed_back", "", None),
+        (CompletedAgain(), "repeated", "", None),
         (Abandoned("RedisAway"), "abandoned", "", None),
     ],
 )  # fmt: skip
@@ -131,10 +131,10 @@ def test_what_only_tells_of_a_settled_task_raises_nothing_and_stops_nothing_else
     metrics, spans, lines = Metrics(process=False), SpanRecorder(), capture_lines(monkeypatch)
     if part in ("log", "all"):
         monkeypatch.setattr("daemon.worker.report._log", Broken())
-    hold = Hold(Delivery("q", "tasks", "1-1", ENTRY))
+    in_flight = InFlight(Delivery("q", "tasks", "1-1", ENTRY))
     told_spans = Broken() if part in ("span", "all") else spans
     told_metrics = Broken() if part in ("metrics", "all") else metrics
-    report(told_metrics, hold, Done("m", Usage()), 2.0, 5.0, told_spans)  # type: ignore[arg-type]
+    report(told_metrics, in_flight, Done("m", Usage()), 2.0, 5.0, told_spans)  # type: ignore[arg-type]
     assert bool(spans.names) == (part not in ("span", "all"))
     assert bool(value(metrics, "attempts_total", queue="q", outcome="done", code="")) == (
         part not in ("metrics", "all")
@@ -156,7 +156,7 @@ class SpanRecorder:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def record(self, hold: Hold, outcome: str, code: str, began: float, ended: float) -> None:
+    def record(self, in_flight: InFlight, outcome: str, code: str, began: float, ended: float) -> None:
         """See `SpanMaker`."""
         self.names.append(outcome)
 

@@ -12,8 +12,8 @@ import pytest
 from daemon.config import RetrySettings
 from daemon.domain.errors import RedisAway
 from daemon.observability.metrics import Metrics
-from daemon.queues.streams import Work
-from daemon.worker.retry_scheduler import Mover
+from daemon.queues.streams import WorkStreams
+from daemon.worker.retry_scheduler import RetryScheduler
 from tests.waiting import WaitUntil
 
 Reply = tuple[int, float | None, Sequence[str]]
@@ -46,11 +46,11 @@ async def test_a_task_parked_while_the_mover_looks_is_moved_when_it_is_due(
 ) -> None:
     """The answer was made before the task was there, so it says nothing about it."""
     work = SlowWork(first)
-    mover = Mover(cast("Work", work), ["q"], RetrySettings(), Metrics(), never)
+    mover = RetryScheduler(cast("WorkStreams", work), ["q"], RetrySettings(), Metrics(), never)
     running = asyncio.get_running_loop().create_task(mover.run())
     try:
         await wait_until(lambda: work.asked, description="it looks")
-        mover.parked("q", 0.05)
+        mover.snoozed("q", 0.05)
         work.go.set()
         began = asyncio.get_running_loop().time()
         await wait_until(lambda: work.asked > 1, description="it looks again")

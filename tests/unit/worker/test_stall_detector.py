@@ -12,7 +12,7 @@ from daemon.queues.control import Control
 from daemon.queues.depths import Depths, QueueDepth
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.slots import Slots
-from daemon.worker.stall_detector import LOOK_S, Hearing
+from daemon.worker.stall_detector import LOOK_S, StallDetector
 
 Q = "q_paid_stream"
 NOW = 1_000.0  #: of the consumers' clock
@@ -39,7 +39,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         consumers = {Q: cast(QueueConsumer, self.reader)}
-        self.hearing = Hearing(consumers, self.look, OpsSettings(), RedisSettings(), lambda: self.now)
+        self.hearing = StallDetector(consumers, self.look, OpsSettings(), RedisSettings(), lambda: self.now)
 
     async def look(self, age_s: float) -> Depths | None:
         """The look that was laid out."""
@@ -107,8 +107,8 @@ async def test_probes_cost_one_look_a_minute() -> None:
 async def test_a_read_that_outlives_its_own_limits_hangs() -> None:
     """Seen without asking Redis, by the watchdog and by liveness; a blocked read of 30 s is none."""
     scene = Scene(Reader(reading_since=NOW - 55))
-    assert scene.hearing.hanging() == []
+    assert scene.hearing.hung_reads() == []
     scene.reader.reading_since = NOW - 65
-    assert scene.hearing.hanging() == [f"read:{Q}"]
+    assert scene.hearing.hung_reads() == [f"read:{Q}"]
     assert await scene.hearing.alive() == f"read:{Q} hangs"
     assert scene.asked == []

@@ -15,7 +15,7 @@ from opentelemetry.trace import StatusCode
 
 from daemon.domain.events import Usage
 from daemon.domain.messages import TaskMessage, WorkEntry
-from daemon.pipeline.in_flight import Hold, Trace
+from daemon.pipeline.in_flight import InFlight, Trace
 from daemon.ports import Delivery
 from daemon.worker.tracing import NESTED_S, NoSpans, Spans, open_spans
 
@@ -32,8 +32,8 @@ def told(
     """The spans of one delivery, the inner one first."""
     exporter = InMemorySpanExporter()
     spans = Spans("http://127.0.0.1:1", "host-1", SimpleSpanProcessor(exporter))
-    hold = Hold(Delivery("q", "tasks", "1-1", entry), attempt=attempt, trace=Trace(**trace))
-    spans.record(hold, "retrying" if code else "done", code, began, began + 9)
+    in_flight = InFlight(Delivery("q", "tasks", "1-1", entry), attempt=attempt, trace=Trace(**trace))
+    spans.record(in_flight, "retrying" if code else "done", code, began, began + 9)
     return list(exporter.get_finished_spans())
 
 

@@ -1,0 +1,75 @@
+"""When to stop reading a body that stays open although its answer seems to be whole.
+
+Some servers send the last word and leave the connection open, or the last byte of it gets lost. Then the answer ends
+without them: two seconds after its last payload where nothing more was expected, else after three times the longest
+pause that this stream has made between two texts. Only one text came: just before the caller's own limit for a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Final, Self
+
+from daemon.providers.answer import Answer
+
+BODY: Final = "qstreamd_body"  #: extension of a response of `transport`: its body, an iterator of bytes with `stop`
+NOTHING_FOLLOWS_S: Final = 2.0
+PAUSES: Final = 3.0
+#: the caller's clock ends a pause as a failure at `idle_s`; an answer that may be whole ends so much earlier
+EARLIER_S: Final = 0.5
+EARLIER_PART: Final = 0.1
+
+
+class BodyEnd:
+    """Watches one body; `with` it around the reading. One timer an answer, set when its end has come."""
+
+    def __init__(self, answer: Answer, body: Any, idle_s: float) -> None:
+        self.stopped: Exception | None = None  #: set when the body was still open
+        self._answer = answer
+        self._body = body
+        self._idle_s = idle_s - min(EARLIER_S, idle_s * EARLIER_PART)
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._byte = self._payload = self._text = self._loop.time()
+        self._texts = 0
+        self._longest = 0.0
+
+    def came(self, *, payload: bool, texts: int) -> None:
+        """Bytes came, perhaps with a whole payload, perhaps with texts."""
+        now = self._byte = self._loop.time()
+        if payload:
+            self._payload = now
+        if texts:
+            if self._texts and now - self._text > self._longest:
+                self._longest = now - self._text
+            self._text = now
+            self._texts += texts
+        if self._timer is None and self._answer.may_end and self._body is not None:
+            self._arm()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _due(self) -> float:
+        if self._answer.nothing_follows:
+            return self._payload + NOTHING_FOLLOWS_S  # keep-alives after the end put nothing off
+        pause_s = max(NOTHING_FOLLOWS_S, PAUSES * self._longest) if self._texts > 1 else self._idle_s
+        return min(self._byte + pause_s, self._text + max(self._idle_s, NOTHING_FOLLOWS_S))
+
+    def _arm(self) -> None:
+        self._timer = self._loop.call_at(self._due(), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        if not self._answer.may_end:
+            return
+        if self._due() > self._loop.time():
+            self._arm()
+            return
+        self.stopped = TimeoutError("the body stayed open")
+        self._body.stop()

@@ -1,0 +1,79 @@
+"""JSON as vendors and what stands before them write it; asked only when the strict decoder has refused.
+
+Taken: `NaN` and `Infinity`, lone surrogates (kept as such: `answer` pairs them over chunks), bytes that are no UTF-8
+(U+FFFD), raw line ends in strings, byte order marks, numbers of any length, several documents in one payload, a doubled
+`data:`. Not taken: what is cut or is no JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from daemon.providers.payloads import BOM, JsonDocuments
+
+_DIGITS_MAX: Final = 40  #: longer integers are no number of anything; Python refuses those of more than 4,300 digits
+
+
+class Unreadable(ValueError):
+    """Not JSON, or cut. Says nothing of the content."""
+
+
+def documents(payload: bytes) -> list[dict[str, Any]]:
+    """The JSON objects of one payload; none for a word or a number. Raises `Unreadable`."""
+    text = payload.strip().removeprefix(BOM).strip()
+    while text.startswith(b"data:"):
+        text = text[5:].strip()
+    if text[:1] not in (b"{", b"["):
+        _, brace, rest = text.partition(b"\n{")  # a document after a word on a line of its own
+        if not brace:
+            return []
+        text = b"{" + rest
+    reader = JsonDocuments()
+    raw = reader.feed(text)
+    if reader.end() or not raw:
+        if not raw and text.startswith(b"[") and text.endswith(b"]"):
+            return []
+        raise Unreadable("cut")
+    return [_loaded(each) for each in raw]
+
+
+def _loaded(raw: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(raw.decode("utf-8", "replace"), strict=False, parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(type(error).__name__) from None
+    if not isinstance(found, dict):
+        raise Unreadable(type(found).__name__)
+    return found
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS_MAX else float(digits)
+
+
+# --- reading what may be of any type ----------------------------------------------------------------------------
+
+
+def fields(value: object) -> dict[str, Any]:
+    """`value` if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: object) -> Iterator[Any]:
+    """The items of a list; an object or a text alone is its own only item."""
+    if isinstance(value, list):
+        yield from value
+    elif value is not None:
+        yield value
+
+
+def word(value: object) -> str | None:
+    """A text, or the text that an object holds under a usual name; None for everything else."""
+    if isinstance(value, str):
+        return value or None
+    for name in ("type", "reason", "value", "name", "code"):
+        if isinstance(found := fields(value).get(name), str) and found:
+            return found
+    return None

@@ -1,0 +1,223 @@
+"""What a chunk of an OpenAI-compatible vendor says. The usual shape is decoded at once, every other one by hand.
+
+Vendors' habits that this module knows: `reasoning_content`, `reasoning` or `reasoning_details`; content as text, parts
+or an object; `message` where `delta` would be; usage in a last chunk with `choices: []`, in a choice (Kimi) or under
+`x_groq`; errors as an object, a text, in a choice, or as the whole answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from daemon.domain.events import Channel
+from daemon.domain.model_io import Delta
+from daemon.providers.answer import Answer
+from daemon.providers.error_mapping import Refusal, known_words
+from daemon.providers.lenient_json import fields, items, word
+from daemon.providers.token_counts import Counts
+
+_TEXT: Final = Channel.TEXT
+_THOUGHT: Final = Channel.REASONING
+
+
+class _Said(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_details: Any = None
+    refusal: Any = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Said | None = None
+    message: _Said | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    usage: Any = None
+    error: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    choices: list[_Choice] | None = None
+    usage: Any = None  #: read apart: a count that makes no sense must not void the text beside it
+    x_groq: Any = None
+    error: Any = None
+
+
+_decode: Final = msgspec.json.Decoder(_Chunk).decode
+
+
+class OpenAIAnswer(Answer):
+    """One answer of DeepSeek, OpenAI, or a gateway that speaks like them."""
+
+    __slots__ = ("_by_delta",)
+
+    def __init__(self) -> None:
+        super().__init__(thoughts_beside=False)
+        self._by_delta = False  #: text came in deltas: a whole `message` at the end repeats it
+
+    def _strict(self, data: bytes) -> list[Delta]:
+        chunk = _decode(data)
+        if chunk.error or (not chunk.choices and chunk.usage is None):
+            self._judge(fields(msgspec.json.decode(data)))
+        if not self.request_id or chunk.model != self.model_name:
+            self._names(chunk.model, chunk.id)
+        return self._read(chunk)
+
+    def _lenient(self, chunk: dict[str, Any]) -> list[Delta]:
+        self._judge(chunk)
+        self._names(chunk.get("model"), chunk.get("id"))
+        choices = [_choice(fields(each)) for each in items(chunk.get("choices"))]
+        return self._read(_Chunk(choices=choices, usage=chunk.get("usage"), x_groq=chunk.get("x_groq")))
+
+    def _read(self, chunk: _Chunk) -> list[Delta]:
+        found: list[Delta] = []
+        for choice in chunk.choices or ():
+            if choice.error:
+                raise self._fails(_refusal(choice.error))
+            said = choice.delta
+            if said is not None:
+                self._spoken(said, found)
+                self._by_delta = self._by_delta or self._spoke
+            if choice.message is not None and not self._by_delta:
+                self._spoken(choice.message, found)
+            elif choice.text:
+                self._say(found, _TEXT, choice.text)
+            if choice.finish_reason is not None:
+                self._ends(choice.finish_reason, with_text=bool(found))
+            if choice.usage is not None:
+                self._counts(counts(choice.usage))
+        if chunk.usage is not None:
+            self._counts(counts(chunk.usage))
+        if chunk.x_groq is not None:
+            self._counts(counts(fields(chunk.x_groq).get("usage")))
+        return found
+
+    def _spoken(self, said: _Said, found: list[Delta]) -> None:
+        thought = said.reasoning_content or said.reasoning
+        if thought:
+            self._say(found, _THOUGHT, thought)
+        elif said.reasoning_details:
+            self._say(found, _THOUGHT, _joined(said.reasoning_details))
+        if said.content:
+            self._say(found, _TEXT, said.content)
+        if said.refusal:
+            self._refusal = True
+
+    def _judge(self, chunk: dict[str, Any]) -> None:
+        """Raise what a chunk says instead of an answer."""
+        error = chunk.get("error")
+        if not error and "choices" not in chunk and _is_error(chunk):
+            error = chunk
+        if error:
+            raise self._fails(_refusal(error))
+
+
+def _is_error(chunk: dict[str, Any]) -> bool:
+    """`{"object": "error", …}`, `{"type": "error", …}`, `{"code": 503, "message": …}`."""
+    named = "error" in (chunk.get("object"), chunk.get("type"))
+    return named or (chunk.get("message") is not None and chunk.get("code") not in (None, 0, "0", ""))
+
+
+def _refusal(error: object) -> Refusal:
+    """What an error inside an answer means; one that holds another is that other."""
+    told = fields(error)
+    for _ in range(3):
+        told = fields(told.get("error")) or told
+    code = told.get("code")
+    plain = int(code) if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3 else code
+    status = plain if isinstance(plain, int) and 400 <= plain <= 599 else 0
+    return Refusal(status, known_words([code, told.get("type"), told.get("message"), error, told.get("error")]))
+
+
+# --- any shape --------------------------------------------------------------------------------------------------
+
+
+def _choice(choice: dict[str, Any]) -> _Choice:
+    delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
+    return _Choice(
+        delta=None if delta is None else _said(delta),
+        message=None if message is None else _said(message),
+        text=text if isinstance(text, str) else None,
+        finish_reason=_finish(choice.get("finish_reason")),
+        usage=choice.get("usage"),
+        error=choice.get("error"),
+    )
+
+
+def _said(said: object) -> _Said:
+    if isinstance(said, list):
+        return _Said(content=_joined(said))
+    if not isinstance(said, dict):
+        return _Said(content=_text(said))
+    content = said.get("content")
+    thoughts = [part for part in items(content) if _is_thought(part)]
+    return _Said(
+        content=_joined([part for part in items(content) if not _is_thought(part)]),
+        reasoning_content=_joined(said.get("reasoning_content")),
+        reasoning=_joined(said.get("reasoning")) or _joined(thoughts),
+        reasoning_details=said.get("reasoning_details"),
+        refusal=said.get("refusal"),
+    )
+
+
+def _is_thought(part: object) -> bool:
+    return str(fields(part).get("type", "")).startswith(("thinking", "reasoning"))
+
+
+def _joined(content: object) -> str:
+    return "".join(text for part in items(content) for text in _texts(part))
+
+
+def _texts(part: object) -> Iterator[str]:
+    """The texts of a content part: of itself, or of what it holds."""
+    if not isinstance(part, dict):
+        yield _text(part)
+        return
+    for name in ("text", "content", "value", "summary", "thinking", "parts"):
+        inside = part.get(name)
+        if isinstance(inside, str):
+            yield inside
+            return
+        if isinstance(inside, (list, dict)) and inside:
+            yield _joined(inside)
+            return
+    if "type" not in part:  # the object is the answer: JSON mode, read by the gateway
+        yield json.dumps(part, ensure_ascii=False)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None or isinstance(value, (list, dict)) else json.dumps(value)
+
+
+def _finish(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return word(value) or ("unknown" if value else None)
+
+
+# --- counts -----------------------------------------------------------------------------------------------------
+
+
+def counts(counted: object) -> Counts:
+    """A `usage` object in our names, whatever it holds."""
+    told = fields(counted)
+    if not told:
+        return {}
+    given, written = fields(told.get("prompt_tokens_details")), fields(told.get("completion_tokens_details"))
+    return {
+        "input": told.get("prompt_tokens", told.get("input_tokens")),
+        "cached": told.get("prompt_cache_hit_tokens", given.get("cached_tokens", told.get("cached_tokens"))),
+        "uncached": told.get("prompt_cache_miss_tokens"),
+        "written": told.get("completion_tokens", told.get("output_tokens")),
+        "thoughts": written.get("reasoning_tokens", told.get("reasoning_tokens")),
+        "total": told.get("total_tokens"),
+    }

@@ -1,0 +1,132 @@
+"""Answers as vendors really send them, through the real adapters over real HTTP: each gives what it must."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import pytest
+
+from daemon.domain.errors import ModelUnavailable, ProviderError
+from daemon.domain.events import Channel
+from daemon.domain.model_io import Delta, Finished, ModelRequest
+from daemon.ports import Provider
+from tests.conformance.vendor_server import Case, VendorServer, adapter, read_cases, request, vendor_server
+
+CASES: Final = [*read_cases("reported"), *read_cases("own")]
+#: each in two reads, cut at every byte; those with pauses, resets and open bodies are told by the whole
+CUT: Final = ("o-bom", "o-single-newline", "o-surrogate-split", "o-nan", "o-content-list", "o-empty-data", "o-eos",
+              "g-200-array", "g-surrogate", "g-usage-partial", "ob-bom", "ob-sse")  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What a caller of the adapter has seen."""
+
+    text: str = ""
+    thoughts: str = ""
+    last: Finished | None = None
+    error: ProviderError | None = None
+    took_s: float = 0.0
+    deltas: list[Delta] = field(default_factory=list)
+
+
+async def outcome(provider: Provider, asked: ModelRequest, within_s: float = 15.0) -> Outcome:
+    """Any exception but ours fails the test here."""
+    seen, began = Outcome(), time.monotonic()
+    try:
+        async with asyncio.timeout(within_s):
+            async for piece in provider.generate(asked):
+                assert seen.last is None, "nothing follows the last word"
+                if isinstance(piece, Finished):
+                    seen.last = piece
+                else:
+                    seen.deltas.append(piece)
+    except ProviderError as error:
+        seen.error = error
+    seen.took_s = time.monotonic() - began
+    seen.text = "".join(d.text for d in seen.deltas if d.channel is Channel.TEXT)
+    seen.thoughts = "".join(d.text for d in seen.deltas if d.channel is Channel.REASONING)
+    seen.text.encode()  # no lone surrogate leaves an adapter
+    return seen
+
+
+def judge(case: Case, seen: Outcome) -> None:
+    """Against `expected.json`; a key that is not there says nothing."""
+    wanted = case.expected
+    if wanted["end"] != "done":
+        assert seen.last is None and seen.error is not None, seen
+        if "code" in wanted:
+            assert seen.error.code == wanted["code"], seen.error
+        if "reason" in wanted:
+            assert isinstance(seen.error, ModelUnavailable) and seen.error.reason == wanted["reason"], seen.error
+            assert seen.error.retry_after_s == wanted.get("retryAfterS")
+        elif "LLM_QUOTA" in wanted["end"] or "quota" in wanted["end"]:
+            assert isinstance(seen.error, ModelUnavailable) and seen.error.reason == "QUOTA", seen.error
+        return
+    assert seen.error is None and seen.last is not None, seen
+    assert seen.text == wanted.get("text", seen.text)
+    assert seen.thoughts == wanted.get("thoughts", seen.thoughts)
+    if "finishReason" in wanted:
+        assert seen.last.reason == wanted["finishReason"]
+    for name, value in _counts(wanted).items():
+        assert getattr(seen.last.usage, name) == value, (name, seen.last.usage)
+    assert seen.took_s < wanted.get("within_s", 15)
+
+
+def _counts(wanted: dict[str, Any]) -> dict[str, int | None]:
+    found: dict[str, int | None] = {}
+    if "usage" in wanted:
+        found["input_tokens"], found["output_tokens"] = wanted["usage"]
+    if "cached" in wanted:
+        found["cached_input_tokens"] = wanted["cached"]
+    if "reasoning" in wanted:
+        found["reasoning_tokens"] = wanted["reasoning"]
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded() -> None:
+    """The SDKs are imported once, outside of every clock."""
+    asyncio.run(_load())
+
+
+async def _load() -> None:
+    for gemini in (True, False):
+        provider = adapter("http://127.0.0.1:1", gemini=gemini)
+        await provider.prepare()
+        await provider.aclose()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[VendorServer]:
+    async with vendor_server() as found:
+        yield found
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_an_odd_answer_gives_what_it_must(case: Case, server: VendorServer, *, chunked: bool) -> None:
+    """Whole where it is whole, an error where it is not, in time where the body stays open."""
+    server.script = replace(case.script, chunked=chunked)
+    provider = adapter(server.url, gemini=case.gemini)
+    try:
+        judge(case, await outcome(provider, request(case)))
+    finally:
+        await provider.aclose()
+    assert server.calls == 1
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in CUT], ids=lambda case: case.name)
+async def test_a_read_may_end_at_any_byte(case: Case, server: VendorServer) -> None:
+    """What an answer gives does not depend on how the network cuts it."""
+    provider = adapter(server.url, gemini=case.gemini)
+    try:
+        for at in range(1, len(case.script.body)):
+            server.script = case.script.cut(at)
+            judge(case, await outcome(provider, request(case)))
+    finally:
+        await provider.aclose()
