@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "gateway": ("daemon.cli.gateway", "Take tasks from servers and show them to browsers.", "gateway"),
     "demo": ("daemon.cli.demo", "Show the whole way of a task on embedded servers.", "dev"),
     "migrate": ("daemon.cli.migrate", "Bring the Postgres schema up to date.", None),
+    "rollover": ("daemon.cli.rollover", "Replace running daemons by the release in force, without a pause.", "admin"),
     "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake.", "admin"),
     "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right.", "admin"),
     "status": ("daemon.cli.status", "What goes on now, on one screen.", "admin"),

@@ -23,7 +23,12 @@ from tests.printed import DOCS, blocks
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = "python3,python3-venv,ca-certificates,systemd,openssl,procps"
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-UNITS: Final = ["qstreamd@paid.service", "qstreamd@free.service", "qstreamd-relay.service", "qstreamd-migrate.service"]
+UNITS: Final = [
+    "qstreamd@paid-a.service",
+    "qstreamd@free-b.service",
+    "qstreamd-relay.service",
+    "qstreamd-migrate.service",
+]
 STUBS: Final = {
     "systemctl": """
         echo "$@" >>/systemctl.log
@@ -33,6 +38,7 @@ STUBS: Final = {
     "git": 'mkdir -p "$3" && cp -a /checkout/. "$3"',
     "docker": 'echo "$@" >>/docker.log',
     "curl": 'echo "$@" >>/curl.log',
+    "qstreamd": 'echo "$@" >>/qstreamd.log',  # what it does needs a systemd: tests/e2e/test_rollover.py plays one
     "apt-get": "mkdir -p /etc/caddy",
 }
 
@@ -102,10 +108,10 @@ def test_systemd_instead_of_docker(debian: Debian) -> None:
     """operate.md's block, then deploy.md's upgrade and its way back, then uninstall: all as printed."""
     [block] = blocks(DOCS / "operate.md", "## systemd instead of Docker")
     debian.run(block, "/checkout")
-    units = "qstreamd.target qstreamd-relay.socket qstreamd-relay qstreamd@paid qstreamd@free"
+    units = "qstreamd.target qstreamd-relay.socket qstreamd-relay qstreamd@paid-a qstreamd@free-a"
     assert debian.log("systemctl") == ["start qstreamd-migrate", f"enable --now {units}"]
     wanted = {path.name for path in (debian.root / "etc/systemd/system/qstreamd.target.wants").iterdir()}
-    assert wanted == {"qstreamd-relay.service", "qstreamd@paid.service", "qstreamd@free.service"}
+    assert wanted == {"qstreamd-relay.service", "qstreamd@paid-a.service", "qstreamd@free-a.service"}
     assert debian.run(f"systemd-analyze verify --man=no {' '.join(UNITS)}") == ""
     assert {path.stat().st_mode & 0o777 for path in (debian.root / "etc/credstore").iterdir()} == {0o600}
     python = "/opt/qstreamd/current/.venv/bin/python -m daemon"
@@ -124,9 +130,9 @@ def test_systemd_instead_of_docker(debian: Debian) -> None:
     upgrade, back = blocks(DOCS / "deploy.md", "## Upgrade without a pause")
     debian.run(upgrade, "/checkout")
     assert (debian.root / "opt/qstreamd/current").readlink() != first
-    assert "OPS_PORT=9470" in (debian.root / "etc/qstreamd/next.env").read_text()
+    assert debian.log("systemctl")[-1] == "restart qstreamd-relay"
     debian.run(back.replace("NAME-OF-THE-OLD-ONE", first.name), "/checkout")
-    assert (debian.root / "opt/qstreamd/current").readlink() == first
+    assert (debian.root / "opt/qstreamd/current").readlink() == first and debian.log("qstreamd") == ["rollover"]
     debian.run("systemd/uninstall --purge", "/checkout")
     assert not list((debian.root / "etc").rglob("qstreamd*"))
 

@@ -33,7 +33,7 @@ RUN_IN: Final = {
     r"make (demo|test)$": ".ci/run",
     r"python -m daemon": HERE,
     r"pg_dump|pg_restore|QSTREAMD_(PERCENT|USERS)=": HERE,
-    r"systemd/install|systemctl|sed .*next\.env|ls -t /opt/qstreamd|ln -sfn releases": "tests/e2e/test_fresh_debian.py",
+    r"systemd/install|systemctl|qstreamd rollover|ls -t /opt|ln -sfn releases": "tests/e2e/test_fresh_debian.py",
     r"RELAY_UPSTREAM=.* caddy run": "tests/integration/test_deploy_files.py",  # `caddy adapt`: it may not listen here
     r"kubectl": "tests/integration/test_kubernetes.py",  # judged: there is no cluster
     r"redis-cli .*--rdb": "tests/e2e/test_growing.py",  # by DUMP and RESTORE: no redis-cli comes with our server

@@ -41,7 +41,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.C
 def units(tmp_path: Path) -> Path:
     """The units as installed, an instance made of the template, with a program that exists on this machine."""
     for unit in (ROOT / "systemd").glob("*.*"):
-        name = unit.name.replace("@.", "@paid.")
+        name = unit.name.replace("@.", "@paid-a.")
         (tmp_path / name).write_text(unit.read_text().replace("/opt/qstreamd/current/.venv/bin/python", "/bin/true"))
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_systemd_finds_nothing_to_say_about_the_units(units: Path) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_exposure_of_each_service_is_small(units: Path, name: str) -> None:
     """The score that systemd gives is at most 1.5 of 10."""
-    unit = units / name.replace("@.", "@paid.")
+    unit = units / name.replace("@.", "@paid-a.")
     found = run("systemd-analyze", "security", "--offline=true", "--threshold=15", unit)
     assert found.returncode == 0, found.stdout.splitlines()[-1:]
 
@@ -73,6 +73,14 @@ def test_all_services_are_hardened_alike() -> None:
         (ROOT / "systemd" / n).read_text().split("User=qstreamd")[1].split("[Install]")[0].strip() for n in SERVICES
     }
     assert len(blocks) == 1
+
+
+def test_python_finds_itself_in_the_release_that_it_was_started_from() -> None:
+    """Not behind the link `current`: what a daemon imports after an installation would come from the new release."""
+    for name in SERVICES[:3]:
+        (start,) = unit_values(name, "ExecStart")
+        assert start.startswith("/usr/bin/env .venv/bin/python -m daemon ")
+        assert unit_values(name, "WorkingDirectory") == ["/opt/qstreamd/current"]
 
 
 def test_the_stop_times_agree_with_the_settings() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,51 @@ def test_a_fresh_host_gets_release_units_and_settings(checkout: Path, tmp_path: 
     assert (current / ".venv/bin/python").exists() and (current / "daemon/__init__.py").exists()
     assert (root / "etc/credstore").stat().st_mode & 0o777 == 0o700
     assert "QSTREAMD_QUEUES=" in (root / "etc/qstreamd/paid.env").read_text()
+    command = root / "usr/local/bin/qstreamd"
+    assert os.access(command, os.X_OK) and "/opt/qstreamd/current/.venv/bin/python" in command.read_text()
+
+
+def test_both_places_of_a_daemon_read_its_settings(checkout: Path, tmp_path: Path) -> None:
+    """Also of one that was added; a file of its own is kept, and what is of no daemon has none."""
+    root, settings = tmp_path / "root", tmp_path / "root/etc/qstreamd"
+    run(checkout, "install", root)
+    (settings / "mine.env").write_text("QSTREAMD_QUEUES=q_mine\n")
+    (settings / "mine-b.env").write_text("of its own\n")
+    (settings / "relay.env").write_text("")
+    run(checkout, "install", root)
+    links = {path.name: str(path.readlink()) for path in settings.iterdir() if path.is_symlink()}
+    assert links == {
+        **{f"{name}-{place}.env": f"{name}.env" for name in ("paid", "free", "mine-b") for place in "ab"},
+        "mine-a.env": "mine.env",
+    }
+    assert (settings / "mine-b.env").read_text() == "of its own\n"
+
+
+def test_a_release_that_a_process_runs_from_is_kept(checkout: Path, tmp_path: Path) -> None:
+    """However many are installed while it drains."""
+    root, code = tmp_path / "root", checkout / "daemon" / "__init__.py"
+    run(checkout, "install", root)
+    first = (root / "opt/qstreamd/current").resolve()
+    with subprocess.Popen(["/bin/cat"], cwd=first, stdin=subprocess.PIPE) as process:
+        for number in range(4):
+            code.write_text(f"# {number}\n{code.read_text()}")
+            run(checkout, "install", root)
+        assert first.exists()
+        process.communicate()
+    code.write_text(f"# last\n{code.read_text()}")
+    run(checkout, "install", root)
+    assert not first.exists()
+
+
+def test_a_command_of_that_name_that_is_not_ours_stays(checkout: Path, tmp_path: Path) -> None:
+    """At an installation and at its end."""
+    root = tmp_path / "root"
+    command = root / "usr/local/bin/qstreamd"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\n")
+    run(checkout, "install", root)
+    run(checkout, "uninstall", root)
+    assert command.read_text() == "#!/bin/sh\n"
 
 
 def test_a_second_run_changes_nothing(checkout: Path, tmp_path: Path) -> None:
