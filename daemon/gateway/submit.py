@@ -29,7 +29,8 @@ from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
 from daemon.observability.traceparent import HEADER, parse
 from daemon.ports import Clock
-from daemon.queues.admission import Accepted, Admission, Conflict, Full, Reservation, Reserved, Verdict
+from daemon.queues.admission import Accepted, Admission, Conflict, Full, Verdict
+from daemon.queues.reservations import Reservation, Reservations, Reserved
 from daemon.services import ServiceCatalog
 from daemon.store.audit import AuditLog
 
@@ -54,6 +55,7 @@ class Submit:
         self,
         *,
         admission: Admission,
+        reservations: Reservations,
         events: Events,
         qstash: Qstash | None,
         services: Callable[[], Services],
@@ -66,6 +68,7 @@ class Submit:
         finishing: Finishing,
     ) -> None:
         self._admission = admission
+        self._reservations = reservations
         self._events = events
         self._qstash = qstash
         self._services = services
@@ -106,7 +109,9 @@ class Submit:
         services, now = self._services(), self._clock.time()
         candidates = submission.queues
         # A call that is repeated goes where the first one went. In a second queue it would be told 202 and never run.
-        known = await self._admission.queue_of(list(dict.fromkeys((*candidates, *services.queues))), submission.task_id)
+        known = await self._reservations.queue_of(
+            list(dict.fromkeys((*candidates, *services.queues))), submission.task_id
+        )
         if known is not None and known not in candidates:
             raise Refused(422, Code.INVALID_PAYLOAD, f"taskId: was submitted before, to {known}")
         candidates = candidates if known is None else (known,)
@@ -132,7 +137,7 @@ class Submit:
             return await self._admission.accept(
                 judged.message, judged.sha256, limit, judged.pictures, traceparent=carried
             )
-        return await self._admission.reserve(
+        return await self._reservations.reserve(
             judged.queue.name, submission.task_id, judged.sha256, limit, delay_s=submission.delay_s
         )
 
@@ -150,7 +155,7 @@ class Submit:
         try:
             await self._qstash.publish(judged.message, judged.queue.mode, judged.raw, submission.publishing)
         except PublishRefused as error:
-            await self._admission.cancel_reservation(judged.queue.name, submission.task_id)
+            await self._reservations.cancel(judged.queue.name, submission.task_id)
             raise busy("the task could not be handed over; try again") from error
         except PublishUnknown as error:  # it may be delivered: its place stays promised until it is, or expires
             raise busy("whether the task was handed over is unknown; the same call again is safe") from error

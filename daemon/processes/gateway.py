@@ -40,6 +40,7 @@ from daemon.observability.metrics import Metrics
 from daemon.ports import Blobs
 from daemon.processes.lifecycle import Notifier, Signals, end, sample_loop_lag
 from daemon.queues.admission import Admission
+from daemon.queues.reservations import Reservations
 from daemon.redis_client.connection import connect
 from daemon.redis_client.ownership import claim_environment as claim_redis
 from daemon.redis_client.scripts import Scripts
@@ -140,15 +141,16 @@ class GatewayProcess:
         self._finishing = Finishing()
         scripts = Scripts(self._client)
         disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock, judged_twice if installed() else None)
-        self._admission = Admission(scripts, s.queues, clock, disk if s.blobs.store == "disk" else None)
+        self._reservations = Reservations(scripts, s.queues)
+        admission = Admission(scripts, s.queues, clock, disk if s.blobs.store == "disk" else None)
         events = Events(scripts, s.events, clock)
         at_hand = {"file": disk, "disk": disk, "key": self._bucket}
         stores: dict[str, Blobs] = {scheme: store for scheme, store in at_hand.items() if store is not None}
         parts: list[Part] = [
             Submit(
-                admission=self._admission, events=events, qstash=self._qstash(), services=lambda: self._services,
-                access=access, tokens=tokens, audit=self._audit, settings=s.gateway, metrics=self.metrics, clock=clock,
-                finishing=self._finishing,
+                admission=admission, reservations=self._reservations, events=events, qstash=self._qstash(),
+                services=lambda: self._services, access=access, tokens=tokens, audit=self._audit, settings=s.gateway,
+                metrics=self.metrics, clock=clock, finishing=self._finishing,
             ),
             Follow(self.hub, access, s.gateway, self.metrics, clock),
             Cancel(
@@ -193,7 +195,7 @@ class GatewayProcess:
             await asyncio.sleep(every_s * random.uniform(0.8, 1.0))
             for queue in self._services.queues:
                 try:
-                    gone = await self._admission.expire_reservations(queue)
+                    gone = await self._reservations.expire(queue)
                 except (RedisAway, RedisFull) as error:
                     _log.warning("reservations.expiry_failed", error=type(error).__name__)
                     break

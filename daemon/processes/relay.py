@@ -19,6 +19,7 @@ from daemon.observability.metrics import Metrics
 from daemon.processes.lifecycle import Notifier, Signals, collect_rarely, inherited_socket, sample_loop_lag
 from daemon.processes.rooms import arm_failpoints
 from daemon.queues.admission import Admission
+from daemon.queues.reservations import Reservations
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.connection import connect
 from daemon.redis_client.ownership import claim_environment
@@ -58,6 +59,7 @@ class RelayProcess:
             signing_keys=tuple(key.get_secret_value().encode() for key in keys),
             queues=queues_in_force(settings),
             admission=Admission(scripts, settings.queues, clock, self._staging()),
+            reservations=Reservations(scripts, settings.queues),
             events=Events(scripts, settings.events, clock),
             ping=client.ping,
             metrics=Metrics(),

@@ -1,12 +1,12 @@
-"""The door of a queue: accepts a task message once, keeps the count, takes back the place of one that never comes.
+"""Accepts a task message once, in one script: duplicate, conflict, full or appended.
 
-Each call is one script and one flush, may be repeated, and touches one slot. Called by the relay, and by whatever else
-puts work into a queue.
+One flush, may be repeated, touches one slot of the cluster. Called by the relay, and by whatever else puts work into a
+queue. A producer that reserves its slot before it publishes uses `queues.reservations`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +20,6 @@ from daemon.domain.model_io import Picture
 from daemon.ports import Clock, Staging
 from daemon.queues import scripts as lua
 from daemon.redis_client import keys
-from daemon.redis_client.connection import translated
 from daemon.redis_client.scripts import Scripts
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -58,20 +57,10 @@ class Full:
     retry_after_s: float | None = None  #: when a place is likely free; None: nothing has started yet
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """Its place is taken. `position`: among the waiting, from 1; 0: it takes its place at delivery."""
-
-    position: int
-
-
 Verdict = Accepted | Duplicate | Conflict | Full
-Reservation = Reserved | Duplicate | Conflict | Full
 
 #: nobody is sent away for longer: by then an operator has raised a limit, or the pace has changed
 RETRY_AFTER_S_MAX: Final = 600.0
-#: members of `waiting` that one look for broken promises takes in, oldest first
-_EXPIRE_BATCH: Final = 5000
 
 
 def blob_reference(queue: str, task_id: str, index: int) -> str:
@@ -151,75 +140,7 @@ class Admission:
             blob_ttl_s=int(self._settings.blob_ttl_s),
             blob_bytes=[picture.data for picture in pictures.values()],
         )
-        return _verdict(await self._scripts.one(call))
-
-    async def reserve(
-        self, queue: str, task_id: str, sha256: str, max_size: int, *, delay_s: float | None = None
-    ) -> Reservation:
-        """Take a place for a task that will be published now, or say why not; one flush.
-
-        It is given back after `promise_ttl_s` unless the message came (`accept` keeps it). With `delay_s` no place is
-        taken, only the body remembered: a delayed message takes its place at delivery. May be repeated: `Reserved`
-        again. Raises as `accept`.
-        """
-        names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
-        reply = await self._scripts.one(
-            lua.reserve(
-                seen=keys.dedup(queue, task_id),
-                waiting=names.waiting,
-                counter=names.counter,
-                control=names.control,
-                reservation=keys.reservation(queue, task_id),
-                pace=names.start_interval,
-                task_id=task_id,
-                sha256=sha256,
-                max_size=max_size,
-                record_ttl_ms=ttl_ms + int((delay_s or 0.0) * 1000),
-                reservation_ttl_ms=ttl_ms,
-                seen_prefix=keys.dedup(queue, ""),
-                takes_slot=delay_s is None,
-            )
-        )
-        if reply[0] == b"promised":
-            return Reserved(reply[1])
-        verdict = _verdict(reply)
-        assert not isinstance(verdict, Accepted)
-        return verdict
-
-    async def queue_of(self, queues: Sequence[str], task_id: str) -> str | None:
-        """The first of `queues` that knows this task, as promised or accepted; one flush."""
-        with translated():
-            pipe = self._scripts.client.pipeline(transaction=False)
-            for queue in queues:
-                pipe.exists(keys.dedup(queue, task_id), keys.reservation(queue, task_id))
-            found = await pipe.execute()
-        return next((queue for queue, known in zip(queues, found, strict=True) if known), None)
-
-    async def expire_reservations(self, queue: str) -> int:
-        """Give back the places of promises that were not kept in time; how many. One flush."""
-        names, ttl_ms = keys.queue_keys(queue), int(self._settings.promise_ttl_s * 1000)
-        call = lua.expire_reservations(
-            waiting=names.waiting,
-            counter=names.counter,
-            reservation_ttl_ms=ttl_ms,
-            seen_prefix=keys.dedup(queue, ""),
-            batch=_EXPIRE_BATCH,
-        )
-        return int(await self._scripts.one(call))
-
-    async def cancel_reservation(self, queue: str, task_id: str) -> bool:
-        """Give the producer's place back, once; False when the message was accepted after all, and nothing changed."""
-        names = keys.queue_keys(queue)
-        accepted, _clamped = await self._scripts.one(
-            lua.cancel_reservation(
-                seen=keys.dedup(queue, task_id),
-                waiting=names.waiting,
-                counter=names.counter,
-                reservation=keys.reservation(queue, task_id),
-                task_id=task_id,
-            )
-        )
-        return not accepted
+        return verdict_of(await self._scripts.one(call))
 
 
 def _without_inline_images(entry: WorkEntry, pictures: Mapping[int, Picture], staged: Mapping[int, str]) -> WorkEntry:
@@ -230,7 +151,8 @@ def _without_inline_images(entry: WorkEntry, pictures: Mapping[int, Picture], st
     return msgspec.structs.replace(entry, message=msgspec.structs.replace(entry.message, images=images))
 
 
-def _verdict(reply: Any) -> Verdict:
+def verdict_of(reply: Any) -> Verdict:
+    """What the reply of `accept.lua` or `reserve.lua` means."""
     match reply:
         case [b"queued", entry_id, position, *paused]:
             return Accepted(entry_id.decode(), position, paused=paused == [1])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from daemon.config import QueueSettings
 from daemon.ports import Clock
 from daemon.queues import scripts as lua
-from daemon.queues.admission import Admission
+from daemon.queues.reservations import Reservations
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
 from daemon.redis_client.scripts import Scripts
@@ -28,7 +28,7 @@ class Drift:
 
     def __init__(self, scripts: Scripts, settings: QueueSettings, clock: Clock) -> None:
         self._scripts = scripts
-        self._admission = Admission(scripts, settings, clock)
+        self._reservations = Reservations(scripts, settings)
         self._ttl_ms = int(settings.promise_ttl_s * 1000)
 
     async def counted(self, queues: Sequence[str]) -> list[str]:
@@ -57,4 +57,4 @@ class Drift:
                 mark_ms=mark_ms,
             )
         )
-        return Repairs(raised, lowered, await self._admission.expire_reservations(queue) if old else 0)
+        return Repairs(raised, lowered, await self._reservations.expire(queue) if old else 0)

@@ -26,6 +26,7 @@ from daemon.observability.logging import logger
 from daemon.observability.metrics import CONTENT_TYPE, Metrics
 from daemon.ports import Clock
 from daemon.queues.admission import Accepted, Admission, Verdict
+from daemon.queues.reservations import Reservations
 from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
 from daemon.relay.responses import Answer, Unauthorized, judged, refusal
 from daemon.relay.signature import judge
@@ -48,6 +49,7 @@ class Relay:
     signing_keys: Sequence[bytes]
     queues: Mapping[str, QueueSpec]  #: with the `max_size` that is in force
     admission: Admission
+    reservations: Reservations
     events: Events
     ping: Callable[[], Awaitable[Any]]
     metrics: Metrics
@@ -174,7 +176,7 @@ class Relay:
         if task is None:
             return Answer(200, {"status": "ignored"})
         async with asyncio.timeout(self.settings.redis_deadline_s):
-            failed = await self.admission.cancel_reservation(task.queue_id, task.task_id)
+            failed = await self.reservations.cancel(task.queue_id, task.task_id)
             if failed:
                 await self.events.append(task, CURRENT_ATTEMPT, [_UNDELIVERED])
         return Answer(200, {"taskId": task.task_id, "status": "failed" if failed else "accepted"})

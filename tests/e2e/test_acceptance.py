@@ -21,7 +21,7 @@ from daemon.domain.clock import SystemClock
 from daemon.domain.messages import canonical_sha256
 from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.gateway.tokens import Tokens
-from daemon.queues.admission import Admission, Reserved
+from daemon.queues.reservations import Reservations, Reserved
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
 from tests.e2e.gateway_world import SECRET, World, world
@@ -159,7 +159,7 @@ async def by_the_gateway(front: World) -> None:
 
 async def by_signed_calls(front: World) -> None:
     """Auto is the producer's choice there: it takes a place where there is one, paid first."""
-    places = Admission(Scripts(front.redis), QueueSettings(), SystemClock())
+    places = Reservations(Scripts(front.redis), QueueSettings())
 
     async def auto(mode: str, body: dict[str, Any]) -> str:
         for tier, most in (("paid", 0 if mode == "batch" else 200), ("free", 200)):

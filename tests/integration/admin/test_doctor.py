@@ -24,6 +24,7 @@ from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.events.log import Events
 from daemon.observability.metrics import Metrics
 from daemon.queues.admission import Admission
+from daemon.queues.reservations import Reservations
 from daemon.redis_client import keys
 from daemon.relay.server import Relay
 from tests.integration.admin.conftest import System
@@ -154,6 +155,7 @@ async def relay(settings: Settings) -> AsyncIterator[tuple[str, Settings]]:
         made = Relay(
             settings=RelaySettings(), qstash=KEYS, signing_keys=(b"sig_current", b"sig_next"), queues=DEFAULT_QUEUES,
             admission=Admission(at.scripts, settings.queues, at.clock),
+            reservations=Reservations(at.scripts, settings.queues),
             events=Events(at.scripts, settings.events, at.clock), ping=at.redis.ping, metrics=Metrics(),
             clock=SystemClock(),
         )  # fmt: skip

@@ -23,6 +23,7 @@ from daemon.limiter.scripts import wake
 from daemon.ports import Delivery
 from daemon.queues.admission import Admission
 from daemon.queues.drift import Drift, Repairs
+from daemon.queues.reservations import Reservations
 from daemon.queues.scripts import hasten, purge
 from daemon.queues.streams import QueuePaused
 from daemon.redis_client import keys
@@ -57,6 +58,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.sides = {name: Side(self.client, name) for name in ("a", "b")}
         scripts, settings, clock = Scripts(self.client), QueueSettings(), SystemClock()
         self.scripts = scripts
+        self.reservations = Reservations(scripts, settings)
         self.admission, self.drift = Admission(scripts, settings, clock), Drift(scripts, settings, clock)
         self.cancels = Cancels(scripts, EventSettings(), settings)
         self.do(self.sides["a"].work.make_groups([QUEUE]))
@@ -116,14 +118,14 @@ class QueueMachine(RuleBasedStateMachine):
     def reserve(self, task: str, body: str, *, delayed: bool, repeat: bool) -> None:
         """The gateway takes a place before it publishes."""
         for _ in range(1 + repeat):
-            told = self.do(self.admission.reserve(QUEUE, task, body, SIZE, delay_s=60.0 if delayed else None))
+            told = self.do(self.reservations.reserve(QUEUE, task, body, SIZE, delay_s=60.0 if delayed else None))
             assert type(told).__name__.lower() == self.model.reserve(task, body, delayed=delayed)
 
     @rule(task=tasks, repeat=again)
     def cancel_reservation(self, task: str, *, repeat: bool) -> None:
         """The failure callback."""
         for _ in range(1 + repeat):
-            assert self.do(self.admission.cancel_reservation(QUEUE, task)) == self.model.cancel_reservation(task)
+            assert self.do(self.reservations.cancel(QUEUE, task)) == self.model.cancel_reservation(task)
 
     @precondition(lambda self: self.model.waiting)
     @rule()
@@ -136,7 +138,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         """Promises that nobody kept."""
-        assert self.do(self.admission.expire_reservations(QUEUE)) == self.model.expire()
+        assert self.do(self.reservations.expire(QUEUE)) == self.model.expire()
 
     @rule(by=st.sampled_from([-2, -1, 1, 2]))
     def drift_away(self, by: int) -> None:

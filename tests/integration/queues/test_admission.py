@@ -24,11 +24,10 @@ from daemon.queues.admission import (
     Conflict,
     Duplicate,
     Full,
-    Reservation,
-    Reserved,
     Verdict,
     blob_reference,
 )
+from daemon.queues.reservations import Reservation, Reservations, Reserved
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
 from daemon.redis_client.ownership import claim_environment
@@ -55,6 +54,11 @@ def scripts(client: Client) -> Scripts:
 @pytest.fixture
 def admission(scripts: Scripts) -> Admission:
     return Admission(scripts, QueueSettings(), SystemClock())
+
+
+@pytest.fixture
+def reservations(scripts: Scripts) -> Reservations:
+    return Reservations(scripts, QueueSettings())
 
 
 def message(task_id: str = "t1", **more: Any) -> TaskMessage:
@@ -124,13 +128,14 @@ async def test_a_thousand_producers_race_for_the_last_ten_places(redis_settings:
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connect(redis_settings, size=1)) for _ in range(8)]
         doors = [Admission(Scripts(one), QueueSettings(), SystemClock()) for one in clients]
+        reservers = [Reservations(Scripts(one), QueueSettings()) for one in clients]
         for n in range(size - 10):
-            assert isinstance(await doors[0].reserve(QUEUE, f"before{n}", SHA, size), Reserved)
+            assert isinstance(await reservers[0].reserve(QUEUE, f"before{n}", SHA, size), Reserved)
 
         async def producer(n: int) -> tuple[Reservation | Verdict, ...]:
             door, task_id = doors[n % len(doors)], f"t{n}"
             if n % 2:
-                return tuple([await door.reserve(QUEUE, task_id, SHA, size) for _ in range(2)])
+                return tuple([await reservers[n % len(doors)].reserve(QUEUE, task_id, SHA, size) for _ in range(2)])
             return tuple([await accept(door, task_id, limit=size) for _ in range(2)])
 
         answers = await asyncio.gather(*(producer(n) for n in range(1000)))
@@ -277,39 +282,41 @@ async def test_a_full_redis_refuses_all_of_it(redis_server: EmbeddedRedis) -> No
         await client.aclose()
 
 
-async def test_a_place_is_given_back_once(admission: Admission, client: Client) -> None:
+async def test_a_place_is_given_back_once(reservations: Reservations, client: Client) -> None:
     """However often the failure callback comes."""
     await client.zadd(NAMES.waiting, {"t1": 1, "t2": 2})
     await client.set(NAMES.counter, 2)
-    assert await admission.cancel_reservation(QUEUE, "t1")
-    assert await admission.cancel_reservation(QUEUE, "t1")
+    assert await reservations.cancel(QUEUE, "t1")
+    assert await reservations.cancel(QUEUE, "t1")
     assert await client.get(NAMES.counter) == b"1"
     assert await client.zrange(NAMES.waiting, 0, -1) == [b"t2"]
 
 
-async def test_an_accepted_message_keeps_its_place(admission: Admission, client: Client) -> None:
+async def test_an_accepted_message_keeps_its_place(
+    admission: Admission, reservations: Reservations, client: Client
+) -> None:
     """The callback may be late, or about another delivery of the same task."""
     await accept(admission)
     before = await snapshot(client)
-    assert not await admission.cancel_reservation(QUEUE, "t1")
+    assert not await reservations.cancel(QUEUE, "t1")
     assert await snapshot(client) == before
 
 
-async def test_a_refund_never_drives_the_counter_below_zero(admission: Admission, client: Client) -> None:
+async def test_a_refund_never_drives_the_counter_below_zero(reservations: Reservations, client: Client) -> None:
     await client.zadd(NAMES.waiting, {"t1": 1})
-    assert await admission.cancel_reservation(QUEUE, "t1")
+    assert await reservations.cancel(QUEUE, "t1")
     assert await client.get(NAMES.counter) == b"0"
 
 
 async def test_a_place_is_given_back_on_a_full_redis(redis_server: EmbeddedRedis) -> None:
     """ZREM comes first, so that the DECR after it is let through."""
     client: Client = connect(RedisSettings(url=SecretStr(redis_server.url)))
-    admission = Admission(Scripts(client), QueueSettings(), SystemClock())
+    reservations = Reservations(Scripts(client), QueueSettings())
     try:
         await client.zadd(NAMES.waiting, {"t1": 1})
         await client.set(NAMES.counter, 1)
         await client.config_set("maxmemory", "1")
-        assert await admission.cancel_reservation(QUEUE, "t1")
+        assert await reservations.cancel(QUEUE, "t1")
         assert await client.get(NAMES.counter) == b"0"
     finally:
         await client.aclose()

@@ -12,8 +12,9 @@ from daemon.config import QueueSettings, RedisSettings
 from daemon.domain.clock import SystemClock
 from daemon.domain.events import started
 from daemon.domain.messages import TaskMessage
-from daemon.queues.admission import Accepted, Admission, Full, Reserved
+from daemon.queues.admission import Accepted, Admission, Full
 from daemon.queues.drift import Drift, Repairs
+from daemon.queues.reservations import Reservations, Reserved
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
@@ -33,6 +34,7 @@ class Door:
     def __init__(self, client: Redis) -> None:
         self.client = client
         self.admission = Admission(Scripts(client), SETTINGS, CLOCK)
+        self.reservations = Reservations(Scripts(client), SETTINGS)
         self.drift = Drift(Scripts(client), SETTINGS, CLOCK)
 
     async def accept(self, task_id: str, size: int = 10, *, counted: bool = False) -> object:
@@ -87,8 +89,8 @@ async def test_of_a_surplus_only_the_smallest_of_a_whole_promise_time_goes(door:
 
 async def test_promises_that_nobody_keeps_are_given_back(door: Door) -> None:
     """And one that was kept stays, however long it waits."""
-    assert isinstance(await door.admission.reserve(QUEUE, "kept", "0" * 64, 10), Reserved)
-    assert isinstance(await door.admission.reserve(QUEUE, "broken", "0" * 64, 10), Reserved)
+    assert isinstance(await door.reservations.reserve(QUEUE, "kept", "0" * 64, 10), Reserved)
+    assert isinstance(await door.reservations.reserve(QUEUE, "broken", "0" * 64, 10), Reserved)
     await door.accept("kept")
     await asyncio.sleep(PROMISE_S * 1.2)
     assert await door.repair() == Repairs(expired=1)

@@ -11,8 +11,8 @@ import pytest
 
 from daemon.config import QueueSettings
 from daemon.domain.clock import SystemClock
-from daemon.queues.admission import Admission
 from daemon.queues.drift import Drift
+from daemon.queues.reservations import Reservations
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
 from daemon.worker.reconcile import IDLE_ROUNDS, Reconciler
@@ -93,7 +93,7 @@ async def test_a_promise_that_is_not_kept_goes_although_the_queue_idles(
     crew: Crew, drift: Counted, wait_until: WaitUntil
 ) -> None:
     """The same bound."""
-    await Admission(crew.scripts, SETTINGS, SystemClock()).reserve(QUEUE, "never", "0" * 64, 10)
+    await Reservations(crew.scripts, SETTINGS).reserve(QUEUE, "never", "0" * 64, 10)
     async with at_work(crew, drift):
 
         async def gone() -> bool:
@@ -106,7 +106,7 @@ async def test_a_paused_queue_is_never_taken_for_an_empty_one(
     crew: Crew, drift: Counted, wait_until: WaitUntil
 ) -> None:
     """Its counter was lost while its tasks wait: nobody starts, so nothing but the reconciler puts it right."""
-    await Admission(crew.scripts, QueueSettings(), SystemClock()).reserve(QUEUE, "t1", "0" * 64, 10)
+    await Reservations(crew.scripts, QueueSettings()).reserve(QUEUE, "t1", "0" * 64, 10)
     await crew.client.set(keys.dedup(QUEUE, "t1"), "1-0:0", ex=60)
     await crew.client.delete(NAMES.counter)
     await crew.consumer.pause()
@@ -122,7 +122,7 @@ async def test_a_counter_that_is_lost_on_an_idle_queue_is_raised(
     crew: Crew, drift: Counted, wait_until: WaitUntil
 ) -> None:
     """It was counted at the last look and is not any more: one look says why, and no more command is sent when idle."""
-    await Admission(crew.scripts, QueueSettings(), SystemClock()).reserve(QUEUE, "t1", "0" * 64, 10)
+    await Reservations(crew.scripts, QueueSettings()).reserve(QUEUE, "t1", "0" * 64, 10)
     await crew.client.set(keys.dedup(QUEUE, "t1"), "1-0:0", ex=60)
     async with at_work(crew, drift):
         await wait_until(lambda: drift.looks >= 1, description="the count to be seen")

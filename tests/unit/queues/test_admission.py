@@ -22,11 +22,11 @@ from daemon.queues.admission import (
     Conflict,
     Duplicate,
     Full,
-    Reserved,
     Verdict,
-    _verdict,
     blob_reference,
+    verdict_of,
 )
+from daemon.queues.reservations import Reservations, Reserved
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
 
@@ -47,12 +47,12 @@ SHA, OTHER = "a" * 64, "b" * 64
     ],
 )
 def test_each_reply_is_a_verdict(reply: Any, verdict: Verdict) -> None:
-    assert _verdict(reply) == verdict
+    assert verdict_of(reply) == verdict
 
 
 def test_a_reply_that_nobody_wrote_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="the accept script answered"):
-        _verdict([b"perhaps"])
+        verdict_of([b"perhaps"])
 
 
 def test_a_reference_names_the_key_of_its_bytes() -> None:
@@ -90,6 +90,11 @@ def admission(scripts: Scripts) -> Admission:
     return Admission(scripts, QueueSettings(), SystemClock())
 
 
+@pytest.fixture
+def reservations(scripts: Scripts) -> Reservations:
+    return Reservations(scripts, QueueSettings())
+
+
 def message(task_id: str = "t1", **more: Any) -> TaskMessage:
     return TaskMessage(task_id=task_id, queue_id=QUEUE, service_id="photo", user_id="u1", **more)
 
@@ -116,19 +121,23 @@ async def test_a_message_is_accepted_once(admission: Admission, scripts: Scripts
     assert msgspec.json.decode(fields[b"task"], type=WorkEntry).message == message(variables={"a": 1})
 
 
-async def test_another_body_under_the_same_id_is_a_conflict(admission: Admission, fake_redis: Any) -> None:
+async def test_another_body_under_the_same_id_is_a_conflict(
+    admission: Admission, reservations: Reservations, fake_redis: Any
+) -> None:
     first = await accept(admission)
     assert isinstance(first, Accepted)
     assert await accept(admission, sha=OTHER) == Conflict(first.entry_id)
-    assert await admission.reserve(QUEUE, "t1", OTHER, 3) == Conflict(first.entry_id)
+    assert await reservations.reserve(QUEUE, "t1", OTHER, 3) == Conflict(first.entry_id)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
 
-async def test_a_full_queue_takes_nothing_but_knows_its_own(admission: Admission, fake_redis: Any) -> None:
+async def test_a_full_queue_takes_nothing_but_knows_its_own(
+    admission: Admission, reservations: Reservations, fake_redis: Any
+) -> None:
     first = await accept(admission, limit=1)
     assert isinstance(first, Accepted)
     assert await accept(admission, "t2", limit=1) == Full(1, 1)
-    assert await admission.reserve(QUEUE, "t2", SHA, 1) == Full(1, 1)
+    assert await reservations.reserve(QUEUE, "t2", SHA, 1) == Full(1, 1)
     assert await accept(admission, limit=1) == Duplicate(first.entry_id)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
@@ -159,69 +168,77 @@ async def test_a_paused_queue_accepts_and_says_so(
     assert isinstance(verdict, Accepted) and verdict.paused is told
 
 
-async def test_a_promise_is_kept_by_its_message(admission: Admission, fake_redis: Any) -> None:
+async def test_a_promise_is_kept_by_its_message(
+    admission: Admission, reservations: Reservations, fake_redis: Any
+) -> None:
     """One place for both, though the queue filled up between them."""
-    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
-    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
+    assert await reservations.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
+    assert await reservations.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 0)
     verdict = await accept(admission, limit=1)
     assert isinstance(verdict, Accepted) and verdict.position == 1
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
-    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Duplicate(verdict.entry_id)
+    assert await reservations.reserve(QUEUE, "t1", SHA, 1) == Duplicate(verdict.entry_id)
 
 
-async def test_a_promise_of_another_body_is_a_conflict(admission: Admission) -> None:
-    await admission.reserve(QUEUE, "t1", SHA, 3)
-    assert await admission.reserve(QUEUE, "t1", OTHER, 3) == Conflict("")
+async def test_a_promise_of_another_body_is_a_conflict(reservations: Reservations) -> None:
+    await reservations.reserve(QUEUE, "t1", SHA, 3)
+    assert await reservations.reserve(QUEUE, "t1", OTHER, 3) == Conflict("")
 
 
-async def test_a_delayed_message_takes_its_place_at_delivery(admission: Admission, fake_redis: Any) -> None:
+async def test_a_delayed_message_takes_its_place_at_delivery(
+    admission: Admission, reservations: Reservations, fake_redis: Any
+) -> None:
     """Its body is remembered until the promise of a delay has run out too."""
-    assert await admission.reserve(QUEUE, "t1", SHA, 1, delay_s=3600) == Reserved(0)
+    assert await reservations.reserve(QUEUE, "t1", SHA, 1, delay_s=3600) == Reserved(0)
     assert await waiting(fake_redis) == ([], None, 0)
     left_s = await fake_redis.ttl(keys.reservation(QUEUE, "t1"))
     assert left_s > 3600 + QueueSettings().promise_ttl_s - 5
     assert isinstance(await accept(admission, limit=1), Accepted)
 
 
-async def test_a_refund_gives_the_place_back_once(admission: Admission, fake_redis: Any) -> None:
-    await admission.reserve(QUEUE, "t1", SHA, 3)
-    await admission.reserve(QUEUE, "t2", SHA, 3)
-    assert await admission.cancel_reservation(QUEUE, "t1")
-    assert await admission.cancel_reservation(QUEUE, "t1")
+async def test_a_refund_gives_the_place_back_once(reservations: Reservations, fake_redis: Any) -> None:
+    await reservations.reserve(QUEUE, "t1", SHA, 3)
+    await reservations.reserve(QUEUE, "t2", SHA, 3)
+    assert await reservations.cancel(QUEUE, "t1")
+    assert await reservations.cancel(QUEUE, "t1")
     assert await waiting(fake_redis) == ([b"t2"], b"1", 0)
-    assert await admission.reserve(QUEUE, "t1", OTHER, 3) == Reserved(2)
+    assert await reservations.reserve(QUEUE, "t1", OTHER, 3) == Reserved(2)
 
 
-async def test_an_accepted_message_is_not_refunded(admission: Admission, fake_redis: Any) -> None:
+async def test_an_accepted_message_is_not_refunded(
+    admission: Admission, reservations: Reservations, fake_redis: Any
+) -> None:
     await accept(admission)
-    assert not await admission.cancel_reservation(QUEUE, "t1")
+    assert not await reservations.cancel(QUEUE, "t1")
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
 
-async def test_a_promise_that_nobody_kept_runs_out(admission: Admission, fake_redis: Any) -> None:
+async def test_a_promise_that_nobody_kept_runs_out(
+    admission: Admission, reservations: Reservations, fake_redis: Any
+) -> None:
     """What was accepted stays, however old."""
     await accept(admission, "t1")
-    await admission.reserve(QUEUE, "t2", SHA, 3)
+    await reservations.reserve(QUEUE, "t2", SHA, 3)
     await fake_redis.zadd(NAMES.waiting, {"t1": 1, "t2": 2})
-    assert await admission.expire_reservations(QUEUE) == 1
-    assert await admission.expire_reservations(QUEUE) == 0
+    assert await reservations.expire(QUEUE) == 1
+    assert await reservations.expire(QUEUE) == 0
     assert await waiting(fake_redis) == ([b"t1"], b"1", 1)
 
 
-async def test_an_old_promise_makes_room_for_a_new_one(admission: Admission, fake_redis: Any) -> None:
-    await admission.reserve(QUEUE, "old", SHA, 1)
+async def test_an_old_promise_makes_room_for_a_new_one(reservations: Reservations, fake_redis: Any) -> None:
+    await reservations.reserve(QUEUE, "old", SHA, 1)
     await fake_redis.zadd(NAMES.waiting, {"old": 1})
-    assert await admission.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
+    assert await reservations.reserve(QUEUE, "t1", SHA, 1) == Reserved(1)
     assert await waiting(fake_redis) == ([b"t1"], b"1", 0)
 
 
-async def test_the_queue_that_knows_a_task_is_found(admission: Admission) -> None:
-    assert await admission.queue_of([QUEUE], "t1") is None
-    await admission.reserve("q_free_batch", "t1", SHA, 3)
-    assert await admission.queue_of([QUEUE, "q_free_batch"], "t1") == "q_free_batch"
+async def test_the_queue_that_knows_a_task_is_found(admission: Admission, reservations: Reservations) -> None:
+    assert await reservations.queue_of([QUEUE], "t1") is None
+    await reservations.reserve("q_free_batch", "t1", SHA, 3)
+    assert await reservations.queue_of([QUEUE, "q_free_batch"], "t1") == "q_free_batch"
     await accept(admission)
-    assert await admission.queue_of([QUEUE, "q_free_batch"], "t1") == QUEUE
+    assert await reservations.queue_of([QUEUE, "q_free_batch"], "t1") == QUEUE
 
 
 async def test_a_counted_message_is_never_full(admission: Admission, fake_redis: Any) -> None:

@@ -30,6 +30,7 @@ def relay(**more: Any) -> Relay:
         signing_keys=(b"key",),
         queues=DEFAULT_QUEUES,
         admission=nothing,
+        reservations=nothing,
         events=nothing,
         ping=nothing,
         metrics=Metrics(process=False),

@@ -23,7 +23,8 @@ from daemon.domain.errors import RedisFull
 from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.events.log import Events
 from daemon.observability.metrics import Metrics
-from daemon.queues.admission import Admission, Reserved
+from daemon.queues.admission import Admission
+from daemon.queues.reservations import Reservations, Reserved
 from daemon.redis_client import keys
 from daemon.redis_client.batched_scripts import GatheredScripts
 from daemon.redis_client.scripts import Scripts
@@ -58,6 +59,7 @@ def relay(scripts: Scripts, fake_redis: Any) -> Relay:
         signing_keys=(KEY.encode(),),
         queues={QUEUE: replace(DEFAULT_QUEUES[QUEUE], max_size=5)},
         admission=Admission(scripts, QueueSettings(), clock),
+        reservations=Reservations(scripts, QueueSettings()),
         events=Events(scripts, EventSettings(), clock),
         ping=fake_redis.ping,
         metrics=Metrics(process=False),
@@ -205,7 +207,7 @@ def callback(body: dict[str, Any]) -> dict[str, Any]:
 
 async def test_a_message_that_never_came_gives_its_place_back(relay: Relay, fake_redis: Any) -> None:
     """Its viewer learns the end, once."""
-    assert await relay.admission.reserve(QUEUE, "t1", "a" * 64, 5) == Reserved(1)
+    assert await relay.reservations.reserve(QUEUE, "t1", "a" * 64, 5) == Reserved(1)
     for _ in range(2):
         reply = await call(relay, "/api/qstash/failed", callback(GOOD))
         assert (reply.status, reply.body) == (200, {"taskId": "t1", "status": "failed"})
