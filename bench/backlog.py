@@ -9,7 +9,7 @@ from daemon.config.types import SecretStr
 from daemon.domain import messages
 from daemon.domain.clock import SystemClock
 from daemon.queues.admission import Accepted, Admission
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
 
 _ABREAST = 500
@@ -26,7 +26,7 @@ def body(number: int, queue: str, payload: int = 100, prefix: str = "t") -> dict
 async def accept(redis_url: str, queue: str, count: int, payload: int = 100, prefix: str = "t") -> None:
     """`count` tasks accepted by the script that the relay uses."""
     client = connect(RedisSettings(url=SecretStr(redis_url)), name="bench")
-    admission = Admission(GatheredScripts(client), QueueSettings(), SystemClock())
+    admission = Admission(BatchedScripts(client), QueueSettings(), SystemClock())
     numbers = iter(range(count))
 
     async def some() -> None:

@@ -18,8 +18,8 @@ from daemon.domain.errors import CODES, Code, DependencyAway
 from daemon.domain.events import CURRENT_ATTEMPT, Stage, error
 from daemon.domain.messages import TaskIdentity, TaskMessage, identity_of
 from daemon.domain.states import TERMINAL, State
-from daemon.events.cancel_notices import Cancels
-from daemon.events.log import Events
+from daemon.events.cancel_notices import CancelRequests
+from daemon.events.log import EventLog
 from daemon.observability.logging import logger
 from daemon.pipeline.model_request import references
 from daemon.ports import Blobs, Clock
@@ -33,60 +33,60 @@ _log = logger("cancellation")
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class CancelOutcome:
     """What became of a cancel. `state`: the task's now; None: it ended unclaimed before, and only its events know how.
 
-    `by_us`: this call ended it while it waited; `unclaimed`: nothing had claimed it yet. `told`: a daemon that runs it
-    was told to stop.
+    `by_us`: this call ended it while it waited; `unclaimed`: nothing had claimed it yet. `notified`: a daemon that
+    runs it was told to stop.
     """
 
     state: State | None
     by_us: bool = False
     unclaimed: bool = False
-    told: bool = False
+    notified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     """Ends tasks on request; every call may be repeated."""
 
-    cancels: Cancels
+    cancels: CancelRequests
     records: TaskRecords
     ledger: PostgresLedger
-    events: Events
+    events: EventLog
     blobs: Blobs
     clock: Clock
 
-    async def end(self, task_id: str, queued: TaskIdentity | None, patience_s: float) -> Ending:
-        """The task's end, or its state after `patience_s` when whoever runs it has not stopped yet.
+    async def end(self, task_id: str, queued: TaskIdentity | None, wait_s: float) -> CancelOutcome:
+        """The task's end, or its state after `wait_s` when whoever runs it has not stopped yet.
 
         `queued` is the task as its `queued` event or its place in a queue names it; None: neither is there (any more).
         Cancelled half-way, it is marked, and its daemon ends it with its next event. Raises `DependencyAway`.
         """
         marked = await self.cancels.mark(task_id)
-        deadline, told = self.clock.monotonic() + patience_s, False
+        deadline, notified = self.clock.monotonic() + wait_s, False
         while True:
             found = await self.records.row(task_id)
             if found is not None and found[0].state in TERMINAL:
-                return Ending(found[0].state, told=told)
+                return CancelOutcome(found[0].state, notified=notified)
             if found is None:
                 if not marked:
-                    return Ending(None)
+                    return CancelOutcome(None)
                 if queued is None:
-                    return Ending(State.QUEUED)
+                    return CancelOutcome(State.QUEUED)
                 if await self._end_unclaimed(queued):
-                    return Ending(State.CANCELLED, by_us=True, unclaimed=True)
+                    return CancelOutcome(State.CANCELLED, by_us=True, unclaimed=True)
             elif await self.records.cancel_waiting(task_id):
                 row, message = found[0], None
                 with suppress(msgspec.ValidationError):  # of a newer release: the sweep takes its images
                     message = row.entry().message
-                await self._conclude(TaskIdentity(task_id, row.queue_id, row.request_id, row.trace_id), message)
-                return Ending(State.CANCELLED, by_us=True)
-            elif not told:
+                await self._finish(TaskIdentity(task_id, row.queue_id, row.request_id, row.trace_id), message)
+                return CancelOutcome(State.CANCELLED, by_us=True)
+            elif not notified:
                 await self.cancels.notify(task_id)
-                told = True
+                notified = True
             if self.clock.monotonic() > deadline:
-                return Ending(State.QUEUED if found is None else found[0].state, told=told)
+                return CancelOutcome(State.QUEUED if found is None else found[0].state, notified=notified)
             await asyncio.sleep(_LOOK_S)
 
     async def _end_unclaimed(self, queued: TaskIdentity) -> bool:
@@ -96,15 +96,15 @@ class Cancellation:
             entry, entry_id = found
             if not await self.ledger.end_unclaimed(entry, State.CANCELLED, Code.CANCELLED, entry_id):
                 return False
-            await self._conclude(identity_of(entry.message), entry.message)
+            await self._finish(identity_of(entry.message), entry.message)
             return True
         if not await self.cancels.withdraw(queued.queue_id, queued.task_id):
             return False
-        await self._tell(queued)  # promised, never delivered: its message will be a duplicate when it comes
+        await self._append_cancelled(queued)  # promised, never delivered: its message will be a duplicate when it comes
         return True
 
-    async def _conclude(self, task: TaskIdentity, message: TaskMessage | None) -> None:
-        await self._tell(task)
+    async def _finish(self, task: TaskIdentity, message: TaskMessage | None) -> None:
+        await self._append_cancelled(task)
         if message is not None:
             await self._drop_images(message)
         await self.cancels.withdraw(task.queue_id, task.task_id)
@@ -116,6 +116,6 @@ class Cancellation:
         except (DependencyAway, TimeoutError) as problem:
             _log.warning("blobs.cleanup_failed", task_id=message.task_id, why=str(problem) or type(problem).__name__)
 
-    async def _tell(self, task: TaskIdentity) -> None:
+    async def _append_cancelled(self, task: TaskIdentity) -> None:
         text = CODES[Code.CANCELLED].en
         await self.events.append(task, CURRENT_ATTEMPT, [error(Stage.QUEUE, Code.CANCELLED, text, retryable=False)])

@@ -27,7 +27,7 @@ class Findings:
     no_color: str | None = None
 
 
-def judge(role: Role | None = None) -> Findings:
+def check_config(role: Role | None = None) -> Findings:
     """All mistakes and doubts of the environment and of the services file that it names."""
     found, settings = Findings(), None
     runtime = config.runtime_alone()

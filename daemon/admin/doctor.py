@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from daemon.admin.checkup import host, postgres_server, provider_hosts, public_url, queues, redis_server
 from daemon.admin.checkup.finding import Finding, error, ok, warning
-from daemon.admin.config_check import judge
+from daemon.admin.config_check import check_config
 from daemon.admin.connections import Connections
 from daemon.admin.status import read_overview
 from daemon.config import Settings
@@ -16,7 +16,7 @@ from daemon.domain.errors import ConfigError, DependencyAway
 
 def configuration() -> list[Finding]:
     """What `check` finds."""
-    found = judge()
+    found = check_config()
     mistakes = [error("config", line, "put it right where it is set; `config` says where each came from")
                 for line in found.mistakes]  # fmt: skip
     doubts = [warning("config", line, _cure(line)) for line in found.warnings]
@@ -64,8 +64,8 @@ async def _postgres(at: Connections) -> list[Finding]:
 def _signing(settings: Settings) -> list[Finding]:
     """Keys that can't be right together."""
     current = {key.get_secret_value() for key in settings.qstash.current_keys}
-    following = {key.get_secret_value() for key in settings.qstash.next_keys}
-    if current & following:
+    subscription = {key.get_secret_value() for key in settings.qstash.next_keys}
+    if current & subscription:
         text = "QSTASH_CURRENT_SIGNING_KEY and QSTASH_NEXT_SIGNING_KEY are the same"
         return [warning("config.keys", text, "copy both from the QStash console; calls fail when keys roll otherwise")]
     return []

@@ -8,7 +8,7 @@ from daemon.admin.connections import Connections
 from daemon.domain.errors import QstreamdError
 from daemon.domain.events import Event
 from daemon.domain.states import TERMINAL
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect_blocking, translated
 
@@ -24,7 +24,7 @@ async def follow(at: Connections, task_id: str, after: str, *, wait: bool) -> As
 
     Waits for a task that nobody knows yet. Raises `EventsGone`, `RedisAway`.
     """
-    events, key = Events(at.scripts, at.settings.events, at.clock), keys.events(task_id)
+    events, key = EventLog(at.scripts, at.settings.events, at.clock), keys.events(task_id)
     blocking = connect_blocking(at.settings.redis, name="qstreamd-tail")
     block_ms = round(min(LOOK_S, at.settings.redis.block_s) * 1000)
     try:

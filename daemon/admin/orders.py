@@ -25,20 +25,20 @@ from daemon.cancellation import Cancellation
 from daemon.config import Settings
 from daemon.domain.messages import TaskIdentity
 from daemon.domain.states import TERMINAL, State
-from daemon.events.cancel_notices import Cancels
-from daemon.events.log import Events
+from daemon.events.cancel_notices import CancelRequests
+from daemon.events.log import EventLog
 from daemon.limiter.models import ModelStates
 from daemon.ports import Blobs
 from daemon.queues.streams import WorkStreams
 from daemon.store.audit import AuditLog
 from daemon.store.tasks import PostgresLedger
 
-PATIENCE_S: Final = 5.0  #: a call that runs is stopped within a second; so long the answer waits to say so
+CANCEL_WAIT_S: Final = 5.0  #: a call that runs is stopped within a second; so long the answer waits to say so
 UNKNOWN: Final = "neither Redis nor Postgres knows it"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ActionResult:
     """What became of the order."""
 
     task_id: str
@@ -47,7 +47,7 @@ class Answer:
     text: str
 
 
-async def cancel(settings: Settings, task_id: str, reason: str) -> Answer:
+async def cancel(settings: Settings, task_id: str, reason: str) -> ActionResult:
     """End a task that waits; stop one that runs, at once if its daemon hears the notice."""
     async with Connections(settings) as at:
         await at.require_ours()
@@ -56,21 +56,23 @@ async def cancel(settings: Settings, task_id: str, reason: str) -> Answer:
         return answer
 
 
-async def _cancel(at: Connections, task_id: str) -> Answer:
+async def _cancel(at: Connections, task_id: str) -> ActionResult:
     place = await locate(at, task_id, None)
     if place is None and await at.records.row(task_id) is None:
-        return Answer(task_id, good=False, state="unknown", text=UNKNOWN)
+        return ActionResult(task_id, good=False, state="unknown", text=UNKNOWN)
     queued = None if place is None else TaskIdentity(task_id, place.queue, "", "")
-    ended = await _cancellation(at).end(task_id, queued, PATIENCE_S)
+    ended = await _cancellation(at).end(task_id, queued, CANCEL_WAIT_S)
     if ended.by_us:
         when = "before it started" if ended.unclaimed else "while it waited"
-        return Answer(task_id, good=True, state=State.CANCELLED, text=f"cancelled {when}")
+        return ActionResult(task_id, good=True, state=State.CANCELLED, text=f"cancelled {when}")
     if ended.state is State.CANCELLED:
-        return Answer(task_id, good=True, state=ended.state, text="cancelled" if ended.told else "was cancelled before")
+        return ActionResult(
+            task_id, good=True, state=ended.state, text="cancelled" if ended.notified else "was cancelled before"
+        )
     if ended.state is None or ended.state in TERMINAL:
         state = ended.state or "ended"
-        return Answer(task_id, good=False, state=state, text=f"has ended as {state}; nothing to cancel")
-    return Answer(task_id, good=True, state=ended.state, text="asked; it ends at its next event")
+        return ActionResult(task_id, good=False, state=state, text=f"has ended as {state}; nothing to cancel")
+    return ActionResult(task_id, good=True, state=ended.state, text="asked; it ends at its next event")
 
 
 def blobs_here(at: Connections) -> BlobsByScheme:
@@ -84,13 +86,13 @@ def blobs_here(at: Connections) -> BlobsByScheme:
 def _cancellation(at: Connections) -> Cancellation:
     s = at.settings
     return Cancellation(
-        cancels=Cancels(at.scripts, s.events, s.queues), records=at.records,
-        ledger=PostgresLedger(at.pool, lambda: at.catalog.queues), events=Events(at.scripts, s.events, at.clock),
+        cancels=CancelRequests(at.scripts, s.events, s.queues), records=at.records,
+        ledger=PostgresLedger(at.pool, lambda: at.catalog.queues), events=EventLog(at.scripts, s.events, at.clock),
         blobs=blobs_here(at), clock=at.clock,
     )  # fmt: skip
 
 
-async def retry(settings: Settings, task_id: str, reason: str) -> Answer:
+async def retry(settings: Settings, task_id: str, reason: str) -> ActionResult:
     """Run a delayed task now; start a failed or expired one anew (its fence goes on, its events begin again)."""
     async with Connections(settings) as at:
         await at.require_ours()
@@ -100,21 +102,23 @@ async def retry(settings: Settings, task_id: str, reason: str) -> Answer:
         return answer
 
 
-async def _retry(at: Connections, task_id: str, reason: str) -> Answer:
+async def _retry(at: Connections, task_id: str, reason: str) -> ActionResult:
     place = await locate(at, task_id, None)
     if place is not None and place.due_at is not None and await _work(at).hasten(place.queue, task_id):
-        return Answer(task_id, good=True, state="ready", text=f"no longer delayed: in :ready of {place.queue}")
+        return ActionResult(task_id, good=True, state="ready", text=f"no longer delayed: in :ready of {place.queue}")
     found = await at.records.row(task_id)
     if found is None:
         text = UNKNOWN if place is None else "it has not been started yet; `tasks explain` says what it waits for"
-        return Answer(task_id, good=False, state="unknown" if place is None else State.QUEUED, text=text)
+        return ActionResult(task_id, good=False, state="unknown" if place is None else State.QUEUED, text=text)
     row = found[0]
     if row.state not in REPLAYABLE:
-        return Answer(task_id, good=False, state=row.state, text=f"is {row.state}; only failed and expired start anew")
+        return ActionResult(
+            task_id, good=False, state=row.state, text=f"is {row.state}; only failed and expired start anew"
+        )
     anew = await replay(at, row, actor(), reason or "cli")
     if anew is None:
-        return Answer(task_id, good=False, state="unknown", text="it changed its state just now; look again")
-    return Answer(task_id, good=True, state="replayed", text=f"starts anew: in :ready of {anew.queue_id}")
+        return ActionResult(task_id, good=False, state="unknown", text="it changed its state just now; look again")
+    return ActionResult(task_id, good=True, state="replayed", text=f"starts anew: in :ready of {anew.queue_id}")
 
 
 def _work(at: Connections) -> WorkStreams:
@@ -144,7 +148,7 @@ async def delete_consumers(at: Connections, dead: Iterable[ConsumerState]) -> li
     return deleted
 
 
-async def _audit(at: Connections, action: str, answer: Answer, reason: str) -> None:
+async def _audit(at: Connections, action: str, answer: ActionResult, reason: str) -> None:
     log = AuditLog(at.pool, at.clock)
     log.note(action, answer.task_id, actor=actor(), role="operator", result=answer.state, params={"reason": reason})
     await log.flush()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from daemon.admin.purge import Purge, batches
 from daemon.domain.events import EventDraft, Reason, Stage, progress
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.ports import Blobs, Clock
 from daemon.queues.backlog import Backlog
@@ -51,7 +51,7 @@ class QueueOrders:
     def __init__(
         self,
         scripts: Scripts,
-        events: Events,
+        events: EventLog,
         pool: Pool | None,
         clock: Clock,
         ledger: PostgresLedger | None = None,

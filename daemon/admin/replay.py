@@ -10,7 +10,7 @@ from __future__ import annotations
 from daemon.admin.connections import Connections
 from daemon.domain.messages import identity_of
 from daemon.domain.states import State
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.queues.dead_letters import DeadLetters
 from daemon.queues.streams import WorkStreams
 from daemon.store.records import TaskRow
@@ -33,6 +33,6 @@ async def replay(at: Connections, row: TaskRow, actor: str, reason: str) -> Task
         return None
     work = WorkStreams(at.scripts, at.settings.queues, "admin")
     # First the events, then the entry: `queued` comes before `started` for whoever watches.
-    await Events(at.scripts, at.settings.events, at.clock).queued(identity_of(entry.message))
+    await EventLog(at.scripts, at.settings.events, at.clock).queued(identity_of(entry.message))
     await work.restore(anew.queue_id, anew.entry(), round(at.settings.lease.compare_s * 2000))
     return anew

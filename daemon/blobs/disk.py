@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from daemon.blobs.disk_quota import Share
+from daemon.blobs.disk_quota import DiskQuota
 from daemon.blobs.magic import ImageFacts, inspect, picture, refuse_stranger
 from daemon.config import BlobSettings
 from daemon.domain.errors import Code, ConfigError, DiskFull, Rejected, TaskError
@@ -54,12 +54,14 @@ class DiskBlobs:
     Needs no directory before something is laid down: where nobody uploads, nothing is made.
     """
 
-    def __init__(self, settings: BlobSettings, clock: Clock, judge: Callable[[Path], ImageFacts] | None = None) -> None:
-        """`judge` looks at a whole file, in a thread, and raises `Rejected`; None: by magic bytes alone."""
+    def __init__(
+        self, settings: BlobSettings, clock: Clock, inspect: Callable[[Path], ImageFacts] | None = None
+    ) -> None:
+        """`inspect` looks at a whole file, in a thread, and raises `Rejected`; None: by magic bytes alone."""
         self.root = Path(settings.dir)
         self._settings = settings
-        self._share = Share(self.root, settings, clock)
-        self._judge = judge or judged
+        self._share = DiskQuota(self.root, settings, clock)
+        self._judge = inspect or inspect_file
 
     def make(self) -> None:
         """Make the directories. Raises `ConfigError` that names BLOB_DIR."""
@@ -152,7 +154,7 @@ class DiskBlobs:
             _remove(list(parts))
 
 
-def judged(path: Path) -> ImageFacts:
+def inspect_file(path: Path) -> ImageFacts:
     """What a file is by its magic bytes; only the pages that are asked for are read. Blocks."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:

@@ -20,7 +20,7 @@ from daemon.ports import Clock
 MEASURE_S: Final = 5.0
 
 
-class Share:
+class DiskQuota:
     """The bytes that images may take below one directory."""
 
     def __init__(self, root: Path, settings: BlobSettings, clock: Clock) -> None:

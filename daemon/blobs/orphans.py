@@ -22,7 +22,7 @@ PRESSED_FROM, PRESSED_TO = 0.9, 0.8  #: of the share
 
 
 @dataclass(frozen=True, slots=True)
-class Lying:
+class StoredFile:
     """One file. `age_s`: since its last byte was written."""
 
     folder: str
@@ -37,7 +37,7 @@ class Lying:
         return (named[1], named[2]) if named else None
 
 
-def lying(root: Path, now: float) -> list[Lying]:
+def list_files(root: Path, now: float) -> list[StoredFile]:
     """Every file there is; none when there is no such directory. Blocks."""
     found = []
     for folder in FOLDERS:
@@ -50,11 +50,11 @@ def lying(root: Path, now: float) -> list[Lying]:
                 facts = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            found.append(Lying(folder, entry.name, facts.st_size, now - facts.st_mtime))
+            found.append(StoredFile(folder, entry.name, facts.st_size, now - facts.st_mtime))
     return found
 
 
-def outdated(files: Iterable[Lying], settings: BlobSettings, inline_ttl_s: float) -> dict[Lying, Why]:
+def outdated(files: Iterable[StoredFile], settings: BlobSettings, inline_ttl_s: float) -> dict[StoredFile, Why]:
     """What goes by its age alone, and what goes because the share is nearly used up: uploads, oldest first.
 
     Inline images never go for want of room: their task was accepted.
@@ -65,7 +65,9 @@ def outdated(files: Iterable[Lying], settings: BlobSettings, inline_ttl_s: float
         "inline": ("old", inline_ttl_s),
     }
     files = list(files)
-    going: dict[Lying, Why] = {file: limits[file.folder][0] for file in files if file.age_s > limits[file.folder][1]}
+    going: dict[StoredFile, Why] = {
+        file: limits[file.folder][0] for file in files if file.age_s > limits[file.folder][1]
+    }
     staying = [file for file in files if file not in going]
     left = sum(file.size for file in staying)
     if left > settings.disk_bytes_max * PRESSED_FROM:
@@ -78,19 +80,19 @@ def outdated(files: Iterable[Lying], settings: BlobSettings, inline_ttl_s: float
     return going
 
 
-def doubtful(files: Iterable[Lying]) -> dict[Lying, tuple[str, str]]:
+def doubtful(files: Iterable[StoredFile]) -> dict[StoredFile, tuple[str, str]]:
     """Inline images that should be of a task that was accepted and has not ended; with its queue and id."""
     return {file: file.task for file in files if file.task is not None and file.age_s > DOUBT_S}
 
 
-def remove(root: Path, files: Iterable[Lying]) -> None:
+def remove(root: Path, files: Iterable[StoredFile]) -> None:
     """Remove them; repeatable. Blocks."""
     for file in files:
         (root / file.folder / file.name).unlink(missing_ok=True)
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[bool]:
+def exclusive_lock(root: Path) -> Iterator[bool]:
     """True for one process of the host at a time, while it is inside; a process that dies leaves it at once."""
     try:
         descriptor = os.open(root / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

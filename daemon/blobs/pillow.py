@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from daemon.blobs.disk import judged
+from daemon.blobs.disk import inspect_file
 from daemon.blobs.magic import ImageFacts
 from daemon.domain.errors import Code, Rejected
 
@@ -22,9 +22,9 @@ def installed() -> bool:
     return find_spec("PIL") is not None
 
 
-def judged_twice(path: Path) -> ImageFacts:
-    """What the magic bytes say, and Pillow agrees. Raises `Rejected` (IMAGE_REJECTED) as `judged` does. Blocks."""
-    facts = judged(path)
+def inspect_and_decode(path: Path) -> ImageFacts:
+    """What the magic bytes say, if Pillow agrees. Raises `Rejected` (IMAGE_REJECTED) as `inspect_file`. Blocks."""
+    facts = inspect_file(path)
     if facts.mime_type in _FORMATS:
         from PIL import Image
 

@@ -21,11 +21,11 @@ _REFERENCE: Final = re.compile(r"redis:(\{bp:queue:[a-z0-9][a-z0-9_.-]{0,63}\}:b
 
 
 class RedisBlobs:
-    """The `Blobs` port for `redis:` references. `judge` names the type of bytes, or raises `Rejected`."""
+    """The `Blobs` port for `redis:` references. `inspect` names the type of bytes, or raises `Rejected`."""
 
-    def __init__(self, client: Redis, judge: Callable[[bytes], Picture]) -> None:
+    def __init__(self, client: Redis, inspect: Callable[[bytes], Picture]) -> None:
         self._client = client
-        self._judge = judge
+        self._judge = inspect
 
     async def read(self, reference: str, user_id: str) -> Picture:
         """The picture; `Rejected` with IMAGE_NOT_FOUND when its end of life has passed."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daemon.admin.config_check import Findings, judge
+from daemon.admin.config_check import Findings, check_config
 from daemon.cli import terminal as t
 
 EX_CONFIG = 78
@@ -26,7 +26,7 @@ def command(*, role: Any, everything: bool, as_json: bool) -> None:
 
     Asks no server: `doctor` does. Exit 0 when a process would start with this, 78 when not.
     """
-    found = judge(role)
+    found = check_config(role)
     t.no_colour(found.no_color)
     if as_json:
         t.emit(found)

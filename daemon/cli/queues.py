@@ -14,7 +14,7 @@ from daemon.admin.connections import Connections
 from daemon.admin.orders import actor, blobs_here
 from daemon.admin.queue_orders import Operator, QueueOrders, QueueView
 from daemon.cli import terminal as t
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.store.tasks import PostgresLedger
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ async def _open(names: Sequence[str] | None) -> AsyncIterator[tuple[Connections,
         for queue in queues:
             if queue not in at.catalog.queues:
                 t.fail(f"queue {queue!r} is not known", f"known: {', '.join(at.catalog.queues)}", 2)
-        events = Events(at.scripts, settings.events, at.clock)
+        events = EventLog(at.scripts, settings.events, at.clock)
         pool = None if at.no_store else at.pool
         ledger = PostgresLedger(pool, lambda: at.catalog.queues) if pool else None
         yield at, QueueOrders(at.scripts, events, pool, at.clock, ledger, blobs_here(at)), queues

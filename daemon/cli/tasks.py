@@ -375,7 +375,7 @@ def retry(*, task: str, reason: str, as_json: bool) -> None:
     _told_order(t.run(orders.retry(_settings(), task, reason)), as_json=as_json)
 
 
-def _told_order(answer: orders.Answer, *, as_json: bool) -> None:
+def _told_order(answer: orders.ActionResult, *, as_json: bool) -> None:
     if as_json:
         t.emit(answer)
     else:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from daemon.config import Settings
 from daemon.contract_docs import shapes
-from daemon.contract_docs.routes import ROUTES, Answer, Route
+from daemon.contract_docs.routes import ROUTES, ResponseDoc, Route
 from daemon.contract_docs.schemas import DIALECT, Schema
 from daemon.domain.messages import CONTRACT_VERSION
 from daemon.gateway.access import COOKIE
@@ -96,7 +96,7 @@ def _operation(route: Route) -> Schema:
     return operation
 
 
-def _response(answer: Answer) -> Schema:
+def _response(answer: ResponseDoc) -> Schema:
     response: Schema = {"description": answer.when}
     if answer.headers:
         response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in answer.headers}

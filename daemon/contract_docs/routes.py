@@ -17,7 +17,7 @@ PLAIN: Final = "text/plain"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ResponseDoc:
     """One status: when, with which bodies by media type and which headers."""
 
     when: str
@@ -25,7 +25,7 @@ class Answer:
     headers: tuple[str, ...] = ()
 
 
-Answers = dict[int, Answer]
+Answers = dict[int, ResponseDoc]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Route:
     deprecated: bool = False
 
 
-def _says(when: str, shape: str, *headers: str) -> Answer:
-    return Answer(when, {JSON: ref(shape)}, headers)
+def _says(when: str, shape: str, *headers: str) -> ResponseDoc:
+    return ResponseDoc(when, {JSON: ref(shape)}, headers)
 
 
 def _parameter(place: str, name: str, told: str, schema: Schema, *, required: bool = False) -> Schema:
@@ -76,7 +76,7 @@ _QUEUE: Final = _parameter("path", "queueId", "the queue", {"type": "string", "p
 def _delivery(path: str, title: str, *required: str, parameters: tuple[Schema, ...] = (), old: bool = False) -> Route:
     answers = _ACCEPTING
     if old:
-        answers = {s: Answer(a.when, a.bodies, (*a.headers, "Deprecation")) for s, a in answers.items()}
+        answers = {s: ResponseDoc(a.when, a.bodies, (*a.headers, "Deprecation")) for s, a in answers.items()}
     body: Schema = {"allOf": [ref("WorkerBody"), {"type": "object", "required": list(required)}]}
     return Route(
         "post", path, "relay", title, answers, ("signature",), {JSON: body}, (*parameters, *_OF_QSTASH), deprecated=old
@@ -136,8 +136,8 @@ _GATEWAY: Final = (
     Route(
         "get", "/api/tasks/{taskId}/events", "gateway", "Follow by SSE (`Accept: text/event-stream`) or long poll",
         {
-            200: Answer("the events after the cursor", {JSON: ref("Poll"), SSE: TEXT}),
-            204: Answer("SSE: the cursor is the terminal event; EventSource does not come back"),
+            200: ResponseDoc("the events after the cursor", {JSON: ref("Poll"), SSE: TEXT}),
+            204: ResponseDoc("SSE: the cursor is the terminal event; EventSource does not come back"),
             400: _says("`wait` is not possible", "Refusal"),
             **_NOT_THERE, **_KNOWN,
         },
@@ -152,7 +152,7 @@ _GATEWAY: Final = (
     Route(
         "get", "/api/tasks/{taskId}/ws", "gateway", "Follow a task by WebSocket",
         {
-            101: Answer("each event is a text message: its JSON with the stream id as `id`"),
+            101: ResponseDoc("each event is a text message: its JSON with the stream id as `id`"),
             400: _says("not a WebSocket handshake", "Refusal"),
             **_NOT_THERE, **_KNOWN,
         },
@@ -205,7 +205,7 @@ _GATEWAY: Final = (
 _GUARDED: Final[Answers] = {
     401: _says("not ADMIN_TOKEN", "Refusal"),
     403: _says("a page of another site", "Refusal"),
-    404: Answer("ADMIN_TOKEN is not set; unknown queue or order", {JSON: ref("Refusal"), PLAIN: TEXT}),
+    404: ResponseDoc("ADMIN_TOKEN is not set; unknown queue or order", {JSON: ref("Refusal"), PLAIN: TEXT}),
     503: _says("Redis is away", "Refusal"),
 }
 _OPS: Final = (
@@ -232,7 +232,7 @@ _ALL: Final = (
         "get", "/healthz/ready", "all", "Whether it can work",
         {200: _says("ready", "Ready"), 503: _says("not ready, or stopping", "Ready")},
     ),
-    Route("get", "/metrics", "all", "Its numbers for Prometheus", {200: Answer("text format", {PLAIN: TEXT})}),
+    Route("get", "/metrics", "all", "Its numbers for Prometheus", {200: ResponseDoc("text format", {PLAIN: TEXT})}),
 )  # fmt: skip
 
 ROUTES: Final = (*_RELAY, *_GATEWAY, *_OPS, *_ALL)

@@ -26,7 +26,7 @@ import asyncpg
 
 from daemon.domain.errors import ConfigError, RedisAway
 from daemon.queues.streams import WorkStreams
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.scripts import Call, Scripts
 from daemon.store.pool import Pool
 from daemon.store.sql import load_queries
@@ -104,15 +104,15 @@ def install(text: str) -> None:
     """Arm the points that `text` names, for the life of this process. Raises `ConfigError` for what it can't read."""
     points = _Points(text)
     names = {sql: name for name, sql in load_queries().items()}
-    each, gathered, once, wait = Scripts.run_each, GatheredScripts.run_each, Pool._once, WorkStreams.wait  # noqa: SLF001  # there is no hook, on purpose
+    each, gathered, once, wait = Scripts.run_each, BatchedScripts.run_each, Pool._once, WorkStreams.wait  # noqa: SLF001  # there is no hook, on purpose
 
     async def flush(self: Scripts, calls: Sequence[Call]) -> list[Any]:
         """What one caller asks for, even where its flush carries the calls of others too."""
-        if isinstance(self, GatheredScripts):  # the flush of many: each of them had its points
+        if isinstance(self, BatchedScripts):  # the flush of many: each of them had its points
             return await each(self, calls)
         return cast("list[Any]", await points.around(named(calls), RedisAway("lost"), lambda: each(self, calls)))
 
-    async def ask(self: GatheredScripts, calls: Sequence[Call]) -> list[Any]:
+    async def ask(self: BatchedScripts, calls: Sequence[Call]) -> list[Any]:
         return cast("list[Any]", await points.around(named(calls), RedisAway("lost"), lambda: gathered(self, calls)))
 
     def named(calls: Sequence[Call]) -> str:
@@ -130,7 +130,7 @@ def install(text: str) -> None:
         return found
 
     Scripts.run_each = flush  # type: ignore[method-assign]
-    GatheredScripts.run_each = ask  # type: ignore[method-assign]
+    BatchedScripts.run_each = ask  # type: ignore[method-assign]
     Pool._once = statement  # type: ignore[method-assign]  # noqa: SLF001
     WorkStreams.wait = read  # type: ignore[method-assign, assignment]
 

@@ -1,7 +1,7 @@
 """Cancelling in Redis: the mark that appends tell, the notice that daemons listen for, and the way out of a queue.
 
 A notice reaches every daemon that runs something, within milliseconds; one that is lost costs nothing, since the mark
-is told with the next event or at the next start. `Cancels` is for whoever asks, `Notices` for whoever runs.
+is told with the next event or at the next start. `CancelRequests` is for who asks, `CancelNotices` for who runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _POLL_S_MAX: Final = 5.0  #: between two reads on a server that does not block
 _decode: Final = msgspec.json.Decoder(WorkEntry).decode
 
 
-class Cancels:
+class CancelRequests:
     """Asks for cancels and takes tasks that wait out of their queue."""
 
     def __init__(self, scripts: Scripts, events: EventSettings, queues: QueueSettings) -> None:
@@ -114,7 +114,7 @@ def _is_of(raw: bytes, task_id: str) -> bool:
         return False
 
 
-class Notices:
+class CancelNotices:
     """Listens on a connection of its own; explicit ids, so that a lost connection loses no notice."""
 
     def __init__(self, settings: RedisSettings) -> None:

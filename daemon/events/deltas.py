@@ -16,7 +16,7 @@ from daemon.config import EventSettings
 from daemon.domain.errors import RedisAway, RedisFull
 from daemon.domain.events import Channel, EventDraft, token_batch
 from daemon.domain.messages import TaskIdentity
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
 from daemon.ports import Appended
@@ -127,7 +127,7 @@ class Writer:
 class Deltas:
     """The `DeltaSink`: `run` is its loop, to be started before the first attempt and stopped after the last."""
 
-    def __init__(self, scripts: Scripts, events: Events, settings: EventSettings, metrics: Metrics) -> None:
+    def __init__(self, scripts: Scripts, events: EventLog, settings: EventSettings, metrics: Metrics) -> None:
         self._scripts = scripts
         self._events = events
         self._metrics = metrics
@@ -181,7 +181,7 @@ class Deltas:
     async def _flush(self, writers: list[Writer], now: float) -> bool:
         for w in writers:
             if w.call is None:
-                w.begin(self._events.call(w.task, w.attempt, w.take()))
+                w.begin(self._events.append_call(w.task, w.attempt, w.take()))
             w.last_flush = now
         self._metrics.event_flushes.inc()
         try:
@@ -196,7 +196,7 @@ class Deltas:
                 continue
             if isinstance(reply, Exception):
                 _log.error("deltas.refused", error=type(reply).__name__, task_id=w.task.task_id)
-            w.end(None if isinstance(reply, Exception) else Events.appended(reply))
+            w.end(None if isinstance(reply, Exception) else EventLog.appended(reply))
             if not w.waiting:
                 self._dirty.pop(w, None)
         return not again

@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from daemon.config import RedisSettings
 from daemon.domain.errors import RedisAway, RedisFull
-from daemon.events.stored_event import START, Batch, Cursor, Entry, cursor_of, is_cursor, parse, text_of
-from daemon.events.subscription import Following
+from daemon.events.stored_event import START, Cursor, EventBatch, StoredEvent, cursor_of, is_cursor, parse, text_of
+from daemon.events.subscription import Subscription
 from daemon.observability.logging import logger
 from daemon.redis_client import keys
 from daemon.redis_client.cluster import ClusterRedis
@@ -31,8 +31,8 @@ BATCH: Final = 200  #: entries of one stream in one shared read
 BLOCK_S: Final = 20.0  #: of the shared read; a reader that nobody could wake looks up so late
 #: Between two shared reads: with many topics each read costs the server a walk over all of them, so events of 25 ms at
 #: 500 topics come together; one topic is read at once.
-PACE_S_A_TOPIC: Final = 0.00005
-PACE_S_MAX: Final = 0.1
+READ_PAUSE_S_A_TOPIC: Final = 0.00005
+READ_PAUSE_S_MAX: Final = 0.1
 CLUSTER_BLOCK_S: Final = 0.25  #: tasks lie on all nodes there, so nothing blocks and nobody is woken: see `cluster`
 _POLL_S_MAX: Final = 0.5  #: between two reads on a server that does not block
 _RETRY_S: Final = (0.1, 2.0)
@@ -42,28 +42,28 @@ _WAKE_S: Final = 0.002
 class _Topic:
     """One task with viewers: how far the shared read is, and whom to tell."""
 
-    __slots__ = ("cursor", "quiet_since", "viewers")
+    __slots__ = ("cursor", "silent_since", "viewers")
 
     def __init__(self, cursor: Cursor, now: float) -> None:
         self.cursor = cursor
-        self.viewers: set[Following] = set()
-        self.quiet_since = now
+        self.viewers: set[Subscription] = set()
+        self.silent_since = now
 
 
-class Hub:
-    """The shared reader. `run` is its loop; `ending` asks the ledger for the end of a task that Redis forgot."""
+class FanOut:
+    """The shared reader. `run` is its loop; `recover_end` asks the ledger for the end of a task that Redis forgot."""
 
     def __init__(
-        self, client: Redis, settings: RedisSettings, ending: Callable[[str], Awaitable[Entry | None]]
+        self, client: Redis, settings: RedisSettings, recover_end: Callable[[str], Awaitable[StoredEvent | None]]
     ) -> None:
         self._client = client
         self._settings = settings
         self._topics: dict[str, _Topic] = {}
-        self.viewers: set[Following] = set()
-        self.ending = ending
+        self.viewers: set[Subscription] = set()
+        self.recover_end = recover_end
         self.reads = 0  #: shared reads so far
         self._changed = asyncio.Event()
-        self._wanted = 0  # raised whenever a topic joins; the read under way knows those up to `_armed`
+        self._joined = 0  # raised whenever a topic joins; the read under way knows those up to `_armed`
         self._armed = 0
         self._blocking: Redis | None = None
         self._polling = Polling(_POLL_S_MAX)
@@ -71,9 +71,9 @@ class Hub:
         self._blocked = False
         self._closed = False
 
-    def follow(self, task_id: str, after: str = START, queue_max: int = 256) -> Following:
+    def follow(self, task_id: str, after: str = START, queue_max: int = 256) -> Subscription:
         """A viewer; enter it, then `open`."""
-        return Following(self, task_id, after if is_cursor(after) else START, queue_max)
+        return Subscription(self, task_id, after if is_cursor(after) else START, queue_max)
 
     @property
     def topics(self) -> int:
@@ -82,7 +82,7 @@ class Hub:
 
     # --- what viewers ask ------------------------------------------------------------------------------------
 
-    async def look(self, task_id: str, after: str) -> tuple[Entry | None, Entry | None, list[Entry]]:
+    async def look(self, task_id: str, after: str) -> tuple[StoredEvent | None, StoredEvent | None, list[StoredEvent]]:
         """First and last entry of the stream (None: there is none) and the first page after the cursor."""
         key = keys.events(task_id)
         with translated():
@@ -93,7 +93,7 @@ class Hub:
             first, tail, page = await pipe.execute()
         return next(iter(parse(first)), None), next(iter(parse(tail)), None), parse(page)
 
-    async def page(self, task_id: str, after: Cursor) -> tuple[list[Entry], Cursor, bool]:
+    async def page(self, task_id: str, after: Cursor) -> tuple[list[StoredEvent], Cursor, bool]:
         """The next page after the cursor, the cursor behind it, and whether that was all there is."""
         with translated():
             entries: Any = await self._client.xrange(keys.events(task_id), min=f"({text_of(after)}", count=PAGE)
@@ -104,22 +104,22 @@ class Hub:
         topic = self._topics.get(task_id)
         return topic.cursor if topic is not None else None
 
-    def join(self, viewer: Following, last: Cursor) -> bool:
+    def join(self, viewer: Subscription, last: Cursor) -> bool:
         """Tell this viewer what comes after `last` from now on; False: the topic is further, read on first."""
         if self._closed:
-            viewer.cut("closing")
+            viewer.close("closing")
             return False
         topic = self._topics.get(viewer.task_id)
         if topic is None:
             topic = self._topics[viewer.task_id] = _Topic(last, asyncio.get_running_loop().time())
-            self._wanted += 1
+            self._joined += 1
             self._changed.set()
         if topic.cursor > last:
             return False
         topic.viewers.add(viewer)
         return True
 
-    def leave(self, viewer: Following) -> None:
+    def leave(self, viewer: Subscription) -> None:
         """Forget this viewer; repeatable. A topic without viewers is read no more."""
         self.viewers.discard(viewer)
         topic = self._topics.get(viewer.task_id)
@@ -130,16 +130,16 @@ class Hub:
 
     # --- the end of tasks, told by the ledger ----------------------------------------------------------------
 
-    def quiet(self, for_s: float) -> list[str]:
+    def silent(self, for_s: float) -> list[str]:
         """Watched tasks of which nothing came for so long: their last event may have been lost."""
         limit = asyncio.get_running_loop().time() - for_s
-        return [task_id for task_id, topic in self._topics.items() if topic.quiet_since <= limit]
+        return [task_id for task_id, topic in self._topics.items() if topic.silent_since <= limit]
 
-    def tell(self, task_id: str, entries: Sequence[Entry]) -> None:
+    def tell(self, task_id: str, entries: Sequence[StoredEvent]) -> None:
         """Push events to all viewers of a task."""
         topic = self._topics.get(task_id)
         if topic is not None and entries:
-            batch = Batch(entries)
+            batch = EventBatch(entries)
             for viewer in tuple(topic.viewers):
                 viewer.push(batch)
 
@@ -147,7 +147,7 @@ class Hub:
         """End every viewer, now and from now on: the process stops."""
         self._closed = True
         for viewer in tuple(self.viewers):
-            viewer.cut("closing")
+            viewer.close("closing")
 
     # --- the shared read -------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Hub:
             return
         names = {keys.events(task_id).encode(): task_id for task_id in self._topics}
         cursors: dict[Any, Any] = {key: text_of(self._topics[task_id].cursor) for key, task_id in names.items()}
-        self._armed = self._wanted
+        self._armed = self._joined
         block_s = min(BLOCK_S, self._settings.block_s) if self._client_id is not None else CLUSTER_BLOCK_S
         began = asyncio.get_running_loop().time()
         self.reads += 1
@@ -195,15 +195,15 @@ class Hub:
             self._blocked = False
         now = asyncio.get_running_loop().time()
         if not reply:
-            if self._armed == self._wanted:  # else we were unblocked for those who joined
+            if self._armed == self._joined:  # else we were unblocked for those who joined
                 await asyncio.sleep(self._polling.pause_s(found=False, asked_s=block_s, took_s=now - began))
             return
         for key, entries in reply.items():
             topic = self._topics.get(names[key])
             if topic is not None and entries:
-                topic.cursor, topic.quiet_since = cursor_of(entries[-1][0].decode()), now
+                topic.cursor, topic.silent_since = cursor_of(entries[-1][0].decode()), now
                 self.tell(names[key], parse(entries))
-        await asyncio.sleep(min(PACE_S_MAX, PACE_S_A_TOPIC * len(self._topics)))
+        await asyncio.sleep(min(READ_PAUSE_S_MAX, READ_PAUSE_S_A_TOPIC * len(self._topics)))
 
     async def _wake(self) -> None:
         """A blocked read does not know the topics that joined since: unblock it.
@@ -214,7 +214,7 @@ class Hub:
             self._changed.clear()
             await self._changed.wait()
             try:
-                while self._armed < self._wanted and self._topics and self._client_id is not None:
+                while self._armed < self._joined and self._topics and self._client_id is not None:
                     if self._blocked:
                         with translated():
                             await self._client.client_unblock(self._client_id)

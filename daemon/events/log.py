@@ -26,7 +26,7 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class Events:
+class EventLog:
     """Writes and reads per-task streams."""
 
     def __init__(self, scripts: Scripts, settings: EventSettings, clock: Clock) -> None:
@@ -40,14 +40,14 @@ class Events:
 
         A reply that was lost is repeated here under the same nonce, so a delta is never doubled.
         """
-        return self.appended((await self._scripts.run([self.call(task, attempt, drafts)]))[0])
+        return self.appended((await self._scripts.run([self.append_call(task, attempt, drafts)]))[0])
 
     async def queued(self, task: TaskIdentity, position: int | None = None, *, paused: bool = False) -> None:
         """Append `queued` if the stream is empty; otherwise nothing changes, but for why it waits (`paused`)."""
         drafts = [progress(Stage.QUEUE, "the queue is paused", reason=Reason.QUEUE_PAUSED)] if paused else []
-        await self._scripts.run([self.call(task, -1, drafts, position=position)])
+        await self._scripts.run([self.append_call(task, -1, drafts, position=position)])
 
-    def call(
+    def append_call(
         self,
         task: TaskIdentity,
         attempt: int,

@@ -17,7 +17,7 @@ _TYPE: Final = re.compile(rb"[a-z_]{1,32}")
 Cursor = tuple[int, int]
 
 
-class Entry(NamedTuple):
+class StoredEvent(NamedTuple):
     """One event as stored; `id` is "" for what is not in the stream (a gap, an end made from the row)."""
 
     id: str
@@ -27,12 +27,12 @@ class Entry(NamedTuple):
     at: Cursor = (0, 0)  #: `id` as numbers
 
 
-class Batch:
+class EventBatch:
     """Events of one task that came together. `wire` is for whoever encodes them: once for all viewers."""
 
     __slots__ = ("entries", "plain", "terminal", "wire")
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[StoredEvent]) -> None:
         self.entries = entries
         self.terminal = entries[-1].terminal
         #: stored ones, and none after the end: what nearly every batch is
@@ -58,12 +58,12 @@ def cursor_of(entry_id: str) -> Cursor:
     return int(ms), int(seq or 0)
 
 
-def parse(entries: Iterable[Any]) -> list[Entry]:
-    """Stored entries as `Entry`; what a stranger wrote in another form is passed over."""
+def parse(entries: Iterable[Any]) -> list[StoredEvent]:
+    """Stored entries as `StoredEvent`; what a stranger wrote in another form is passed over."""
     return [entry for entry_id, fields in entries if (entry := _parsed(entry_id, fields or {})) is not None]
 
 
-def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry | None:
+def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> StoredEvent | None:
     kind, data = fields.get(b"type"), fields.get(b"data")
     if kind is None or data is None or not _TYPE.fullmatch(kind):
         return None
@@ -74,7 +74,7 @@ def _parsed(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     name = entry_id.decode()
-    return Entry(name, kind.decode(), data, terminal, cursor_of(name))
+    return StoredEvent(name, kind.decode(), data, terminal, cursor_of(name))
 
 
 def text_of(cursor: Cursor) -> str:

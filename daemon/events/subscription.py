@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from daemon.events.stored_event import START, Batch, Cursor, Entry, cursor_of
+from daemon.events.stored_event import START, Cursor, EventBatch, StoredEvent, cursor_of
 
 if TYPE_CHECKING:
-    from daemon.events.fan_out import Hub
+    from daemon.events.fan_out import FanOut
 
 
-class Following:
+class Subscription:
     """One viewer of one task: `open`, then `next` until `ended`. A context manager, so that nobody stays behind."""
 
-    def __init__(self, hub: Hub, task_id: str, after: str, queue_max: int) -> None:
+    def __init__(self, fan_out: FanOut, task_id: str, after: str, queue_max: int) -> None:
         self.task_id = task_id
         self.ended = ""  #: "terminal", "slow", "closing"; "" while it goes on
         self.over = False  #: after `open`: the cursor is the terminal event itself, nothing will come
-        self._hub = hub
+        self._fan_out = fan_out
         self._after = after
         #: takes a batch at once instead of the queue, when nothing waits in it; False: the viewer is too slow
-        self.sink: Callable[[Batch], bool] | None = None
+        self.writer: Callable[[EventBatch], bool] | None = None
         self._queue_max = queue_max
-        self._queue: deque[Entry] = deque()
+        self._queue: deque[StoredEvent] = deque()
         self._wake = asyncio.Event()
         self._last: Cursor = cursor_of(after)
         self._live = False
@@ -35,15 +35,15 @@ class Following:
         self._lost = False  # the stream is not there, and the viewer had seen some of it
 
     def __enter__(self) -> Self:
-        self._hub.viewers.add(self)
+        self._fan_out.viewers.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hub.leave(self)
+        self._fan_out.leave(self)
 
     async def open(self) -> None:
         """Read the first page and judge the cursor; one round trip. Raises `RedisAway`."""
-        first, tail, page = await self._hub.look(self.task_id, self._after)
+        first, tail, page = await self._fan_out.look(self.task_id, self._after)
         if tail is None:
             self._missing, self._lost, self._last = True, self._after != START, (0, 0)
             return
@@ -57,13 +57,13 @@ class Following:
                 page = []
         self._take(page)
 
-    async def next(self, timeout_s: float) -> list[Entry]:
+    async def next(self, timeout_s: float) -> list[StoredEvent]:
         """The next events in order; [] when none came in time, or when it `ended`. Raises `RedisAway`."""
         if self._missing:
             self._missing = False
-            ending = await self._hub.ending(self.task_id)
-            if ending is not None:
-                self.push(Batch([ending]))
+            recover_end = await self._fan_out.recover_end(self.task_id)
+            if recover_end is not None:
+                self.push(EventBatch([recover_end]))
         while not self._live and not self._queue and not self.ended:
             await self._catch_up()
         if not self._queue and not self.ended:
@@ -75,20 +75,20 @@ class Following:
                 return []
         return self._drained()
 
-    def push(self, batch: Batch) -> None:
+    def push(self, batch: EventBatch) -> None:
         """New events of the topic; those that the viewer has are passed over."""
         if self.ended:
             return
         at_once = batch.plain and not self._queue and not self._lost and self._last < batch.entries[0].at
-        if at_once and self.sink is not None:
-            self._hand(self.sink, batch)
+        if at_once and self.writer is not None:
+            self._write(self.writer, batch)
             return
         self._take(batch.entries)
         if len(self._queue) > self._queue_max:
-            self.cut("slow")
+            self.close("slow")
         self._wake.set()
 
-    def cut(self, why: str) -> None:
+    def close(self, why: str) -> None:
         """End it from outside; what was queued is dropped when it was too slow."""
         if not self.ended:
             self.ended = why
@@ -96,14 +96,14 @@ class Following:
             self._queue.clear()
         self._wake.set()
 
-    def _hand(self, sink: Callable[[Batch], bool], batch: Batch) -> None:
+    def _write(self, writer: Callable[[EventBatch], bool], batch: EventBatch) -> None:
         self._last = batch.entries[-1].at
-        if not sink(batch):
-            self.cut("slow")
+        if not writer(batch):
+            self.close("slow")
         elif batch.terminal:
-            self.cut("terminal")
+            self.close("terminal")
 
-    def _take(self, entries: Iterable[Entry]) -> None:
+    def _take(self, entries: Iterable[StoredEvent]) -> None:
         for entry in entries:
             if entry.id:
                 if entry.at <= self._last:
@@ -114,7 +114,7 @@ class Following:
                 self._last = entry.at
             self._queue.append(entry)
 
-    def _drained(self) -> list[Entry]:
+    def _drained(self) -> list[StoredEvent]:
         entries = list(self._queue)
         self._queue.clear()
         for at, entry in enumerate(entries):
@@ -128,13 +128,13 @@ class Following:
 
         Live begins when all that the topic has read so far was read by us too: what it reads next is pushed to us.
         """
-        known = self._hub.cursor(self.task_id)
-        page, read, whole = await self._hub.page(self.task_id, self._last)
+        known = self._fan_out.cursor(self.task_id)
+        page, read, whole = await self._fan_out.page(self.task_id, self._last)
         self._take(page)
         self._last = max(self._last, read)
         if whole and not self.ended:
-            self._live = self._hub.join(self, max(self._last, known or (0, 0)))
+            self._live = self._fan_out.join(self, max(self._last, known or (0, 0)))
 
-    def _gap(self, first: str) -> Entry:
+    def _gap(self, first: str) -> StoredEvent:
         data = {"type": "gap", "taskId": self.task_id, "first": first}
-        return Entry("", "gap", msgspec.json.encode(data))
+        return StoredEvent("", "gap", msgspec.json.encode(data))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from daemon.config.types import SecretStr
-from daemon.gateway.rate_limit import Rate
+from daemon.gateway.rate_limit import RateLimiter
 from daemon.gateway.responses import Refused, not_found
 from daemon.gateway.tokens import BadToken, Tokens, UploadTicket
 from daemon.observability.logging import logger
@@ -77,7 +77,7 @@ class Access:
         self._keys = keys
         self._tokens = tokens
         self._origins = frozenset(origins)
-        self._failures = Rate(clock, FAILURES_PER_MINUTE, FAILURES_BURST)
+        self._failures = RateLimiter(clock, FAILURES_PER_MINUTE, FAILURES_BURST)
 
     def caller(self, request: web.Request) -> str:
         """The name of the API key. 401 for anything else."""

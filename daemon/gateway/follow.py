@@ -1,4 +1,4 @@
-"""Following a task: server-sent events, long poll, WebSocket. Three forms of one `Following` of the hub.
+"""Following a task: server-sent events, long poll, WebSocket. Three forms of one `Subscription` of the hub.
 
 A viewer's connection never outlives its use: it ends with the task, with its client (the handler is cancelled), when it
 is too slow, too old, or when the process stops, and then says when to come back.
@@ -19,9 +19,9 @@ from aiohttp import ClientError, HttpVersion11, WSCloseCode, WSMsgType, web
 from daemon.config import GatewaySettings
 from daemon.domain.errors import RedisAway
 from daemon.domain.messages import TASK_ID
-from daemon.events.fan_out import Hub
-from daemon.events.stored_event import START, Batch, Entry, is_cursor
-from daemon.events.subscription import Following
+from daemon.events.fan_out import FanOut
+from daemon.events.stored_event import START, EventBatch, StoredEvent, is_cursor
+from daemon.events.subscription import Subscription
 from daemon.gateway.access import Access, address_of
 from daemon.gateway.responses import Refused, not_found
 from daemon.observability.metrics import Metrics
@@ -42,13 +42,13 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def frame(entry: Entry) -> bytes:
+def frame(entry: StoredEvent) -> bytes:
     """One event of an SSE stream; `id:` only for what is stored, so that nothing else moves the client's cursor."""
     head = f"id: {entry.id}\nevent: {entry.type}\ndata: " if entry.id else f"event: {entry.type}\ndata: "
     return head.encode() + entry.data + b"\n\n"
 
 
-def message(entry: Entry) -> bytes:
+def message(entry: StoredEvent) -> bytes:
     """One event as a JSON object: its data, with `id` before it."""
     return b'{"id":"%s",%s' % (entry.id.encode(), entry.data[1:]) if entry.id else entry.data
 
@@ -61,8 +61,10 @@ def retry_ms() -> int:
 class Follow:
     """The routes under `/api/tasks/{taskId}` that tell what happens."""
 
-    def __init__(self, hub: Hub, access: Access, settings: GatewaySettings, metrics: Metrics, clock: Clock) -> None:
-        self._hub = hub
+    def __init__(
+        self, fan_out: FanOut, access: Access, settings: GatewaySettings, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._fan_out = fan_out
         self._access = access
         self._settings = settings
         self._metrics = metrics
@@ -79,7 +81,7 @@ class Follow:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """SSE for `Accept: text/event-stream`, else long poll."""
-        task_id = self._judged(request)
+        task_id = self._authorized_task_id(request)
         if "text/event-stream" in request.headers.get("Accept", ""):
             after = request.headers.get("Last-Event-ID") or request.query.get("after") or START
             return await self._sse(request, task_id, after)
@@ -88,36 +90,36 @@ class Follow:
     # --- SSE -------------------------------------------------------------------------------------------------
 
     async def _sse(self, request: web.Request, task_id: str, after: str) -> web.StreamResponse:
-        with self._place(request, "sse"), self._following(task_id, after) as following:
+        with self._connection(request, "sse"), self._subscribe(task_id, after) as subscription:
             response = web.StreamResponse(headers=_HEADERS)
             try:
-                await following.open()
+                await subscription.open()
             except RedisAway:
                 # Any status but 200 ends an EventSource for good; so it is told when to come back instead.
                 await response.prepare(request)
                 await response.write(b": away\nretry: 3000\n\n")
                 return response
-            if following.over:
+            if subscription.over:
                 return web.Response(status=204)  # tells EventSource not to come back
             await response.prepare(request)
             await response.write(b": ok\n\n")
-            following.sink = _sink(request)
+            subscription.writer = _socket_writer(request)
             try:
-                await self._pump_sse(following, response)
+                await self._pump_sse(subscription, response)
             except (RedisAway, TimeoutError, ConnectionError, ClientError):
                 self._metrics.viewers_dropped.labels("error").inc()
             return response
 
-    async def _pump_sse(self, following: Following, response: web.StreamResponse) -> None:
+    async def _pump_sse(self, subscription: Subscription, response: web.StreamResponse) -> None:
         until = self._clock.monotonic() + self._settings.viewer_age_s * random.uniform(0.8, 1.0)
-        while not following.ended and self._clock.monotonic() < until:
-            entries = await following.next(self._settings.comment_s)
-            said = b"".join(map(frame, entries)) if entries or following.ended else b": still here\n\n"
+        while not subscription.ended and self._clock.monotonic() < until:
+            entries = await subscription.next(self._settings.comment_s)
+            said = b"".join(map(frame, entries)) if entries or subscription.ended else b": still here\n\n"
             if said:
                 async with asyncio.timeout(WRITE_S):
                     await response.write(said)
-        if following.ended != "terminal":
-            self._metrics.viewers_dropped.labels(following.ended or "age").inc()
+        if subscription.ended != "terminal":
+            self._metrics.viewers_dropped.labels(subscription.ended or "age").inc()
             async with asyncio.timeout(1):
                 await response.write(b"retry: %d\n\n" % retry_ms())
 
@@ -126,9 +128,9 @@ class Follow:
     async def _poll(self, request: web.Request, task_id: str, after: str) -> web.StreamResponse:
         wait_s = _wait_s(request.query.get("wait"))
         after = after if is_cursor(after) else START
-        with self._place(request, "poll"), self._following(task_id, after) as following:
-            await following.open()
-            entries = [] if following.over else await following.next(wait_s)
+        with self._connection(request, "poll"), self._subscribe(task_id, after) as subscription:
+            await subscription.open()
+            entries = [] if subscription.over else await subscription.next(wait_s)
             events = [message(entry) for entry in entries]
             last = next((entry.id for entry in reversed(entries) if entry.id), after)
             body = b'{"events":[' + b",".join(events) + b'],"after":"%s"}' % last.encode()
@@ -138,16 +140,16 @@ class Follow:
 
     async def ws(self, request: web.Request) -> web.StreamResponse:
         """The same events as text messages, each with its `id`."""
-        task_id = self._judged(request)
-        with self._place(request, "ws"):
+        task_id = self._authorized_task_id(request)
+        with self._connection(request, "ws"):
             socket = web.WebSocketResponse(
                 heartbeat=self._settings.comment_s, max_msg_size=MESSAGE_BYTES_MAX, compress=False, timeout=1.0
             )
             await socket.prepare(request)
             after = request.query.get("after") or await self._first_message(socket)
-            with self._following(task_id, after) as following:
+            with self._subscribe(task_id, after) as subscription:
                 try:
-                    await self._pump_ws(following, socket)
+                    await self._pump_ws(subscription, socket)
                 except* (RedisAway, TimeoutError, ConnectionError, ClientError):
                     self._metrics.viewers_dropped.labels("error").inc()
                     await socket.close(code=WSCloseCode.TRY_AGAIN_LATER)
@@ -161,36 +163,36 @@ class Follow:
         except TimeoutError:
             return START
 
-    async def _pump_ws(self, following: Following, socket: web.WebSocketResponse) -> None:
-        await following.open()
+    async def _pump_ws(self, subscription: Subscription, socket: web.WebSocketResponse) -> None:
+        await subscription.open()
         until = self._clock.monotonic() + self._settings.viewer_age_s * random.uniform(0.8, 1.0)
         async with asyncio.TaskGroup() as group:
             # Reading answers pings and notices a client that left; what it says is not asked for.
-            listening = group.create_task(_listen(socket, following), name="ws-listen")
-            while not (following.ended or following.over or socket.closed) and self._clock.monotonic() < until:
-                for entry in await following.next(self._settings.comment_s):
+            listening = group.create_task(_listen(socket, subscription), name="ws-listen")
+            while not (subscription.ended or subscription.over or socket.closed) and self._clock.monotonic() < until:
+                for entry in await subscription.next(self._settings.comment_s):
                     async with asyncio.timeout(WRITE_S):
                         await socket.send_frame(message(entry), WSMsgType.TEXT)
             listening.cancel()
-        over = following.over or following.ended in {"terminal", "left"}
+        over = subscription.over or subscription.ended in {"terminal", "left"}
         if not over:
-            self._metrics.viewers_dropped.labels(following.ended or "age").inc()
+            self._metrics.viewers_dropped.labels(subscription.ended or "age").inc()
         await socket.close(code=WSCloseCode.OK if over else WSCloseCode.GOING_AWAY)
 
     # --- places ----------------------------------------------------------------------------------------------
 
-    def _judged(self, request: web.Request) -> str:
+    def _authorized_task_id(self, request: web.Request) -> str:
         task_id = request.match_info["taskId"]
         self._access.viewer(request, task_id)
         if not TASK_ID.fullmatch(task_id):
             raise not_found()
         return task_id
 
-    def _following(self, task_id: str, after: str) -> Following:
-        return self._hub.follow(task_id, after, self._settings.viewer_queue)
+    def _subscribe(self, task_id: str, after: str) -> Subscription:
+        return self._fan_out.follow(task_id, after, self._settings.viewer_queue)
 
     @contextmanager
-    def _place(self, request: web.Request, kind: str) -> Iterator[None]:
+    def _connection(self, request: web.Request, kind: str) -> Iterator[None]:
         """One of the places for viewers, of this process and of the client's address."""
         address, settings = address_of(request), self._settings
         if self._viewers >= settings.viewers_max:
@@ -210,7 +212,7 @@ class Follow:
                 del self._addresses[address]
 
 
-def _sink(request: web.Request) -> Callable[[Batch], bool]:
+def _socket_writer(request: web.Request) -> Callable[[EventBatch], bool]:
     """Writes live events straight to the socket, encoded once for all viewers of a task.
 
     Waking a task for each viewer and batch took 64 % of a core at 10,000 frames a second, this takes 25 %. What aiohttp
@@ -218,7 +220,7 @@ def _sink(request: web.Request) -> Callable[[Batch], bool]:
     """
     chunked = request.version >= HttpVersion11
 
-    def write(batch: Batch) -> bool:
+    def write(batch: EventBatch) -> bool:
         transport = request.transport
         if transport is None or transport.is_closing():
             return True  # the handler is about to learn it
@@ -232,10 +234,10 @@ def _sink(request: web.Request) -> Callable[[Batch], bool]:
     return write
 
 
-async def _listen(socket: web.WebSocketResponse, following: Following) -> None:
+async def _listen(socket: web.WebSocketResponse, subscription: Subscription) -> None:
     async for _ in socket:
         pass
-    following.cut("left")
+    subscription.close("left")
 
 
 def _after_in(text: str) -> str:

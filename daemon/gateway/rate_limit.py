@@ -13,7 +13,7 @@ from daemon.ports import Clock
 NAMES_MAX: Final = 10_000
 
 
-class Rate:
+class RateLimiter:
     """`per_minute` calls in the long run, at most `burst` at once."""
 
     def __init__(self, clock: Clock, per_minute: float, burst: float) -> None:

@@ -16,8 +16,8 @@ from daemon.domain.events import EventType, Reason
 from daemon.domain.messages import TASK_ID
 from daemon.domain.queues import QueueSpec
 from daemon.domain.states import TERMINAL, State
-from daemon.events.fan_out import Hub
-from daemon.events.stored_event import Entry
+from daemon.events.fan_out import FanOut
+from daemon.events.stored_event import StoredEvent
 from daemon.gateway.access import Access
 from daemon.gateway.responses import json_answer, not_found
 from daemon.limiter.waiting import WaitReader, WaitStatus
@@ -38,14 +38,14 @@ class Results:
         self,
         *,
         records: TaskRecords,
-        hub: Hub,
+        fan_out: FanOut,
         waits: WaitReader,
         queues: Callable[[], Mapping[str, QueueSpec]],
         access: Access,
         clock: Clock,
     ) -> None:
         self._records = records
-        self._hub = hub
+        self._fan_out = fan_out
         self._waits = waits
         self._queues = queues
         self._access = access
@@ -61,17 +61,17 @@ class Results:
         caller = self._access.caller_or_viewer(request, task_id)
         if not TASK_ID.fullmatch(task_id):
             raise not_found()
-        seen = await self._seen(task_id)
-        if seen is None and caller is not None:
+        view = await self._describe(task_id)
+        if view is None and caller is not None:
             raise not_found()
-        return json_answer(200, {"taskId": task_id, **_NOTHING, **(seen or {"waiting": _waiting(WaitStatus())})})
+        return json_answer(200, {"taskId": task_id, **_NOTHING, **(view or {"waiting": _waiting(WaitStatus())})})
 
     async def queues(self, request: web.Request) -> web.StreamResponse:
         """For each queue: how many wait to start, how many may, whether it is paused."""
         self._access.caller(request)
         specs = self._queues()
         sizes = await self._waits.queues(list(specs))
-        told = [
+        listed = [
             {
                 "queueId": name,
                 "waiting": s.waiting,
@@ -80,51 +80,51 @@ class Results:
             }
             for name, s in sizes.items()
         ]
-        return json_answer(200, {"queues": told})
+        return json_answer(200, {"queues": listed})
 
-    async def _seen(self, task_id: str) -> dict[str, Any] | None:
+    async def _describe(self, task_id: str) -> dict[str, Any] | None:
         found = await self._records.row(task_id)
         if found is not None:
-            seen = _of_row(*found)
-            if seen["state"] in {State.QUEUED, State.RETRYING}:
-                seen["waiting"] = await self._why(seen["queueId"], task_id)
-            return seen
-        first, last, _ = await self._hub.look(task_id, "0-0")
+            view = _of_row(*found)
+            if view["state"] in {State.QUEUED, State.RETRYING}:
+                view["waiting"] = await self._why(view["queueId"], task_id)
+            return view
+        first, last, _ = await self._fan_out.look(task_id, "0-0")
         if first is None or last is None:
             return None
-        seen = _of_events(first, last)
-        if not last.terminal and isinstance(seen["queueId"], str):
-            seen["waiting"] = await self._why(seen["queueId"], task_id)
-        return seen
+        view = _of_events(first, last)
+        if not last.terminal and isinstance(view["queueId"], str):
+            view["waiting"] = await self._why(view["queueId"], task_id)
+        return view
 
     async def _why(self, queue_id: str, task_id: str) -> dict[str, Any]:
         return _waiting(await self._waits.of(queue_id, task_id, self._clock.time()))
 
 
 def _of_row(row: TaskRow, result: StoredResult | None) -> dict[str, Any]:
-    seen: dict[str, Any] = {
+    view: dict[str, Any] = {
         "queueId": row.queue_id, "state": row.state, "attempt": row.attempt, "createdAt": row.created_at,
         "startedAt": row.started_at, "finishedAt": row.finished_at,
     }  # fmt: skip
     if result is not None:
-        seen["result"] = result.content if result.data is None else result.data
-        seen["usage"] = result.usage
+        view["result"] = result.content if result.data is None else result.data
+        view["usage"] = result.usage
     if row.state in TERMINAL and row.state is not State.DONE:
-        seen["error"] = _error(row.error_code or Code.INTERNAL)
-    return seen
+        view["error"] = _error(row.error_code or Code.INTERNAL)
+    return view
 
 
-def _of_events(first: Entry, last: Entry) -> dict[str, Any]:
+def _of_events(first: StoredEvent, last: StoredEvent) -> dict[str, Any]:
     """A task that only its event stream knows: it waits, or it ended before anything claimed it."""
     begun, said = _decode(first.data), _decode(last.data)
-    seen: dict[str, Any] = {"queueId": begun.get("queueId"), "createdAt": begun.get("timestamp")}
+    view: dict[str, Any] = {"queueId": begun.get("queueId"), "createdAt": begun.get("timestamp")}
     if last.terminal:
-        seen["state"], seen["finishedAt"] = ended_state(last), said.get("timestamp")
-        seen["error"] = _error(_code(said)) if seen["state"] is not State.DONE else None
-    return seen
+        view["state"], view["finishedAt"] = ended_state(last), said.get("timestamp")
+        view["error"] = _error(_code(said)) if view["state"] is not State.DONE else None
+    return view
 
 
-def ended_state(last: Entry) -> State:
+def ended_state(last: StoredEvent) -> State:
     """The state that a terminal event stands for."""
     if last.type == EventType.DONE:
         return State.DONE

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Finishing:
+class ShieldedTasks:
     """Keeps what is under way; `wait` at a stop lets it come to its end."""
 
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[Any]] = set()
 
-    async def of(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The answer of `work`. When the caller is cancelled, `work` goes on."""
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)

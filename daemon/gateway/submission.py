@@ -60,7 +60,7 @@ class Submission(NamedTuple):
     delay_s: float | None  #: from now; None: at once
 
 
-class Judged(NamedTuple):
+class CheckedSubmission(NamedTuple):
     """A submission for one queue, as the relay will see it. `raw` is what is published, `sha256` its identity."""
 
     message: messages.TaskMessage
@@ -98,9 +98,9 @@ def read(raw: bytes, now: float, parent: TraceParent | None = None) -> Submissio
     return Submission(task_id, fields, options.tier, _queues(fields, options), publishing, delay_s or None)
 
 
-def judge(
+def check_submission(
     submission: Submission, queue_id: str, queues: Mapping[str, QueueSpec], catalog: ServiceCatalog, now: float
-) -> Judged:
+) -> CheckedSubmission:
     """The submission as a message for `queue_id`. Raises `Rejected`. `queues` have the sizes that are in force."""
     queue = queues.get(queue_id)
     if queue is None:
@@ -115,7 +115,7 @@ def judge(
     if any(image.blob is not None for image in message.images or ()):
         raise Rejected("images: blob is not allowed; allowed: data, fileId, fileKey")
     validate(message, queue_id, catalog, now)
-    return Judged(message, queue, raw, messages.canonical_sha256(body), decode(message.images or ()))
+    return CheckedSubmission(message, queue, raw, messages.canonical_sha256(body), decode(message.images or ()))
 
 
 def _queues(fields: dict[str, Any], options: Options) -> tuple[str, ...]:

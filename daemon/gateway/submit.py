@@ -17,13 +17,13 @@ from daemon.config import GatewaySettings
 from daemon.domain.errors import CODES, Code, RedisAway, RedisFull, Rejected
 from daemon.domain.messages import identity_of
 from daemon.domain.queues import QueueSpec
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.gateway.access import Access, address_of
 from daemon.gateway.qstash import PublishRefused, PublishUnknown, Qstash
-from daemon.gateway.rate_limit import Rate
+from daemon.gateway.rate_limit import RateLimiter
 from daemon.gateway.responses import Refused, busy, json_answer
-from daemon.gateway.shielded_tasks import Finishing
-from daemon.gateway.submission import Judged, Submission, judge, read
+from daemon.gateway.shielded_tasks import ShieldedTasks
+from daemon.gateway.submission import CheckedSubmission, Submission, check_submission, read
 from daemon.gateway.tokens import Tokens
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
@@ -41,7 +41,7 @@ TOKEN_SPARE_S: Final = 3600  #: beyond a delay, for the token of a delayed task
 _log = logger("gateway")
 
 
-class Services(NamedTuple):
+class ServicesInForce(NamedTuple):
     """What the services file says now: services and models, and the queues with their sizes in force."""
 
     catalog: ServiceCatalog
@@ -56,16 +56,16 @@ class Submit:
         *,
         admission: Admission,
         reservations: Reservations,
-        events: Events,
+        events: EventLog,
         qstash: Qstash | None,
-        services: Callable[[], Services],
+        services: Callable[[], ServicesInForce],
         access: Access,
         tokens: Tokens,
         audit: AuditLog,
         settings: GatewaySettings,
         metrics: Metrics,
         clock: Clock,
-        finishing: Finishing,
+        shielded: ShieldedTasks,
     ) -> None:
         self._admission = admission
         self._reservations = reservations
@@ -76,10 +76,10 @@ class Submit:
         self._tokens = tokens
         self._audit = audit
         self._base_url = settings.public_url or ""
-        self._rate = Rate(clock, settings.submits_per_minute, settings.submits_per_minute / 6)
+        self._rate = RateLimiter(clock, settings.submits_per_minute, settings.submits_per_minute / 6)
         self._metrics = metrics
         self._clock = clock
-        self._finishing = finishing
+        self._shielded = shielded
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -100,11 +100,11 @@ class Submit:
         if submission.delay_s is not None and self._qstash is None:
             raise Rejected("delay: needs QStash; this gateway writes straight to the stream")
         # A caller that hangs up must not leave a place taken for a message that nobody publishes.
-        judged, outcome = await self._finishing.of(self._place(submission))
-        self._note(caller, address_of(request), submission.task_id, judged, outcome)
-        return self._answer(submission, judged)
+        checked, outcome = await self._shielded.run(self._admit(submission))
+        self._note(caller, address_of(request), submission.task_id, checked, outcome)
+        return self._answer(submission, checked)
 
-    async def _place(self, submission: Submission) -> tuple[Judged, str]:
+    async def _admit(self, submission: Submission) -> tuple[CheckedSubmission, str]:
         """The queue that took it, and what became of it there."""
         services, now = self._services(), self._clock.time()
         candidates = submission.queues
@@ -118,51 +118,51 @@ class Submit:
         refused: Exception | None = None
         for queue_id in candidates:
             try:
-                judged = judge(submission, queue_id, services.queues, services.catalog, now)
+                checked = check_submission(submission, queue_id, services.queues, services.catalog, now)
             except Rejected as error:
                 refused = refused or error
                 continue
-            verdict = await self._take(judged, submission)
+            verdict = await self._reserve(checked, submission)
             if not isinstance(verdict, Full):
-                return judged, await self._hand_over(judged, submission, verdict)
+                return checked, await self._publish(checked, submission, verdict)
             wait_s = FULL_RETRY_AFTER_S if verdict.retry_after_s is None else max(1.0, verdict.retry_after_s)
             refused = Refused(429, Code.QUEUE_FULL, CODES[Code.QUEUE_FULL].en, retry_after_s=wait_s)
         assert refused is not None
         raise refused
 
-    async def _take(self, judged: Judged, submission: Submission) -> Reservation | Verdict:
-        limit = judged.queue.max_size or 0
+    async def _reserve(self, checked: CheckedSubmission, submission: Submission) -> Reservation | Verdict:
+        limit = checked.queue.max_size or 0
         if self._qstash is None:
             carried = submission.publishing.traceparent
             return await self._admission.accept(
-                judged.message, judged.sha256, limit, judged.pictures, traceparent=carried
+                checked.message, checked.sha256, limit, checked.pictures, traceparent=carried
             )
         return await self._reservations.reserve(
-            judged.queue.name, submission.task_id, judged.sha256, limit, delay_s=submission.delay_s
+            checked.queue.name, submission.task_id, checked.sha256, limit, delay_s=submission.delay_s
         )
 
-    async def _hand_over(self, judged: Judged, submission: Submission, verdict: Reservation | Verdict) -> str:
+    async def _publish(self, checked: CheckedSubmission, submission: Submission, verdict: Reservation | Verdict) -> str:
         if isinstance(verdict, Conflict):
             raise Refused(422, Code.INVALID_PAYLOAD, "taskId: was submitted before with another body")
         if not isinstance(verdict, Accepted | Reserved):
             return "duplicate"
         try:
-            await self._events.queued(identity_of(judged.message), verdict.position or None)
+            await self._events.queued(identity_of(checked.message), verdict.position or None)
         except (RedisAway, RedisFull):  # as well as it can: whoever appends first otherwise writes it
             self._metrics.redis_errors.labels("away").inc()
         if self._qstash is None:
             return "queued"
         try:
-            await self._qstash.publish(judged.message, judged.queue.mode, judged.raw, submission.publishing)
+            await self._qstash.publish(checked.message, checked.queue.mode, checked.raw, submission.publishing)
         except PublishRefused as error:
-            await self._reservations.cancel(judged.queue.name, submission.task_id)
+            await self._reservations.cancel(checked.queue.name, submission.task_id)
             raise busy("the task could not be handed over; try again") from error
         except PublishUnknown as error:  # it may be delivered: its place stays promised until it is, or expires
             raise busy("whether the task was handed over is unknown; the same call again is safe") from error
         return "published"
 
-    def _note(self, caller: str, ip: str, task_id: str, judged: Judged, outcome: str) -> None:
-        message = judged.message
+    def _note(self, caller: str, ip: str, task_id: str, checked: CheckedSubmission, outcome: str) -> None:
+        message = checked.message
         ids = {"queueId": message.queue_id, "serviceId": message.service_id, "userId": message.user_id}
         self._audit.note(
             "task.submit", task_id, actor=caller, role="api_key", ip=ip, result=outcome,
@@ -170,14 +170,14 @@ class Submit:
         )  # fmt: skip
         _log.info("task.submitted", task_id=task_id, queue=message.queue_id, caller=caller, outcome=outcome)
 
-    def _answer(self, submission: Submission, judged: Judged) -> web.Response:
+    def _answer(self, submission: Submission, checked: CheckedSubmission) -> web.Response:
         task_id = submission.task_id
         ttl_s = None if submission.delay_s is None else submission.delay_s + TOKEN_SPARE_S
         return json_answer(
             202,
             {
                 "taskId": task_id,
-                "queueId": judged.queue.name,
+                "queueId": checked.queue.name,
                 "sseUrl": f"{self._base_url}/api/tasks/{task_id}/events",
                 "token": self._tokens.task_token(task_id, ttl_s),
             },

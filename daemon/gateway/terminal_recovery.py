@@ -15,8 +15,8 @@ import msgspec
 from daemon.domain.errors import QstreamdError
 from daemon.domain.messages import CONTRACT_VERSION
 from daemon.domain.states import TERMINAL
-from daemon.events.fan_out import Hub
-from daemon.events.stored_event import Entry
+from daemon.events.fan_out import FanOut
+from daemon.events.stored_event import StoredEvent
 from daemon.observability.logging import logger
 from daemon.pipeline.attempt_events import ended_event
 from daemon.ports import AlreadyEnded, Clock, StoredResult
@@ -30,14 +30,14 @@ SEQ_LAST: Final = 2**31 - 1
 ASKED_MAX: Final = 5000  #: tasks in one statement
 
 
-class Endings:
+class TerminalRecovery:
     """Asks the ledger. `run` is its loop."""
 
     def __init__(self, records: TaskRecords, clock: Clock) -> None:
         self._records = records
         self._clock = clock
 
-    async def of(self, task_id: str) -> Entry | None:
+    async def of(self, task_id: str) -> StoredEvent | None:
         """The terminal event of a task that has ended; None when it has not, or the ledger does not answer."""
         try:
             ended = await self._records.ended([task_id])
@@ -46,11 +46,11 @@ class Endings:
             return None
         return self.entry(*ended[0]) if ended else None
 
-    async def run(self, hub: Hub) -> None:
+    async def run(self, fan_out: FanOut) -> None:
         """Tell the viewers of silent tasks when the ledger says that they have ended; until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S * random.uniform(0.8, 1.0))
-            silent = hub.quiet(SILENT_S)
+            silent = fan_out.silent(SILENT_S)
             for at in range(0, len(silent), ASKED_MAX):
                 try:
                     ended = await self._records.ended(silent[at : at + ASKED_MAX])
@@ -59,9 +59,9 @@ class Endings:
                     break
                 for row, result in ended:
                     if (row.finished_at or 0.0) < self._clock.time() - SILENT_S:
-                        hub.tell(row.task_id, [self.entry(row, result)])
+                        fan_out.tell(row.task_id, [self.entry(row, result)])
 
-    def entry(self, row: TaskRow, result: StoredResult | None) -> Entry:
+    def entry(self, row: TaskRow, result: StoredResult | None) -> StoredEvent:
         """The terminal event made again from a row that has ended."""
         if row.state not in TERMINAL:
             raise ValueError(f"{row.task_id} is {row.state}")
@@ -71,4 +71,4 @@ class Endings:
             "requestId": row.request_id, "traceId": row.trace_id, "timestamp": row.finished_at or row.heartbeat_at,
             **draft.fields,
         }  # fmt: skip
-        return Entry("", draft.type, msgspec.json.encode(data), terminal=True)
+        return StoredEvent("", draft.type, msgspec.json.encode(data), terminal=True)

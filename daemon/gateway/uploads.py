@@ -19,7 +19,7 @@ from daemon.blobs.s3 import EXTENSIONS, S3Blobs
 from daemon.config import BlobSettings
 from daemon.domain.errors import Code, DiskFull, Rejected
 from daemon.gateway.access import Access
-from daemon.gateway.rate_limit import Rate
+from daemon.gateway.rate_limit import RateLimiter
 from daemon.gateway.responses import Refused, json_answer
 from daemon.gateway.tokens import UploadTicket
 from daemon.observability.metrics import Metrics
@@ -56,7 +56,7 @@ class Uploads:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._rate = Rate(clock, settings.uploads_per_minute, settings.uploads_per_minute)
+        self._rate = RateLimiter(clock, settings.uploads_per_minute, settings.uploads_per_minute)
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""

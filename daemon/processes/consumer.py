@@ -28,9 +28,9 @@ from daemon.blobs.s3 import S3Blobs
 from daemon.config import Settings
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ConfigError, DependencyAway, ProviderError, Stopping
-from daemon.events.cancel_notices import Notices
+from daemon.events.cancel_notices import CancelNotices
 from daemon.events.deltas import Deltas
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.logging import bind_attempt, logger
 from daemon.observability.metrics import Metrics
@@ -48,7 +48,7 @@ from daemon.queues.depths import DepthReader
 from daemon.queues.drift import Drift
 from daemon.queues.settlement import RedisSettlement
 from daemon.queues.streams import WorkStreams
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect, pool_sizes
 from daemon.redis_client.ownership import claim_environment as claim_redis
 from daemon.redis_client.scripts import Scripts
@@ -188,12 +188,12 @@ class Daemon:
         await claim_database(self._pool, s.runtime.environment)
         self._registry = Registry(s.providers)
         stack.push_async_callback(self._registry.aclose)
-        self._scripts, self._heartbeat_scripts = GatheredScripts(self._client), Scripts(heartbeat_client)
+        self._scripts, self._heartbeat_scripts = BatchedScripts(self._client), Scripts(heartbeat_client)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         s, metrics = self._settings, self.metrics
         self._work = WorkStreams(self._scripts, s.queues, self.consumer, reads=Scripts(self._reads_client))
-        events = Events(self._scripts, s.events, self._clock)
+        events = EventLog(self._scripts, s.events, self._clock)
         limiter = RedisLimiter(self._scripts, s.guards)
         self._permit_sweeper = PermitSweeper(limiter, s.guards.sweep_s, metrics)
         limiter.on_waiter = self._permit_sweeper.wake
@@ -202,7 +202,7 @@ class Daemon:
         names = [spec.name for spec in self._specs]
         self._retry_scheduler = RetryScheduler(self._work, names, s.retry, metrics, self._report_lost)
         self._leases = Leases(self._heartbeat_scripts, self._work, ledger, s.lease, metrics, self._clock)
-        self._cancels = CancelListener(Notices(s.redis), self._leases, metrics)
+        self._cancels = CancelListener(CancelNotices(s.redis), self._leases, metrics)
         self._consumers = {
             spec.name: QueueConsumer(
                 spec, self._work, self._client, self._leases, s.redis, s.lease, metrics, self._attempt
@@ -268,7 +268,7 @@ class Daemon:
         if is_shared(self.address):
             _log.info("ops.port_shared", address=self.address)  # a rollover, or two instances with the same OPS_PORT
 
-    def _admin_routes(self, events: Events) -> list[web.RouteDef]:
+    def _admin_routes(self, events: EventLog) -> list[web.RouteDef]:
         """The admin API for queues, in a build that has it."""
         api = optional("admin.queue_api")
         if api is None:

@@ -14,24 +14,24 @@ from redis.asyncio import Redis
 from daemon import config, services
 from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.blobs.disk import DiskBlobs
-from daemon.blobs.pillow import installed, judged_twice
+from daemon.blobs.pillow import inspect_and_decode, installed
 from daemon.blobs.s3 import S3Blobs
 from daemon.cancellation import Cancellation
 from daemon.config import Settings
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ConfigError, DependencyAway, QstreamdError, RedisAway, RedisFull
-from daemon.events.cancel_notices import Cancels
-from daemon.events.fan_out import Hub
-from daemon.events.log import Events
+from daemon.events.cancel_notices import CancelRequests
+from daemon.events.fan_out import FanOut
+from daemon.events.log import EventLog
 from daemon.gateway.access import Access, ApiKeys
 from daemon.gateway.cancel import Cancel
 from daemon.gateway.follow import Follow
 from daemon.gateway.qstash import Qstash
 from daemon.gateway.results import Results
 from daemon.gateway.server import Gateway, Part
-from daemon.gateway.shielded_tasks import Finishing
-from daemon.gateway.submit import Services, Submit
-from daemon.gateway.terminal_recovery import Endings
+from daemon.gateway.shielded_tasks import ShieldedTasks
+from daemon.gateway.submit import ServicesInForce, Submit
+from daemon.gateway.terminal_recovery import TerminalRecovery
 from daemon.gateway.tokens import Tokens
 from daemon.gateway.uploads import Uploads
 from daemon.limiter.waiting import WaitReader
@@ -91,10 +91,10 @@ class GatewayProcess:
                 beside = [
                     group.create_task(notifier.follow(self.ready, self._stopping), name="notify"),
                     group.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
-                    group.create_task(self.hub.run(), name="hub"),
+                    group.create_task(self.fan_out.run(), name="hub"),
                     group.create_task(self._audit.run(), name="audit"),
                     group.create_task(self._expire(), name="expire"),
-                    group.create_task(self._endings.run(self.hub), name="endings"),
+                    group.create_task(self._terminal_recovery.run(self.fan_out), name="endings"),
                 ]
                 try:
                     runner = await self._listen(gateway.app())
@@ -102,9 +102,9 @@ class GatewayProcess:
                     self.ready.set()
                     await self._stopping.wait()
                     gateway.closed = "stopping"
-                    self.hub.close()  # every viewer is told to come back, and its answer ends
+                    self.fan_out.close()  # every viewer is told to come back, and its answer ends
                     await runner.cleanup()
-                    await self._finishing.wait(FINISH_S)
+                    await self._shielded.wait(FINISH_S)
                     await self._audit.flush()
                 finally:
                     await end(beside)
@@ -132,37 +132,38 @@ class GatewayProcess:
             raise ConfigError(["TASK_TOKEN_SECRET is not set"])
         records = TaskRecords(self._pool)
         self._services = self._read_services()
-        self._endings = Endings(records, clock)
-        self.hub = Hub(self._client, s.redis, self._endings.of)
-        self.metrics.watched_tasks.set_function(lambda: self.hub.topics)
+        self._terminal_recovery = TerminalRecovery(records, clock)
+        self.fan_out = FanOut(self._client, s.redis, self._terminal_recovery.of)
+        self.metrics.watched_tasks.set_function(lambda: self.fan_out.topics)
         tokens = Tokens(s.gateway.task_token_secret, clock, s.gateway.token_ttl_s)
         access = Access(ApiKeys(s.gateway.api_keys), tokens, s.gateway.allowed_origins, clock)
         self._audit = AuditLog(self._pool, clock)
-        self._finishing = Finishing()
+        self._shielded = ShieldedTasks()
         scripts = Scripts(self._client)
-        disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock, judged_twice if installed() else None)
+        disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock, inspect_and_decode if installed() else None)
         self._reservations = Reservations(scripts, s.queues)
         admission = Admission(scripts, s.queues, clock, disk if s.blobs.store == "disk" else None)
-        events = Events(scripts, s.events, clock)
+        events = EventLog(scripts, s.events, clock)
         at_hand = {"file": disk, "disk": disk, "key": self._bucket}
         stores: dict[str, Blobs] = {scheme: store for scheme, store in at_hand.items() if store is not None}
         parts: list[Part] = [
             Submit(
                 admission=admission, reservations=self._reservations, events=events, qstash=self._qstash(),
                 services=lambda: self._services, access=access, tokens=tokens, audit=self._audit, settings=s.gateway,
-                metrics=self.metrics, clock=clock, finishing=self._finishing,
+                metrics=self.metrics, clock=clock, shielded=self._shielded,
             ),
-            Follow(self.hub, access, s.gateway, self.metrics, clock),
+            Follow(self.fan_out, access, s.gateway, self.metrics, clock),
             Cancel(
                 cancellation=Cancellation(
-                    cancels=Cancels(scripts, s.events, s.queues), records=records,
+                    cancels=CancelRequests(scripts, s.events, s.queues), records=records,
                     ledger=PostgresLedger(self._pool, lambda: self._services.queues),
                     events=events, blobs=BlobsByScheme(stores), clock=clock,
                 ),
-                records=records, hub=self.hub, access=access, audit=self._audit, finishing=self._finishing,
+                records=records, fan_out=self.fan_out, access=access, audit=self._audit, shielded=self._shielded,
             ),
             Results(
-                records=records, hub=self.hub, waits=WaitReader(self._client), queues=lambda: self._services.queues,
+                records=records, fan_out=self.fan_out, waits=WaitReader(self._client),
+                queues=lambda: self._services.queues,
                 access=access, clock=clock,
             ),
             Uploads(access, disk, self._bucket, s.blobs, self.metrics, clock),
@@ -170,9 +171,9 @@ class GatewayProcess:
         checks = {"redis": self._check_redis, "postgres": self._check_postgres}
         return Gateway(parts, checks, s.gateway.allowed_origins, self.metrics, clock)
 
-    def _read_services(self) -> Services:
+    def _read_services(self) -> ServicesInForce:
         s = self._settings
-        return Services(services.load(s.runtime.services_file, deep=False), queues_in_force(s))
+        return ServicesInForce(services.load(s.runtime.services_file, deep=False), queues_in_force(s))
 
     def reload(self) -> None:
         """Read the services file again; a bad one is refused and what was known stays in force."""

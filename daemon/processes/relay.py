@@ -13,14 +13,14 @@ from daemon.blobs.disk import DiskBlobs
 from daemon.config import Settings
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ConfigError, DependencyAway, RedisFull
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.observability.logging import begin, logger
 from daemon.observability.metrics import Metrics
 from daemon.processes.lifecycle import Notifier, Signals, collect_rarely, inherited_socket, sample_loop_lag
 from daemon.processes.rooms import arm_failpoints
 from daemon.queues.admission import Admission
 from daemon.queues.reservations import Reservations
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
 from daemon.redis_client.ownership import claim_environment
 from daemon.relay.server import Relay
@@ -51,7 +51,7 @@ class RelayProcess:
         self._settings = settings
         client = connect(settings.redis, name="qstreamd-relay")
         self._client: Redis = client
-        scripts, clock = GatheredScripts(client), SystemClock()
+        scripts, clock = BatchedScripts(client), SystemClock()
         keys = (*settings.qstash.current_keys, *settings.qstash.next_keys)
         self.relay = Relay(
             settings=settings.relay,
@@ -60,7 +60,7 @@ class RelayProcess:
             queues=queues_in_force(settings),
             admission=Admission(scripts, settings.queues, clock, self._staging()),
             reservations=Reservations(scripts, settings.queues),
-            events=Events(scripts, settings.events, clock),
+            events=EventLog(scripts, settings.events, clock),
             ping=client.ping,
             metrics=Metrics(),
             clock=clock,

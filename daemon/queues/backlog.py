@@ -14,7 +14,7 @@ import msgspec
 from daemon.domain.errors import RedisAway, RedisFull
 from daemon.domain.events import CURRENT_ATTEMPT, EventDraft
 from daemon.domain.messages import WorkEntry, identity_of
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.observability.logging import logger
 from daemon.queues import scripts as lua
 from daemon.redis_client import keys
@@ -45,7 +45,7 @@ class BacklogEntry:
 class Backlog:
     """The tasks of a queue that nobody runs."""
 
-    def __init__(self, scripts: Scripts, events: Events) -> None:
+    def __init__(self, scripts: Scripts, events: EventLog) -> None:
         self._scripts = scripts
         self._events = events
 
@@ -118,7 +118,7 @@ class Backlog:
         return await self._scripts.run_each(calls) if calls else []
 
     def _append_call(self, waiting: BacklogEntry, draft: EventDraft) -> Call:
-        return self._events.call(identity_of(waiting.entry.message), CURRENT_ATTEMPT, [draft])
+        return self._events.append_call(identity_of(waiting.entry.message), CURRENT_ATTEMPT, [draft])
 
     def _purge_call(self, queue: str, waiting: BacklogEntry) -> Call:
         names = keys.queue_keys(queue)

@@ -1,6 +1,6 @@
 """The end of a task in Redis: events, guards and entry, each step one flush, in the order that the pipeline asks for.
 
-Puts `Events`, `RedisLimiter` and `WorkStreams` behind the port `Settlement`: steps that the completion order keeps
+Puts `EventLog`, `RedisLimiter` and `WorkStreams` behind the port `Settlement`: steps that the completion order keeps
 apart may still share a round trip.
 """
 
@@ -13,7 +13,7 @@ import msgspec
 from daemon.domain.errors import Code
 from daemon.domain.events import EventDraft
 from daemon.domain.permits import CallReport, Permit
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
 from daemon.ports import Appended, Clock, Delivery, TaskIdentity, UnsupportedVersion
@@ -31,7 +31,7 @@ class RedisSettlement:
         self,
         scripts: Scripts,
         work: WorkStreams,
-        events: Events,
+        events: EventLog,
         limiter: RedisLimiter,
         metrics: Metrics,
         snoozed: Callable[[str, float], None],
@@ -48,15 +48,15 @@ class RedisSettlement:
     async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
         """Give the place back and append `started`, in one flush; False: the entry is no longer ours."""
         (owned, clamped), appended = await self._scripts.run(
-            [self._work.begin_call(d, task.task_id), self._events.call(task, attempt, [draft])]
+            [self._work.begin_call(d, task.task_id), self._events.append_call(task, attempt, [draft])]
         )
         self._count_clamp(d.queue, clamped)
-        return bool(owned), self._judged(Events.appended(appended))
+        return bool(owned), self._count_fenced(EventLog.appended(appended))
 
     async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
         """Append events of one attempt in order, under one nonce."""
         self._metrics.event_flushes.inc()
-        return self._judged(await self._events.append(task, attempt, drafts))
+        return self._count_fenced(await self._events.append(task, attempt, drafts))
 
     async def append_and_release(
         self,
@@ -69,7 +69,7 @@ class RedisSettlement:
         after: int | None = None,
     ) -> Appended:
         """The last events, then the release of the guards, in one flush; one more if that lets somebody in."""
-        calls = [self._events.call(task, attempt, drafts, after=after)]
+        calls = [self._events.append_call(task, attempt, drafts, after=after)]
         if permits:
             calls.append(self._limiter.release_call(token, permits, report))
         appended, *released = await self._scripts.run(calls)
@@ -79,7 +79,7 @@ class RedisSettlement:
             if opened and report is not None:
                 self._metrics.model_cooldowns.labels(report.candidate.model_id, "BREAKER_OPEN").inc()
             await self._limiter.wake(woken)
-        return self._judged(Events.appended(appended))
+        return self._count_fenced(EventLog.appended(appended))
 
     async def streamed_text(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
         """What viewers have of the attempt's text, and the `seq` of its last event."""
@@ -135,7 +135,7 @@ class RedisSettlement:
             self._metrics.dead_letters.labels(d.queue, code.value).inc()
         return bool(owned)
 
-    def _judged(self, appended: Appended) -> Appended:
+    def _count_fenced(self, appended: Appended) -> Appended:
         if not (appended.accepted or appended.ended or appended.overtaken):
             self._metrics.fenced.labels("event").inc()
         return appended

@@ -19,7 +19,7 @@ import hiredis
 from redis import exceptions as rx
 from redis.asyncio import Redis
 
-from daemon.redis_client.batcher import Gathering
+from daemon.redis_client.batcher import Batcher
 from daemon.redis_client.cluster import ClusterRedis
 from daemon.redis_client.connection import translated
 from daemon.redis_client.scripts import Call, Scripts, translated_each
@@ -30,7 +30,7 @@ _LANES: Final = 4
 _RUNS_MAX: Final = 128
 
 
-class GatheredScripts(Scripts):
+class BatchedScripts(Scripts):
     """`Scripts` that flush together. `command_timeout_s` of the settings bounds a whole flush.
 
     In a cluster each node has flushes of its own, so that whoever needs nothing of a silent node does not wait for it.
@@ -38,7 +38,7 @@ class GatheredScripts(Scripts):
 
     def __init__(self, client: Redis) -> None:
         super().__init__(client)
-        self._gatherings: dict[Redis, Gathering[Sequence[Call], list[Any]]] = {}
+        self._gatherings: dict[Redis, Batcher[Sequence[Call], list[Any]]] = {}
 
     async def run_each(self, calls: Sequence[Call]) -> list[Any]:
         """See `Scripts.run_each`."""
@@ -51,10 +51,10 @@ class GatheredScripts(Scripts):
         return translated_each(await self._ask(self.client, calls))
 
     async def _ask(self, node: Redis, calls: Sequence[Call]) -> list[Any]:
-        if (gathering := self._gatherings.get(node)) is None:
-            gathering = Gathering(partial(self._run_all, node), lanes=_LANES, most=_RUNS_MAX)
-            self._gatherings[node] = gathering
-        return await gathering.ask(calls)
+        if (batcher := self._gatherings.get(node)) is None:
+            batcher = Batcher(partial(self._run_all, node), lanes=_LANES, most=_RUNS_MAX)
+            self._gatherings[node] = batcher
+        return await batcher.ask(calls)
 
     async def _run_all(self, node: Redis, runs: list[Sequence[Call]]) -> list[list[Any]]:
         replies = iter(await self._answered(node, [call for calls in runs for call in calls]))

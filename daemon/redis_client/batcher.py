@@ -16,7 +16,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class _Asked(Generic[Q, A]):
+class _Pending(Generic[Q, A]):
     """One question, its answer to come, and the sending that it travels with."""
 
     __slots__ = ("answer", "question", "sending")
@@ -32,17 +32,17 @@ class _Sending(Generic[Q, A]):
 
     __slots__ = ("batch", "task")
 
-    def __init__(self, batch: list[_Asked[Q, A]], task: asyncio.Task[None]) -> None:
+    def __init__(self, batch: list[_Pending[Q, A]], task: asyncio.Task[None]) -> None:
         self.batch = batch
         self.task = task
 
 
-class Gathering(Generic[Q, A]):
+class Batcher(Generic[Q, A]):
     """Asks `send` for at most `most` questions at a time, in the order they came, at most `lanes` times at once.
 
     `send` answers in order, an exception standing for the answer of one; what it raises is the answer of all of them.
-    With `settled`, a cancelled asker goes only when its question is no longer under way, so that whoever asks again is
-    not overtaken by the first try; `send` bounds how long that takes.
+    With `waits_when_cancelled`, a cancelled asker goes only when its question is no longer under way, so that whoever
+    asks again is not overtaken by the first try; `send` bounds how long that takes.
     """
 
     def __init__(
@@ -51,20 +51,20 @@ class Gathering(Generic[Q, A]):
         *,
         lanes: int,
         most: int,
-        settled: bool = False,
+        waits_when_cancelled: bool = False,
     ) -> None:
         self._send = send
         self._lanes = lanes
         self._most = most
-        self._settled = settled
-        self._waiting: deque[_Asked[Q, A]] = deque()
+        self._waits_when_cancelled = waits_when_cancelled
+        self._waiting: deque[_Pending[Q, A]] = deque()
         self._soon = False
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Q) -> A:
         """The answer to this one. Cancelled, nothing is known of it; the others' answers are not touched."""
         loop = asyncio.get_running_loop()
-        asked: _Asked[Q, A] = _Asked(question, loop.create_future())
+        asked: _Pending[Q, A] = _Pending(question, loop.create_future())
         self._waiting.append(asked)
         self._go_soon(loop)
         try:
@@ -77,7 +77,7 @@ class Gathering(Generic[Q, A]):
     async def _abandon(self, sending: _Sending[Q, A]) -> None:
         if all(asked.answer.done() for asked in sending.batch):  # nobody is left to answer
             sending.task.cancel()
-        if self._settled:
+        if self._waits_when_cancelled:
             await asyncio.wait({sending.task})
 
     def _go_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -88,7 +88,7 @@ class Gathering(Generic[Q, A]):
 
     def _go(self, loop: asyncio.AbstractEventLoop) -> None:
         self._soon = False
-        batch: list[_Asked[Q, A]] = []
+        batch: list[_Pending[Q, A]] = []
         while self._waiting and len(batch) < self._most:
             asked = self._waiting.popleft()
             if not asked.answer.done():  # whoever asked was cancelled
@@ -106,7 +106,7 @@ class Gathering(Generic[Q, A]):
         self._under_way.discard(task)
         self._go_soon(task.get_loop())
 
-    async def _answer(self, batch: list[_Asked[Q, A]]) -> None:
+    async def _answer(self, batch: list[_Pending[Q, A]]) -> None:
         try:
             answers = await self._send([asked.question for asked in batch])
         except Exception as error:  # noqa: BLE001  # handed to those who asked

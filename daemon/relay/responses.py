@@ -11,7 +11,7 @@ from daemon.queues.admission import Accepted, Conflict, Full, Verdict
 from daemon.relay.ingest import Ingested
 
 
-class Answer(NamedTuple):
+class RelayResponse(NamedTuple):
     """What a call gets; `outcome`, `queue` and `cause` are for our metrics and log only."""
 
     status: int
@@ -25,27 +25,27 @@ class Unauthorized(QstreamdError):
     """The call is not believed; the flaw is its text."""
 
 
-def judged(found: Ingested, verdict: Verdict) -> Answer:
+def response_of(found: Ingested, verdict: Verdict) -> RelayResponse:
     """The answer to a message that Redis has judged."""
     task_id, queue = found.message.task_id, found.queue.name
     if isinstance(verdict, Full):
-        told: dict[str, Any] = {"code": Code.QUEUE_FULL, "message": CODES[Code.QUEUE_FULL].en}
+        body: dict[str, Any] = {"code": Code.QUEUE_FULL, "message": CODES[Code.QUEUE_FULL].en}
         if verdict.retry_after_s is not None:
-            told["retryAfter"] = verdict.retry_after_s
-        return Answer(429, told, "full", queue)
+            body["retryAfter"] = verdict.retry_after_s
+        return RelayResponse(429, body, "full", queue)
     if isinstance(verdict, Conflict):
         text = f"taskId: {task_id} was accepted with another body"
-        return Answer(489, {"code": Code.INVALID_PAYLOAD, "message": text}, "conflict", queue)
+        return RelayResponse(489, {"code": Code.INVALID_PAYLOAD, "message": text}, "conflict", queue)
     status = "queued" if isinstance(verdict, Accepted) else "duplicate"
-    return Answer(200, {"taskId": task_id, "status": status, "entryId": verdict.entry_id}, status, queue)
+    return RelayResponse(200, {"taskId": task_id, "status": status, "entryId": verdict.entry_id}, status, queue)
 
 
-def refusal(problem: Exception) -> Answer:
+def refusal(problem: Exception) -> RelayResponse:
     """The answer to a call that went wrong before it was judged; what it tells has no secret and no server's words."""
     if isinstance(problem, Unauthorized):
-        return Answer(401, {"code": "BAD_SIGNATURE"}, "unauthorized", cause=problem)
+        return RelayResponse(401, {"code": "BAD_SIGNATURE"}, "unauthorized", cause=problem)
     away = isinstance(problem, DependencyAway | RedisFull | TimeoutError)
     code = problem.code if isinstance(problem, TaskError) else Code.WORKER_OVERLOADED if away else Code.INTERNAL
     text = problem.message if isinstance(problem, TaskError) else CODES[code].en
     outcome = "rejected" if isinstance(problem, Rejected) else "unavailable"
-    return Answer(CODES[code].http_status or 500, {"code": code, "message": text}, outcome, cause=problem)
+    return RelayResponse(CODES[code].http_status or 500, {"code": code, "message": text}, outcome, cause=problem)

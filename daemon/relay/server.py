@@ -1,6 +1,6 @@
 """The one light call: believe it, accept it in Redis, answer. Two flushes at most (accept, `queued`).
 
-Handlers raise or return an `Answer`; one place sends it, counts it and, when it refuses, writes one line without
+Handlers raise or return an `RelayResponse`; one place sends it, counts it and, when it refuses, writes one line without
 content. A call is never cancelled half-way: a caller that left finds a duplicate when it comes back.
 """
 
@@ -21,15 +21,15 @@ from daemon.domain.errors import CODES, Code, RedisFull, Rejected, TaskError
 from daemon.domain.events import CURRENT_ATTEMPT, Stage, error
 from daemon.domain.messages import BODY_BYTES_MAX, identity_of
 from daemon.domain.queues import QueueSpec
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.observability.logging import logger
 from daemon.observability.metrics import CONTENT_TYPE, Metrics
 from daemon.ports import Clock
 from daemon.queues.admission import Accepted, Admission, Verdict
 from daemon.queues.reservations import Reservations
 from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
-from daemon.relay.responses import Answer, Unauthorized, judged, refusal
-from daemon.relay.signature import judge
+from daemon.relay.responses import RelayResponse, Unauthorized, refusal, response_of
+from daemon.relay.signature import verify
 
 FAILED_BYTES_MAX: Final = 4 * BODY_BYTES_MAX  #: a failure callback carries the source message as base64, and an answer
 INFLIGHT_MAX: Final = 256  #: calls at once; each may hold a body
@@ -50,7 +50,7 @@ class Relay:
     queues: Mapping[str, QueueSpec]  #: with the `max_size` that is in force
     admission: Admission
     reservations: Reservations
-    events: Events
+    events: EventLog
     ping: Callable[[], Awaitable[Any]]
     metrics: Metrics
     clock: Clock
@@ -68,7 +68,7 @@ class Relay:
         app.router.add_post(r"/{path:[\s\S]*}", self._handler("task", self._task))
         return app
 
-    def _handler(self, name: str, handle: Callable[[web.Request], Awaitable[Answer]]) -> Callable[..., Any]:
+    def _handler(self, name: str, handle: Callable[[web.Request], Awaitable[RelayResponse]]) -> Callable[..., Any]:
         async def handler(request: web.Request) -> web.Response:
             started, self.inflight = self.clock.monotonic(), self.inflight + 1
             try:
@@ -85,7 +85,7 @@ class Relay:
 
         return handler
 
-    def _response(self, name: str, request: web.Request, answer: Answer) -> web.Response:
+    def _response(self, name: str, request: web.Request, answer: RelayResponse) -> web.Response:
         body, headers = dict(answer.body), {"Content-Type": "application/json", "Server": "qstreamd"}
         if request.path.startswith("/api/worker/queue/"):
             headers["Deprecation"] = _DEPRECATED
@@ -110,7 +110,7 @@ class Relay:
         tries = int(retried) if retried in {"1", "2", "3", "4"} else 0
         return round(base * random.uniform(1, 1.5)) << 2 * tries
 
-    async def _believed(self, request: web.Request, bytes_max: int) -> bytes:
+    async def _verified_body(self, request: web.Request, bytes_max: int) -> bytes:
         """The raw body of a signed call that is whole and small enough; a larger one is read off and not kept."""
         if self.closed or self.inflight > INFLIGHT_MAX:
             raise TaskError(self.closed or "too many calls at once", code=Code.WORKER_OVERLOADED)
@@ -137,7 +137,7 @@ class Relay:
     def _verify(self, request: web.Request, digest: bytes | None) -> None:
         token, url = request.headers.get("Upstash-Signature"), f"{self.settings.base_url}{_path(request)}"
         now, leeway_s = self.clock.time(), self.qstash.leeway_s
-        flaw = judge(token, digest, url, self.signing_keys, now=now, leeway_s=leeway_s)
+        flaw = verify(token, digest, url, self.signing_keys, now=now, leeway_s=leeway_s)
         if flaw and not self.qstash.skip_verify:
             raise Unauthorized(flaw)
 
@@ -148,11 +148,11 @@ class Relay:
                 found.message, found.sha256, size, found.pictures, dry_run=dry_run, traceparent=found.traceparent
             )
 
-    async def _task(self, request: web.Request) -> Answer:
+    async def _task(self, request: web.Request) -> RelayResponse:
         route = route_of(_path(request))
         if route is None:
-            return Answer(404, {"code": "NOT_FOUND", "message": "no such route"}, "rejected")
-        found = ingest(await self._believed(request, BODY_BYTES_MAX), route, self.queues, request.headers)
+            return RelayResponse(404, {"code": "NOT_FOUND", "message": "no such route"}, "rejected")
+        found = ingest(await self._verified_body(request, BODY_BYTES_MAX), route, self.queues, request.headers)
         verdict = await self._accept(found)
         if isinstance(verdict, Accepted):
             try:  # as well as it can: whoever appends first otherwise writes `queued`
@@ -160,36 +160,36 @@ class Relay:
                     await self.events.queued(identity_of(found.message), verdict.position, paused=verdict.paused)
             except Exception as problem:  # noqa: BLE001 - the task is accepted: nothing may turn that into a refusal
                 self.metrics.redis_errors.labels("full" if isinstance(problem, RedisFull) else "away").inc()
-        return judged(found, verdict)
+        return response_of(found, verdict)
 
-    async def _check(self, request: web.Request) -> Answer:
-        raw = await self._believed(request, BODY_BYTES_MAX)
+    async def _check(self, request: web.Request) -> RelayResponse:
+        raw = await self._verified_body(request, BODY_BYTES_MAX)
         try:
             found = ingest(raw, Route(), self.queues, request.headers)
-            answer = judged(found, await self._accept(found, dry_run=True))
+            answer = response_of(found, await self._accept(found, dry_run=True))
         except TaskError as problem:
             answer = refusal(problem)
-        return Answer(200, {"accepted": answer.status == 200, "answer": answer.status, **answer.body})
+        return RelayResponse(200, {"accepted": answer.status == 200, "answer": answer.status, **answer.body})
 
-    async def _failed(self, request: web.Request) -> Answer:
-        task = failed_task(await self._believed(request, FAILED_BYTES_MAX))
+    async def _failed(self, request: web.Request) -> RelayResponse:
+        task = failed_task(await self._verified_body(request, FAILED_BYTES_MAX))
         if task is None:
-            return Answer(200, {"status": "ignored"})
+            return RelayResponse(200, {"status": "ignored"})
         async with asyncio.timeout(self.settings.redis_deadline_s):
             failed = await self.reservations.cancel(task.queue_id, task.task_id)
             if failed:
                 await self.events.append(task, CURRENT_ATTEMPT, [_UNDELIVERED])
-        return Answer(200, {"taskId": task.task_id, "status": "failed" if failed else "accepted"})
+        return RelayResponse(200, {"taskId": task.task_id, "status": "failed" if failed else "accepted"})
 
-    async def _live(self, _: web.Request) -> Answer:
-        return Answer(200, {"status": "live"})
+    async def _live(self, _: web.Request) -> RelayResponse:
+        return RelayResponse(200, {"status": "live"})
 
-    async def _ready(self, _: web.Request) -> Answer:
+    async def _ready(self, _: web.Request) -> RelayResponse:
         if self.closed:
-            return Answer(503, {"status": self.closed})
+            return RelayResponse(503, {"status": self.closed})
         async with asyncio.timeout(1):
             await self.ping()
-        return Answer(200, {"status": "ready"})
+        return RelayResponse(200, {"status": "ready"})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -32,7 +32,7 @@ class _Claims(msgspec.Struct):
     body: str
 
 
-def judge(
+def verify(
     token: str | None, digest: bytes | None, url: str, keys: Sequence[bytes], *, now: float, leeway_s: float
 ) -> Flaw | None:
     """None when one of `keys` signed `token` for `url` and a body with this SHA-256 `digest`, and it is valid `now`.

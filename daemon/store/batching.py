@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from daemon.domain.errors import TaskError
 from daemon.ports import ClaimOutcome, Delivery, ResultDraft, StoredResult
-from daemon.redis_client.batcher import Gathering
+from daemon.redis_client.batcher import Batcher
 from daemon.store.pool import StatementTimeout
 from daemon.store.task_rows import ClaimRequest
 from daemon.store.tasks import PostgresLedger
@@ -31,11 +31,11 @@ class BatchingLedger(PostgresLedger):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._claims: Gathering[tuple[Delivery, str, str, float], ClaimOutcome] = Gathering(
-            self._claim_all, lanes=_LANES, most=_ROWS_MAX, settled=True
+        self._claims: Batcher[tuple[Delivery, str, str, float], ClaimOutcome] = Batcher(
+            self._claim_all, lanes=_LANES, most=_ROWS_MAX, waits_when_cancelled=True
         )
-        self._finishes: Gathering[tuple[str, int, ResultDraft], StoredResult] = Gathering(
-            self._finish_all, lanes=_LANES, most=_ROWS_MAX, settled=True
+        self._finishes: Batcher[tuple[str, int, ResultDraft], StoredResult] = Batcher(
+            self._finish_all, lanes=_LANES, most=_ROWS_MAX, waits_when_cancelled=True
         )
 
     async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from daemon.blobs.orphans import Lying, alone, doubtful, lying, outdated, remove
+from daemon.blobs.orphans import StoredFile, doubtful, exclusive_lock, list_files, outdated, remove
 from daemon.blobs.redis import RedisBlobs
 from daemon.config import BlobSettings
 from daemon.domain.errors import DependencyAway
@@ -54,15 +54,15 @@ class BlobSweeper:
     async def sweep(self) -> None:
         """One look. Never raises: what could not be removed is found by the next one."""
         try:
-            with alone(self._root) as ours:
+            with exclusive_lock(self._root) as ours:
                 if ours:
                     await self._sweep()
         except OSError as error:
             _log.warning("blobs.sweep_failed", error=error.strerror)
 
     async def _sweep(self) -> None:
-        files = await asyncio.to_thread(lying, self._root, self._clock.time())
-        removed: dict[Lying, str] = dict(outdated(files, self._settings, self._inline_ttl_s))
+        files = await asyncio.to_thread(list_files, self._root, self._clock.time())
+        removed: dict[StoredFile, str] = dict(outdated(files, self._settings, self._inline_ttl_s))
         left = [file for file in files if file not in removed]
         removed |= dict.fromkeys(await self._ended(doubtful(left)), "over")
         await asyncio.to_thread(remove, self._root, removed)
@@ -73,7 +73,7 @@ class BlobSweeper:
         if counts:
             _log.info("blobs.swept", **counts)
 
-    async def _ended(self, asked: Mapping[Lying, tuple[str, str]]) -> list[Lying]:
+    async def _ended(self, asked: Mapping[StoredFile, tuple[str, str]]) -> list[StoredFile]:
         """Those whose task has ended, or is known to nobody."""
         if not asked:
             return []

@@ -10,7 +10,7 @@ import random
 from typing import Final
 
 from daemon.domain.errors import Code, RedisAway, RedisFull, TaskError
-from daemon.events.cancel_notices import Notices
+from daemon.events.cancel_notices import CancelNotices
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
 from daemon.worker.lease import Leases
@@ -23,7 +23,7 @@ _PAUSE_S: Final = 0.5
 class CancelListener:
     """The listener of one process."""
 
-    def __init__(self, notices: Notices, leases: Leases, metrics: Metrics) -> None:
+    def __init__(self, notices: CancelNotices, leases: Leases, metrics: Metrics) -> None:
         self._notices = notices
         self._leases = leases
         self._metrics = metrics

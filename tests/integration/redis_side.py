@@ -13,14 +13,14 @@ from redis.asyncio import Redis
 from daemon.config import EventSettings, QueueSettings, RedisSettings
 from daemon.domain.clock import SystemClock
 from daemon.domain.messages import TaskMessage, WorkEntry, identity_of
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
 from daemon.ports import TaskIdentity
 from daemon.queues.settlement import RedisSettlement
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
 from tests.redis_clusters import EmbeddedCluster
 
@@ -47,9 +47,9 @@ class Side:
     parked: list[tuple[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.scripts = GatheredScripts(self.client)
+        self.scripts = BatchedScripts(self.client)
         self.work = WorkStreams(self.scripts, QueueSettings(), self.consumer)
-        self.events = Events(self.scripts, EventSettings(), SystemClock())
+        self.events = EventLog(self.scripts, EventSettings(), SystemClock())
         self.limiter = RedisLimiter(self.scripts)
         self.settlement = RedisSettlement(
             self.scripts, self.work, self.events, self.limiter, Metrics(process=False),

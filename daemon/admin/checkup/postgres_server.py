@@ -21,7 +21,7 @@ async def check(at: Connections) -> list[Finding]:
     before = at.clock.time()
     facts = (await pool.fetch(queries["server_facts"]))[0]
     after = at.clock.time()
-    found = [*judge(facts, at.settings.postgres.pool_max)]
+    found = [*findings_of(facts, at.settings.postgres.pool_max)]
     found.append(skew("postgres.clock", facts["now"], before, after, "Postgres"))
     try:
         await check_schema(pool)
@@ -49,7 +49,7 @@ async def _ledger(at: Connections, queries: dict[str, str]) -> list[Finding]:
     return found
 
 
-def judge(facts: Any, pool_max: int) -> Iterator[Finding]:
+def findings_of(facts: Any, pool_max: int) -> Iterator[Finding]:
     """What the server says of itself. Pure."""
     version = int(facts["version_num"]) // 10_000
     if version < VERSION_LEAST:

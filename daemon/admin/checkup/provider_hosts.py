@@ -61,7 +61,7 @@ async def _provider(
     trouble = of_answer(status, content_type, raw, peer)
     if trouble is not None:
         return [_trouble(peer, trouble)]
-    return judge(peer, status, raw, median_ms, [model.name for model in used], _today(clock))
+    return findings_of(peer, status, raw, median_ms, [model.name for model in used], _today(clock))
 
 
 def listing(provider: str, settings: ProviderSettings, key: str) -> tuple[str, dict[str, str]]:
@@ -81,7 +81,9 @@ def _trouble(peer: Peer, found: Verdict) -> Finding:
     return (warning if passes else error)(f"provider.{peer.provider}", found.text, found.cure)
 
 
-def judge(peer: Peer, status: int, raw: bytes, median_ms: float, names: Iterable[str], today: date) -> list[Finding]:
+def findings_of(
+    peer: Peer, status: int, raw: bytes, median_ms: float, names: Iterable[str], today: date
+) -> list[Finding]:
     """What the provider's list says of the models that we use. Pure."""
     check_name = f"provider.{peer.provider}"
     text = f"{peer.provider} answers in {median_ms:.0f} ms (median of {ROUNDS})"

@@ -39,7 +39,7 @@ async def check(settings: Settings, catalog: ServiceCatalog, clock: Clock) -> li
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_S)) as session:
             status, said = await _ask(session, url, body, {"Upstash-Signature": token})
             took_s = clock.monotonic() - began
-            found.append(judge(status, said, took_s))
+            found.append(finding_of(status, said, took_s))
             if status == 200:
                 found += unsigned((await _ask(session, url, body, {}))[0], skip=settings.qstash.skip_verify)
     except (aiohttp.ClientError, OSError, TimeoutError) as failure:
@@ -87,7 +87,7 @@ def plain(base: str) -> list[Finding]:
     return []
 
 
-def judge(status: int, said: Any, took_s: float) -> Finding:
+def finding_of(status: int, said: Any, took_s: float) -> Finding:
     """What the answer to the signed call means. Pure."""
     text = f"the signed call was answered with {status} after {took_s * 1000:.0f} ms"
     if status == 200 and isinstance(said, dict) and "accepted" in said:

@@ -61,7 +61,7 @@ async def _one(clock: Clock, node: Redis) -> list[Finding]:
         cure = "look at the provider's console: version 7 or later, eviction off, persistence on"
         found.append(info("redis.info", "this server does not tell about itself (INFO is forbidden)", cure))
     else:
-        found += judge(facts)
+        found += findings_of(facts)
     with translated():
         median_ms = await round_trips(clock, node.ping)
     return [*found, distance("redis.distance", median_ms, ROUNDS, "Redis")]
@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def judge(facts: Mapping[str, Any]) -> Iterator[Finding]:
+def findings_of(facts: Mapping[str, Any]) -> Iterator[Finding]:
     """What INFO and CONFIG say. Pure."""
     yield _version(facts)
     yield _role(facts)

@@ -17,7 +17,7 @@ from rich.text import Text
 from daemon.config import EventSettings, RedisSettings
 from daemon.dev.demo.world import World
 from daemon.domain.clock import SystemClock
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 
@@ -63,7 +63,7 @@ async def follow(settings: RedisSettings, task_id: str, write: Callable[[str], N
     """Write each event of a task as one line of JSON until the terminal one; waits for a task that is not there yet."""
     redis = connect(settings, size=1, name="qstreamd-follow")
     try:
-        events, cursor = Events(Scripts(redis), EventSettings(), SystemClock()), "0-0"
+        events, cursor = EventLog(Scripts(redis), EventSettings(), SystemClock()), "0-0"
         while True:
             for event in await events.read(task_id, cursor):
                 write(json.dumps({"id": event.id, **event.data}, ensure_ascii=False))

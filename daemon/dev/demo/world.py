@@ -28,7 +28,7 @@ from daemon.dev.fake_llm import FakeLLM
 from daemon.dev.fake_qstash import FakeQstash
 from daemon.domain.clock import SystemClock
 from daemon.domain.queues import DEFAULT_QUEUES
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
@@ -72,7 +72,7 @@ class World:
         self.backend = Backend(lambda: self.gateway_url, lambda: self.models.plan("error-mid"))
         self.redis_url = self.database_url = self.relay_url = self.daemon_url = self.gateway_url = ""
         self.redis: Redis
-        self.events: Events
+        self.events: EventLog
 
     async def __aenter__(self) -> Self:
         try:
@@ -129,7 +129,7 @@ class World:
         self._stack.push_async_callback(self.redis.aclose)
         if self._redis_given is not None:
             await self._refuse_company()
-        self.events = Events(Scripts(self.redis), Settings().events, SystemClock())
+        self.events = EventLog(Scripts(self.redis), Settings().events, SystemClock())
         info = await self.redis.info("server")
         version = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
         self._up("redis", began, version, given=self._redis_given is not None)

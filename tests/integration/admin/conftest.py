@@ -15,7 +15,7 @@ from daemon.domain.errors import Code
 from daemon.domain.events import Channel, Stage, Usage, done, error, started, token_batch
 from daemon.domain.messages import TaskIdentity, TaskMessage, content_sha256
 from daemon.domain.states import State
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.ports import Claimed, Delivery, ResultDraft, Transition
 from daemon.queues.admission import Accepted, Admission
 from daemon.queues.streams import WorkStreams
@@ -44,7 +44,7 @@ class System:
         self.at = at
         self.consumer = "host-1-abcd"
         self.admission = Admission(at.scripts, at.settings.queues, at.clock)
-        self.events = Events(at.scripts, at.settings.events, at.clock)
+        self.events = EventLog(at.scripts, at.settings.events, at.clock)
         self.work = WorkStreams(at.scripts, at.settings.queues, self.consumer)
         self.ledger = PostgresLedger(at.pool)
 
@@ -73,7 +73,7 @@ class System:
         drafts = [started("deepseek-pro")]
         await self.at.scripts.run(
             [self.work.begin_call(delivery, task_id),
-             self.events.call(self.identity(task_id, queue), claimed.attempt, drafts)]
+             self.events.append_call(self.identity(task_id, queue), claimed.attempt, drafts)]
         )  # fmt: skip
         return delivery, claimed
 
@@ -95,7 +95,7 @@ class System:
         )
         task = self.identity(task_id, delivery.queue)
         await self.at.scripts.run(
-            [self.events.call(task, claimed.attempt, [token_batch(answer, Channel.TEXT), event]),
+            [self.events.append_call(task, claimed.attempt, [token_batch(answer, Channel.TEXT), event]),
              self.work.ack_call(delivery, whole_task=True)]
         )  # fmt: skip
 
@@ -109,7 +109,7 @@ class System:
             delivery, code=Code.LLM_ERROR, reason="no", attempts=claimed.attempt, whole_task=True
         )
         task = self.identity(task_id, delivery.queue)
-        await self.at.scripts.run([self.events.call(task, claimed.attempt, [event]), letter])
+        await self.at.scripts.run([self.events.append_call(task, claimed.attempt, [event]), letter])
 
     async def hold(self, key: str, *members: str) -> None:
         """Places in a guard."""

@@ -17,7 +17,7 @@ from daemon.config import load
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import Code
 from daemon.domain.events import Channel, Stage, error, started, token_batch
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.redis_client import keys
 from tests.integration.admin.conftest import System
 
@@ -272,7 +272,7 @@ def test_a_long_answer_is_told_in_a_few_lines() -> None:
     async def long(system: System) -> None:
         await system.accept("t1")
         clock = SetClock()
-        events = Events(system.at.scripts, system.at.settings.events, clock)
+        events = EventLog(system.at.scripts, system.at.settings.events, clock)
         task = system.identity("t1", QUEUE)
         for attempt in (1, 2):
             await events.append(task, attempt, [started("gpt")])

@@ -21,7 +21,7 @@ from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ConfigError
 from daemon.domain.queues import DEFAULT_QUEUES
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.observability.metrics import Metrics
 from daemon.queues.admission import Admission
 from daemon.queues.reservations import Reservations
@@ -156,7 +156,7 @@ async def relay(settings: Settings) -> AsyncIterator[tuple[str, Settings]]:
             settings=RelaySettings(), qstash=KEYS, signing_keys=(b"sig_current", b"sig_next"), queues=DEFAULT_QUEUES,
             admission=Admission(at.scripts, settings.queues, at.clock),
             reservations=Reservations(at.scripts, settings.queues),
-            events=Events(at.scripts, settings.events, at.clock), ping=at.redis.ping, metrics=Metrics(),
+            events=EventLog(at.scripts, settings.events, at.clock), ping=at.redis.ping, metrics=Metrics(),
             clock=SystemClock(),
         )  # fmt: skip
         async with TestServer(made.app()) as server:

@@ -18,7 +18,7 @@ from daemon.config import BlobSettings, Settings
 from daemon.domain.errors import RedisAway
 from daemon.domain.messages import ImageRef, TaskMessage, WorkEntry
 from daemon.domain.model_io import Picture
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.queues.admission import Accepted, Admission
 from daemon.queues.backlog import Backlog, BacklogEntry
 from daemon.redis_client import keys
@@ -36,7 +36,7 @@ BY = Operator("cli:ann")
 @pytest.fixture
 def orders(at: Connections) -> QueueOrders:
     """As the command line makes them."""
-    events = Events(at.scripts, at.settings.events, at.clock)
+    events = EventLog(at.scripts, at.settings.events, at.clock)
     return QueueOrders(at.scripts, events, at.pool, at.clock, PostgresLedger(at.pool), blobs_here(at))
 
 
@@ -169,7 +169,7 @@ async def test_images_go_with_their_tasks(settings: Settings, tmp_path: Path) ->
             assert isinstance(await door.accept(task, "sha", 10, {0: Picture("image/png", PNG)}), Accepted)
         assert await at.redis.exists(keys.blob(QUEUE, "in-redis", 0))
         assert files(tmp_path)
-        events = Events(at.scripts, settings.events, at.clock)
+        events = EventLog(at.scripts, settings.events, at.clock)
         orders = QueueOrders(at.scripts, events, at.pool, at.clock, PostgresLedger(at.pool), blobs_here(at))
         assert await orders.purge(QUEUE, BY, "") == 2
         assert not await at.redis.exists(keys.blob(QUEUE, "in-redis", 0))

@@ -14,7 +14,7 @@ from daemon.blobs.by_scheme import BlobsByScheme
 from daemon.config import EventSettings, PostgresSettings, RedisSettings
 from daemon.config.types import SecretStr
 from daemon.domain.clock import SystemClock
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
@@ -54,7 +54,7 @@ async def api(
     pool = await Pool(postgres_settings).start()
     async with connect(redis_settings) as client, ClientSession() as session:
         scripts = Scripts(client)
-        events = Events(scripts, EventSettings(), clock)
+        events = EventLog(scripts, EventSettings(), clock)
         orders = QueueOrders(scripts, events, pool, clock, PostgresLedger(pool), BlobsByScheme({}))
         served = QueueApi(orders, SecretStr(token) if token else None, lambda: ["q_paid_stream", "q_free_stream"])
         app = web.Application()

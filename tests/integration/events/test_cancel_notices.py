@@ -12,7 +12,7 @@ import pytest
 from daemon.config import EventSettings, QueueSettings, RedisSettings
 from daemon.domain.errors import TaskError
 from daemon.domain.messages import TaskMessage, WorkEntry
-from daemon.events.cancel_notices import Cancels, Notices
+from daemon.events.cancel_notices import CancelNotices, CancelRequests
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Delivery
@@ -40,11 +40,11 @@ async def client(redis_settings: RedisSettings) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def cancels(client: Any) -> Cancels:
-    return Cancels(Scripts(client), EventSettings(), QueueSettings())
+def cancels(client: Any) -> CancelRequests:
+    return CancelRequests(Scripts(client), EventSettings(), QueueSettings())
 
 
-async def test_an_entry_is_found_wherever_it_lies(cancels: Cancels, client: Any) -> None:
+async def test_an_entry_is_found_wherever_it_lies(cancels: CancelRequests, client: Any) -> None:
     """In `:tasks`, parked, or woken into `:ready` among others; and not where only its id is mentioned."""
     assert await cancels.find(QUEUE, "t1") is None
     raw = msgspec.json.encode(entry())
@@ -69,7 +69,7 @@ async def test_an_entry_is_found_wherever_it_lies(cancels: Cancels, client: Any)
         assert await cancels.find(QUEUE, "t1") is None
 
 
-async def test_a_mark_lives_with_the_events_and_not_after_the_end(cancels: Cancels, client: Any) -> None:
+async def test_a_mark_lives_with_the_events_and_not_after_the_end(cancels: CancelRequests, client: Any) -> None:
     state = keys.events_state("t1")
     assert await cancels.mark("t1") is True
     assert 0 < await client.ttl(state) <= 86_400
@@ -80,7 +80,7 @@ async def test_a_mark_lives_with_the_events_and_not_after_the_end(cancels: Cance
     assert await cancels.mark("t1") is False
 
 
-async def test_a_task_is_taken_out_once(cancels: Cancels, client: Any) -> None:
+async def test_a_task_is_taken_out_once(cancels: CancelRequests, client: Any) -> None:
     """Place and blobs go with it; a counter that would fall below zero stays there."""
     at = await client.xadd(NAMES.tasks, {"task": "x"})
     await client.set(keys.dedup(QUEUE, "t1"), at + b":" + b"a" * 64)
@@ -98,7 +98,7 @@ class Listening:
         self.leases = Leases(
             cast("Any", None), cast("Any", None), cast("Any", None), cast("Any", None), Metrics(), Clock()
         )
-        self.listener = CancelListener(Notices(settings), self.leases, Metrics())
+        self.listener = CancelListener(CancelNotices(settings), self.leases, Metrics())
 
     def run(self, task_id: str) -> InFlight:
         hold = InFlight(Delivery(QUEUE, "tasks", f"{task_id}-1", entry(task_id)))
@@ -118,7 +118,7 @@ class Clock:
 
 @pytest.mark.redis_forms("server")
 async def test_whoever_runs_it_is_told(
-    cancels: Cancels, client: Any, redis_settings: RedisSettings, wait_until: WaitUntil
+    cancels: CancelRequests, client: Any, redis_settings: RedisSettings, wait_until: WaitUntil
 ) -> None:
     """Only the task that was meant, also after the connection was cut; idle nothing is asked."""
     there = Listening(redis_settings)

@@ -26,7 +26,7 @@ from daemon.domain.events import (
     started,
     token_batch,
 )
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.ports import Appended
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
@@ -122,7 +122,7 @@ async def test_nothing_follows_the_terminal_event(side: Side, attempt: int) -> N
 async def test_the_same_append_again_adds_nothing(side: Side) -> None:
     """A reply that was lost is asked for again: a success, told as one, also where it ended the stream."""
     for drafts in ([started("m"), text("a")], [end()]):
-        call = side.events.call(task(), 1, drafts)
+        call = side.events.append_call(task(), 1, drafts)
         first = side.events.appended((await side.scripts.run([call]))[0])
         before = await side.events.read("t1")
         again = side.events.appended((await side.scripts.run([call]))[0])
@@ -173,7 +173,7 @@ async def test_a_full_server_refuses_all_of_an_append(side: Side) -> None:
     before = await side.events.read("t1")
     await side.client.config_set("maxmemory", "1")
     try:
-        call = side.events.call(task(), 1, [text("a"), end()])
+        call = side.events.append_call(task(), 1, [text("a"), end()])
         with pytest.raises(RedisFull):
             await side.scripts.run([call])
         assert await side.events.read("t1") == before
@@ -188,7 +188,7 @@ async def test_a_reply_lost_on_the_wire_doubles_nothing(side: Side, redis_settin
     """The client sends again over a new connection; the viewer sees each text once, in order."""
     url = redis_settings.url.get_secret_value()
     async with Proxy.before(url) as proxy, connect(RedisSettings(url=SecretStr(proxy.url_of(url)))) as client:
-        events = Events(Scripts(client), EventSettings(), SystemClock())
+        events = EventLog(Scripts(client), EventSettings(), SystemClock())
         for number in range(20):
             if number % 3 == 1:
                 proxy.lose_reply()

@@ -15,7 +15,7 @@ from daemon.config.types import SecretStr
 from daemon.domain.clock import SystemClock
 from daemon.domain.events import EventDraft
 from daemon.domain.messages import TaskIdentity
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.gateway.tokens import Tokens
 from daemon.processes.gateway import GatewayProcess
 from daemon.redis_client.connection import connect
@@ -37,8 +37,8 @@ class Rig:
         self.http = http
         self.redis = redis
         self.url = process.address
-        self.hub = process.hub
-        self.events = Events(Scripts(redis), EventSettings(), SystemClock())
+        self.fan_out = process.fan_out
+        self.events = EventLog(Scripts(redis), EventSettings(), SystemClock())
         self.tokens = Tokens(SecretStr(SECRET), SystemClock(), 60)
 
     async def append(self, task_id: str, drafts: Sequence[EventDraft], attempt: int = 1) -> None:

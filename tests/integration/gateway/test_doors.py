@@ -15,7 +15,7 @@ from daemon.config.types import SecretStr
 from daemon.domain import events
 from daemon.domain.clock import SystemClock
 from daemon.domain.events import Channel
-from daemon.gateway.terminal_recovery import Endings
+from daemon.gateway.terminal_recovery import TerminalRecovery
 from daemon.gateway.tokens import Tokens
 from daemon.processes.gateway import GatewayProcess
 from tests.integration.gateway.conftest import KEY, SECRET, Open, Rig
@@ -105,7 +105,7 @@ async def test_a_poll_ends_with_the_first_events_or_in_time(rig: Rig, wait_until
     assert 0.2 <= loop.time() - began < 5  # not the 25 s of its default
     async with asyncio.TaskGroup() as group:
         polling = group.create_task(rig.poll("t1", wait=20))
-        await wait_until(lambda: rig.hub.topics, description="it waits")
+        await wait_until(lambda: rig.fan_out.topics, description="it waits")
         await rig.append("t1", [text("a")])
     first = polling.result()
     assert [e["type"] for e in first["events"]] == ["queued", "token_batch"]
@@ -148,7 +148,7 @@ async def test_a_socket_says_nothing_long(rig: Rig, wait_until: WaitUntil) -> No
     await rig.append("t1", [text("a")])
     assert json.loads((await ws.receive()).data)["type"] == "queued"
     await ws.send_str("x" * 5000)
-    await wait_until(lambda: not rig.hub.viewers, description="it is closed")
+    await wait_until(lambda: not rig.fan_out.viewers, description="it is closed")
     await ws.close()
 
 
@@ -190,10 +190,10 @@ async def test_a_slow_viewer_is_cut_off_and_nobody_else(rig: Rig, wait_until: Wa
     sock = await slow_viewer(rig)
     async with rig.follow("t1") as quick, asyncio.TaskGroup() as group:
         reading = group.create_task(all_events(quick))
-        await wait_until(lambda: len(rig.hub.viewers) == 2, description="both follow")
+        await wait_until(lambda: len(rig.fan_out.viewers) == 2, description="both follow")
         for _ in range(40):
             await rig.append("t1", [text("x" * 50_000)] * 10)
-        await wait_until(lambda: len(rig.hub.viewers) == 1, description="the slow one is gone", within_s=15)
+        await wait_until(lambda: len(rig.fan_out.viewers) == 1, description="the slow one is gone", within_s=15)
         await rig.append("t1", [DONE])
     assert len(reading.result()) == 402
     sock.close()
@@ -209,12 +209,12 @@ async def test_a_thousand_viewers_leave_nothing_behind(rig: Rig, wait_until: Wai
 
     async def rest() -> tuple[int, int, int]:
         gc.collect()
-        return len(asyncio.all_tasks()), len(rig.hub.viewers), rig.hub.topics
+        return len(asyncio.all_tasks()), len(rig.fan_out.viewers), rig.fan_out.topics
 
     for n in range(50):
         await rig.append(f"t{n}", [text("a")])
     await asyncio.gather(*(come_and_go(n) for n in range(50)))
-    await wait_until(lambda: not rig.hub.viewers, description="the first fifty are gone")
+    await wait_until(lambda: not rig.fan_out.viewers, description="the first fifty are gone")
     before = await rest()
     for _ in range(10):
         await asyncio.gather(*(come_and_go(n) for n in range(100)))
@@ -233,7 +233,7 @@ async def test_live_text_to_an_old_proxy_is_not_chunked(rig: Rig, wait_until: Wa
     reader, writer = await asyncio.open_connection(host, int(port))
     token = rig.tokens.task_token("t1")
     writer.write(f"GET /api/tasks/t1/events?token={token} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n".encode())
-    await wait_until(lambda: rig.hub.topics, description="it follows")
+    await wait_until(lambda: rig.fan_out.topics, description="it follows")
     await rig.append("t1", [text("a")])
     await rig.append("t1", [events.token_batch("b", Channel.TEXT), DONE])
     said = (await asyncio.wait_for(reader.read(), 5)).decode()
@@ -269,7 +269,7 @@ async def test_a_gateway_whose_loop_died_ends_and_lets_its_viewers_go(
         await died.wait()
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Endings, "run", run)
+    monkeypatch.setattr(TerminalRecovery, "run", run)
     process = GatewayProcess(settings)
     lines: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 

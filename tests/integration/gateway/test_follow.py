@@ -52,7 +52,7 @@ async def test_live_events_come_as_they_are_written(rig: Rig, wait_until: WaitUn
             assert frame.data["delta"] == str(n)
         await rig.append("t1", [DONE])
         assert [f.event async for f in coming] == ["done"]
-    await wait_until(lambda: rig.hub.topics == 0, description="the topic is forgotten")
+    await wait_until(lambda: rig.fan_out.topics == 0, description="the topic is forgotten")
 
 
 async def test_nothing_is_missed_between_history_and_live(rig: Rig) -> None:
@@ -166,12 +166,12 @@ async def test_what_a_stranger_wrote_breaks_no_frame(rig: Rig) -> None:
 async def test_viewers_of_one_task_share_one_watch(rig: Rig, wait_until: WaitUntil) -> None:
     """One topic for all, gone with the last of them."""
     answers = [await rig.follow("t1").__aenter__() for _ in range(20)]
-    await wait_until(lambda: rig.hub.topics == 1 and len(rig.hub.viewers) == 20, description="all watch")
+    await wait_until(lambda: rig.fan_out.topics == 1 and len(rig.fan_out.viewers) == 20, description="all watch")
     await rig.append("t1", [text("a")])
     await rig.append("t1", [DONE])
     for answer in answers:
         assert [f.event for f in await all_events(answer)] == ["queued", "token_batch", "done"]
-    await wait_until(lambda: not rig.hub.viewers and not rig.hub.topics, description="nobody is left")
+    await wait_until(lambda: not rig.fan_out.viewers and not rig.fan_out.topics, description="nobody is left")
 
 
 async def test_a_quiet_stream_gets_comments(open_rig: Open) -> None:
@@ -189,7 +189,9 @@ async def test_a_stop_ends_all_viewers_with_a_hint(open_rig: Open, wait_until: W
         await answer.content.readuntil(b"\n\n")
         async with asyncio.TaskGroup() as group:
             poll = group.create_task(rig.poll("t1"))
-            await wait_until(lambda: rig.hub.topics and len(rig.hub.viewers) == 3, description="all three follow")
+            await wait_until(
+                lambda: rig.fan_out.topics and len(rig.fan_out.viewers) == 3, description="all three follow"
+            )
             began = asyncio.get_running_loop().time()
             rig.process.stop()
             left = [f.raw async for f in frames(answer)]

@@ -150,10 +150,10 @@ async def test_a_viewer_that_leaves_is_gone_behind_the_proxy_too(proxied: Proxie
     for _ in range(TRIES):
         async with rig.follow("t1") as answer:
             await answer.content.readuntil(b"\n\n")
-            await wait_until(lambda: len(rig.hub.viewers) == 1, description="it follows")
+            await wait_until(lambda: len(rig.fan_out.viewers) == 1, description="it follows")
             answer.close()
             began = time.monotonic()
-            await wait_until(lambda: not rig.hub.viewers, description="the gateway knows", within_s=20)
+            await wait_until(lambda: not rig.fan_out.viewers, description="the gateway knows", within_s=20)
             took_s.append(time.monotonic() - began)
     sys.stdout.write(f"{proxied.name}: upstream closed after {min(took_s) * 1000:.1f} ms\n")
     assert min(took_s) < GONE_S

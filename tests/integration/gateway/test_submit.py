@@ -47,7 +47,7 @@ async def published(settings: Settings, qstash: FakeQstash, relay: str, **more: 
 
 
 @pytest.fixture
-async def sink() -> AsyncIterator[tuple[str, list[bytes]]]:
+async def writer() -> AsyncIterator[tuple[str, list[bytes]]]:
     """A relay that swallows: its address, and the bodies it got."""
     bodies: list[bytes] = []
 
@@ -92,17 +92,17 @@ async def test_half_an_emoji_is_no_reason_to_refuse(rig: Rig, no_key_left: Leaks
     assert json.loads(fields[b"task"])["message"]["variables"] == {"q": "cut \ufffd"}
 
 
-async def test_through_qstash(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
+async def test_through_qstash(settings: Settings, writer: tuple[str, list[bytes]]) -> None:
     """A place is promised, `queued` written, the message published with its id and its failure callback."""
-    async with FakeQstash() as qstash, published(settings, qstash, sink[0]) as rig:
+    async with FakeQstash() as qstash, published(settings, qstash, writer[0]) as rig:
         status, answer = await submit(rig, retries=2)
         assert status == 202
         assert await counts(rig) == (1, 1, 0)
         assert [e["type"] for e in (await rig.poll("t1"))["events"]] == ["queued"]
         await qstash.settled()
         [delivery] = qstash.delivered
-        assert delivery.url == f"{sink[0]}/api/worker/stream/resume-review"
-        assert json.loads(sink[1][0]) == {**BODY, "v": 1, "queueId": answer["queueId"]}
+        assert delivery.url == f"{writer[0]}/api/worker/stream/resume-review"
+        assert json.loads(writer[1][0]) == {**BODY, "v": 1, "queueId": answer["queueId"]}
         assert await rig.redis.pttl(keys.reservation("q_paid_stream", "t1")) > 800_000
 
 
@@ -113,13 +113,13 @@ async def test_the_same_call_again_is_the_same_task(rig: Rig) -> None:
     assert await counts(rig) == (1, 1, 1)
 
 
-async def test_the_same_promise_again(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
+async def test_the_same_promise_again(settings: Settings, writer: tuple[str, list[bytes]]) -> None:
     """Before the message has come: one place, one delivery; another body is refused."""
-    async with FakeQstash() as qstash, published(settings, qstash, sink[0]) as rig:
+    async with FakeQstash() as qstash, published(settings, qstash, writer[0]) as rig:
         answers = await asyncio.gather(*(submit(rig) for _ in range(10)))
         assert {status for status, _ in answers} == {202}
         await qstash.settled()
-        assert (await counts(rig), len(sink[1])) == ((1, 1, 0), 1)
+        assert (await counts(rig), len(writer[1])) == ((1, 1, 0), 1)
         assert (await submit(rig, variables={"x": 1}))[0] == 422
         assert (await submit(rig, requestId="another"))[0] == 202  # no part of a task's identity
 
@@ -132,9 +132,9 @@ async def test_the_same_id_with_another_body(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False])
-async def test_a_full_queue(settings: Settings, sink: tuple[str, list[bytes]], *, direct: bool) -> None:
+async def test_a_full_queue(settings: Settings, writer: tuple[str, list[bytes]], *, direct: bool) -> None:
     """429 with the seconds to wait; nothing is kept. The size in the control hash holds."""
-    async with FakeQstash() as qstash, running(settings) if direct else published(settings, qstash, sink[0]) as rig:
+    async with FakeQstash() as qstash, running(settings) if direct else published(settings, qstash, writer[0]) as rig:
         await rig.redis.hset(PAID.control, "maxSize", 2)
         assert [(await submit(rig, taskId=f"t{n}"))[0] for n in range(3)] == [202, 202, 429]
         status, answer = await submit(rig, taskId="t9")
@@ -156,10 +156,10 @@ async def test_auto_takes_the_paid_queue_while_it_has_room(rig: Rig) -> None:
     assert (await counts(rig))[0] == 1
 
 
-async def test_a_promise_that_nobody_keeps_expires(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
+async def test_a_promise_that_nobody_keeps_expires(settings: Settings, writer: tuple[str, list[bytes]]) -> None:
     """Whatever crashed in between: after its time the place is given back, by the sweep or to who needs it now."""
     brief = settings.model_copy(update={"queues": settings.queues.model_copy(update={"promise_ttl_s": 0.2})})
-    async with FakeQstash(speed=0) as qstash, published(brief, qstash, sink[0]) as rig:
+    async with FakeQstash(speed=0) as qstash, published(brief, qstash, writer[0]) as rig:
         await rig.redis.hset(PAID.control, "maxSize", 1)
         assert (await submit(rig, delay=None))[0] == 202
         await asyncio.sleep(0.25)
@@ -169,9 +169,9 @@ async def test_a_promise_that_nobody_keeps_expires(settings: Settings, sink: tup
         assert await counts(rig) == (0, 0, 0)
 
 
-async def test_a_delayed_task_takes_its_place_at_delivery(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
+async def test_a_delayed_task_takes_its_place_at_delivery(settings: Settings, writer: tuple[str, list[bytes]]) -> None:
     """Its id is remembered until then, and its token lives longer."""
-    async with FakeQstash(speed=0) as qstash, published(settings, qstash, sink[0]) as rig:
+    async with FakeQstash(speed=0) as qstash, published(settings, qstash, writer[0]) as rig:
         status, answer = await submit(rig, delay=86400)
         assert (status, await counts(rig)) == (202, (0, 0, 0))
         assert 86400_000 < await rig.redis.pttl(keys.reservation("q_paid_stream", "t1")) < 90_000_000
@@ -179,7 +179,7 @@ async def test_a_delayed_task_takes_its_place_at_delivery(settings: Settings, si
         assert rig.tokens.task_of(answer["token"]) == "t1"
         await qstash.advance(86401)
         await qstash.settled()
-        assert len(sink[1]) == 1
+        assert len(writer[1]) == 1
 
 
 async def test_without_qstash_nothing_can_be_delayed(rig: Rig) -> None:
@@ -187,11 +187,11 @@ async def test_without_qstash_nothing_can_be_delayed(rig: Rig) -> None:
     assert (status, "QStash" in answer["message"]) == (400, True)
 
 
-async def test_a_qstash_that_refuses_leaves_nothing(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
+async def test_a_qstash_that_refuses_leaves_nothing(settings: Settings, writer: tuple[str, list[bytes]]) -> None:
     """503 with the seconds to wait; the place is back and the id is free for another body."""
     async with FakeQstash() as qstash:
         other = settings.model_copy(update={"queues": settings.queues})
-        async with published(other, qstash, sink[0]) as rig:
+        async with published(other, qstash, writer[0]) as rig:
             qstash.token = "rolled"  # from now on ours is wrong
             status, answer = await submit(rig)
             assert (status, answer["code"]) == (503, "WORKER_OVERLOADED")
@@ -199,9 +199,9 @@ async def test_a_qstash_that_refuses_leaves_nothing(settings: Settings, sink: tu
             assert not await rig.redis.exists(keys.reservation("q_paid_stream", "t1"))
 
 
-async def test_a_qstash_that_is_away_leaves_nothing(settings: Settings, sink: tuple[str, list[bytes]]) -> None:
+async def test_a_qstash_that_is_away_leaves_nothing(settings: Settings, writer: tuple[str, list[bytes]]) -> None:
     """Nobody listens: tried three times, then refused."""
-    async with FakeQstash() as qstash, published(settings, qstash, sink[0]) as rig:
+    async with FakeQstash() as qstash, published(settings, qstash, writer[0]) as rig:
         await qstash.stop()
         assert (await submit(rig))[0] == 503
         assert await counts(rig) == (0, 0, 0)

@@ -33,11 +33,11 @@ async def test_every_viewer_sees_every_event(open_rig: Open, wait_until: WaitUnt
     names = [f"t{number}" for number in range(TASKS)]
     async with open_rig(viewers_per_address=10_000) as rig, asyncio.timeout(40), asyncio.TaskGroup() as group:
         viewers = [(name, group.create_task(seen(rig, name))) for name in names for _ in range(EACH)]
-        await wait_until(lambda: rig.hub.topics > TASKS // 2, description="half of them follow", within_s=30)
+        await wait_until(lambda: rig.fan_out.topics > TASKS // 2, description="half of them follow", within_s=30)
         for delta in DELTAS:
             for name in names:
                 await rig.append(name, [events.token_batch(delta, Channel.TEXT)])
-        await wait_until(lambda: len(rig.hub.viewers) == TASKS * EACH, description="all follow", within_s=60)
+        await wait_until(lambda: len(rig.fan_out.viewers) == TASKS * EACH, description="all follow", within_s=60)
         reading = [client for client in await rig.redis.client_list() if client["name"] == "qstreamd-hub"]
         assert [client["cmd"] for client in reading] == ["xread"]
         for name in names:

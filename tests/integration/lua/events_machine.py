@@ -15,8 +15,8 @@ from daemon.config import EventSettings, QueueSettings
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import Code
 from daemon.domain.events import EventDraft, Stage, error, progress, started
-from daemon.events.cancel_notices import Cancels
-from daemon.events.log import Events
+from daemon.events.cancel_notices import CancelRequests
+from daemon.events.log import EventLog
 from daemon.queues.dead_letters import DeadLetters
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
@@ -37,8 +37,8 @@ class EventsMachine(RuleBasedStateMachine):
         super().__init__()
         self.do(self.client.flushdb())
         self.scripts = scripts = Scripts(self.client)
-        self.events = Events(scripts, EventSettings(), SystemClock())
-        self.cancels = Cancels(scripts, EventSettings(), QueueSettings())
+        self.events = EventLog(scripts, EventSettings(), SystemClock())
+        self.cancels = CancelRequests(scripts, EventSettings(), QueueSettings())
         self.letters = DeadLetters(self.client, scripts)
         self.told: list[tuple[str, int, int]] = []  #: type, attempt, seq
         self.attempt, self.seq = 0, 0
@@ -54,8 +54,8 @@ class EventsMachine(RuleBasedStateMachine):
         return self.runner.run(wrapped())
 
     def _append(self, attempt: int, drafts: list[EventDraft], after: int | None = None) -> None:
-        call = self.events.call(TASK, attempt, drafts, after=after)
-        appended = Events.appended(self.do(self.scripts.run([call]))[0])
+        call = self.events.append_call(TASK, attempt, drafts, after=after)
+        appended = EventLog.appended(self.do(self.scripts.run([call]))[0])
         assert appended.cancel == self.cancelled
         nonce, side = drafts[0].nonce, "side" if attempt == -1 else "op"
         if nonce in self.last.values():

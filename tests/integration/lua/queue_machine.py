@@ -18,7 +18,7 @@ from daemon.config import EventSettings, QueueSettings
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import Code
 from daemon.domain.messages import TaskMessage, WorkEntry
-from daemon.events.cancel_notices import Cancels
+from daemon.events.cancel_notices import CancelRequests
 from daemon.limiter.scripts import wake
 from daemon.ports import Delivery
 from daemon.queues.admission import Admission
@@ -60,7 +60,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.scripts = scripts
         self.reservations = Reservations(scripts, settings)
         self.admission, self.drift = Admission(scripts, settings, clock), Drift(scripts, settings, clock)
-        self.cancels = Cancels(scripts, EventSettings(), settings)
+        self.cancels = CancelRequests(scripts, EventSettings(), settings)
         self.do(self.sides["a"].work.make_groups([QUEUE]))
         self.model = QueueModel(SIZE)
         self.given: list[tuple[str, Delivery]] = []  #: every delivery ever made: zombies use old ones

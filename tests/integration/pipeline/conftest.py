@@ -29,7 +29,7 @@ from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.domain.model_io import ModelRequest, Picture, Piece
 from daemon.domain.queues import DEFAULT_QUEUES, Tier
 from daemon.events.deltas import Deltas
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.dependencies import Dependencies
@@ -42,7 +42,7 @@ from daemon.queues.admission import Admission
 from daemon.queues.settlement import RedisSettlement
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.services import Model, Service, ServiceCatalog
@@ -111,10 +111,10 @@ class Process:
         self.name, self.client, self.pool, self.provider = name, client, pool, provider
         self.recorder = Recorder()
         self._running = 0
-        self.scripts = GatheredScripts(client)
+        self.scripts = BatchedScripts(client)
         self.metrics = Metrics(process=False)
         self.work = WorkStreams(self.scripts, QueueSettings(), name)
-        self.events = Events(self.scripts, EventSettings(), CLOCK)
+        self.events = EventLog(self.scripts, EventSettings(), CLOCK)
         self.limiter = RedisLimiter(self.scripts, GuardSettings(breaker_failures=1000))
         self.ledger = BatchingLedger(pool)
         self.deltas = Deltas(self.scripts, self.events, EventSettings(), self.metrics)
@@ -225,7 +225,7 @@ class Bench:
 
     async def events(self, task_id: str = "t1") -> list[Event]:
         """The task's stream."""
-        return await Events(Scripts(self.client), EventSettings(), CLOCK).read(task_id)
+        return await EventLog(Scripts(self.client), EventSettings(), CLOCK).read(task_id)
 
     async def story(self, task_id: str = "t1") -> list[str]:
         """Its event types, token batches left out since their number is chance; an error with its code."""

@@ -33,7 +33,7 @@ from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ConfigError, RedisAway, StoreAway
 from daemon.domain.events import Event
 from daemon.domain.messages import TaskMessage
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.processes import consumer as module
 from daemon.processes.consumer import Daemon, run_daemon
 from daemon.processes.lifecycle import is_shared
@@ -137,7 +137,7 @@ async def submit(client: Redis, task_id: str = "t1", text: str = "hello", servic
 
 async def end_of(client: Redis, task_id: str = "t1", within_s: float = 10) -> Event:
     """The terminal event."""
-    events = Events(Scripts(client), Settings().events, SystemClock())
+    events = EventLog(Scripts(client), Settings().events, SystemClock())
 
     async def terminal() -> Event | None:
         return next((e for e in await events.read(task_id) if e.terminal), None)

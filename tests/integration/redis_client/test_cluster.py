@@ -15,7 +15,7 @@ from daemon.config.types import SecretStr
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.domain.errors import ConfigError, RedisAway
 from daemon.redis_client import keys
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect, connect_blocking, node_of, nodes_of
 from daemon.redis_client.scripts import Call, Script
 from daemon.redis_client.server_check import check_server
@@ -124,7 +124,7 @@ async def test_a_slot_that_moves_is_away_for_a_while_and_then_found(
 async def test_one_dead_node_is_away_and_the_others_serve(replicated: EmbeddedCluster) -> None:
     """Trouble stays where it is; then its replica takes over, and the same client goes on."""
     async with connect(settings(replicated.url, connect_timeout_s=0.5, command_timeout_s=1.0), retries=0) as client:
-        scripts = GatheredScripts(client)
+        scripts = BatchedScripts(client)
         calls = [Call(INCR, [letter], []) for letter in LETTERS]
         await scripts.run(calls)
         for node in replicated.servers[:3]:  # what was written is on the replicas as well
@@ -148,7 +148,7 @@ async def test_whoever_needs_nothing_of_a_silent_node_does_not_wait_for_it(
 ) -> None:
     """Tasks share flushes, but not those of different nodes."""
     async with connect(settings(redis_url, command_timeout_s=1.0)) as client:
-        scripts = GatheredScripts(client)
+        scripts = BatchedScripts(client)
         await scripts.run([Call(INCR, [letter], []) for letter in LETTERS])
         silent = three_nodes.holder_of("a")
         well = next(letter for letter in LETTERS if three_nodes.holder_of(letter) != silent)
@@ -216,7 +216,7 @@ async def test_sentinels_lead_to_whoever_is_the_primary_now(wait_until: WaitUnti
     with EmbeddedSentinel() as sentinel:
         limits = settings(sentinel.url, connect_timeout_s=0.5, command_timeout_s=1.0)
         async with connect(limits) as client, connect_blocking(limits) as blocking:
-            scripts = GatheredScripts(client)
+            scripts = BatchedScripts(client)
             assert await scripts.run([Call(INCR, ["a"], [])]) == [1]
             with sentinel.primary.client() as plain:
                 assert await asyncio.to_thread(plain.execute_command, "WAIT", 1, 4000) == 1

@@ -14,7 +14,7 @@ from daemon.config import EventSettings, GuardSettings, LeaseSettings, QueueSett
 from daemon.domain.clock import SystemClock
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.domain.queues import Mode, QueueSpec, Tier
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.in_flight import InFlight
@@ -22,7 +22,7 @@ from daemon.ports import Ledger
 from daemon.queues.settlement import RedisSettlement
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.worker.consumer import QueueConsumer
@@ -61,7 +61,7 @@ class Crew:
         stack.push_async_callback(self.client.aclose)
         stack.push_async_callback(self.heartbeat_client.aclose)
         self.metrics = Metrics(process=False)
-        self.scripts, self.heartbeat_scripts = GatheredScripts(self.client), Scripts(self.heartbeat_client)
+        self.scripts, self.heartbeat_scripts = BatchedScripts(self.client), Scripts(self.heartbeat_client)
         reads = connect(settings, retries=0)
         stack.push_async_callback(reads.aclose)
         self.work = WorkStreams(self.scripts, QueueSettings(), name, reads=Scripts(reads))
@@ -88,7 +88,7 @@ class Crew:
             self._changed,
             self._lost,
         )
-        events = Events(self.scripts, EventSettings(), self.clock)
+        events = EventLog(self.scripts, EventSettings(), self.clock)
         self.settlement = RedisSettlement(
             self.scripts, self.work, events, self.limiter, self.metrics, self.retry_scheduler.snoozed, self.clock
         )

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.magic import picture
-from daemon.blobs.orphans import alone
+from daemon.blobs.orphans import exclusive_lock
 from daemon.blobs.redis import RedisBlobs
 from daemon.config import BlobSettings, PostgresSettings, QueueSettings, RedisSettings
 from daemon.domain.clock import SystemClock
@@ -167,7 +167,7 @@ async def test_a_host_without_images_costs_nothing(host: Host) -> None:
 async def test_one_daemon_of_a_host_sweeps(host: Host) -> None:
     await host.stage("orphan")
     host.age(61)
-    with alone(host.disk.root):
+    with exclusive_lock(host.disk.root):
         await host.sweep.sweep()
     assert len(host.files()) == 1
 

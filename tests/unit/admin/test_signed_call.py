@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 
 from daemon.admin.signed_call import signature
-from daemon.relay.signature import judge
+from daemon.relay.signature import verify
 
 URL, BODY, NOW = "https://worker.example.com/api/worker/check", b'{"v":1}', 1_700_000_000.0
 
 
 def _judged(token: str, *, body: bytes = BODY, url: str = URL, now: float = NOW) -> str | None:
-    return judge(token, hashlib.sha256(body).digest(), url, [b"sig_a"], now=now, leeway_s=30)
+    return verify(token, hashlib.sha256(body).digest(), url, [b"sig_a"], now=now, leeway_s=30)
 
 
 def test_a_signed_call_is_believed() -> None:

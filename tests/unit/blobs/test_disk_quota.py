@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.blobs.disk_quota import MEASURE_S, Share
+from daemon.blobs.disk_quota import MEASURE_S, DiskQuota
 from daemon.config import BlobSettings
 from daemon.domain.errors import DiskFull
 
@@ -21,10 +21,10 @@ class Hand:
         return self.now
 
 
-def share(root: Path, bytes_max: int = 1000, free_min: int = 0) -> tuple[Share, Hand]:
+def share(root: Path, bytes_max: int = 1000, free_min: int = 0) -> tuple[DiskQuota, Hand]:
     clock = Hand()
     settings = BlobSettings(dir=str(root), disk_bytes_max=bytes_max, disk_free_bytes_min=free_min)
-    return Share(root, settings, clock), clock
+    return DiskQuota(root, settings, clock), clock
 
 
 async def test_what_is_kept_and_what_is_promised_count(tmp_path: Path) -> None:

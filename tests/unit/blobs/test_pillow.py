@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon.blobs.disk import judged
+from daemon.blobs.disk import inspect_file
 from daemon.blobs.magic import ImageFacts
-from daemon.blobs.pillow import installed, judged_twice
+from daemon.blobs.pillow import inspect_and_decode, installed
 from daemon.domain.errors import Code, Rejected
 from tests.unit.blobs.pictures import PICTURES, PNG, png_of
 
@@ -19,30 +19,30 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", PICTURES)
 def test_both_agree_on_every_kind(path: Path, kind: str) -> None:
     path.write_bytes(PICTURES[kind][0])
-    assert judged_twice(path) == judged(path)
+    assert inspect_and_decode(path) == inspect_file(path)
 
 
 def test_a_damaged_sum_is_seen(path: Path) -> None:
     """The header alone looks right."""
     path.write_bytes(PNG[:45] + bytes([PNG[45] ^ 1]) + PNG[46:])
-    judged(path)
+    inspect_file(path)
     with pytest.raises(Rejected, match="damaged") as caught:
-        judged_twice(path)
+        inspect_and_decode(path)
     assert caught.value.code is Code.IMAGE_REJECTED
 
 
 def test_two_readings_of_one_size_are_suspicious(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a file shows one picture to us and another one to a model."""
     path.write_bytes(PNG)
-    monkeypatch.setattr("daemon.blobs.pillow.judged", lambda _: ImageFacts("image/png", 16, 10))
+    monkeypatch.setattr("daemon.blobs.pillow.inspect_file", lambda _: ImageFacts("image/png", 16, 10))
     with pytest.raises(Rejected, match="damaged"):
-        judged_twice(path)
+        inspect_and_decode(path)
 
 
 def test_a_bomb_never_reaches_the_parser(path: Path) -> None:
     path.write_bytes(png_of(60_000, 60_000))
     with pytest.raises(Rejected, match="pixels"):
-        judged_twice(path)
+        inspect_and_decode(path)
 
 
 def test_the_tests_have_a_pillow() -> None:

@@ -17,7 +17,7 @@ from daemon.domain.errors import RedisAway, RedisFull
 from daemon.domain.events import Channel
 from daemon.domain.messages import TaskIdentity
 from daemon.events.deltas import Deltas
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.observability.metrics import Metrics
 from daemon.ports import Appended
 from daemon.redis_client.connection import NoGroup
@@ -67,7 +67,7 @@ class Wire(Scripts):
 async def running(wire: Wire) -> AsyncIterator[Deltas]:
     """The loop of a process."""
     settings = EventSettings()
-    deltas = Deltas(wire, Events(wire, settings, LoopClock()), settings, Metrics(process=False))
+    deltas = Deltas(wire, EventLog(wire, settings, LoopClock()), settings, Metrics(process=False))
     async with asyncio.TaskGroup() as group:
         loop = group.create_task(deltas.run())
         yield deltas

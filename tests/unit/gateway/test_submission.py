@@ -12,7 +12,7 @@ from daemon.domain.errors import Code, Rejected
 from daemon.domain.messages import canonical_sha256
 from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.gateway.qstash import FlowControl, Publishing
-from daemon.gateway.submission import Judged, Submission, judge, read
+from daemon.gateway.submission import CheckedSubmission, Submission, check_submission, read
 from daemon.observability.traceparent import parse
 from daemon.relay.ingest import Route, ingest
 
@@ -26,8 +26,8 @@ def submission(**fields: Any) -> Submission:
     return read(json.dumps(body).encode(), NOW)
 
 
-def judged(found: Submission, queue: str | None = None) -> Judged:
-    return judge(found, queue or found.queues[0], DEFAULT_QUEUES, BOOK, NOW)
+def judged(found: Submission, queue: str | None = None) -> CheckedSubmission:
+    return check_submission(found, queue or found.queues[0], DEFAULT_QUEUES, BOOK, NOW)
 
 
 @pytest.mark.parametrize(

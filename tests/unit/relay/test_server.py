@@ -15,7 +15,7 @@ from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.observability.metrics import Metrics
 from daemon.queues.admission import Accepted, Conflict, Duplicate, Full, Verdict
 from daemon.relay.ingest import Ingested
-from daemon.relay.responses import Unauthorized, judged, refusal
+from daemon.relay.responses import Unauthorized, refusal, response_of
 from daemon.relay.server import FULL_RETRY_AFTER_S, INFLIGHT_MAX, Relay
 
 MESSAGE = TaskMessage(task_id="t1", queue_id="q_paid_stream", service_id="s", user_id="u")
@@ -54,7 +54,7 @@ def relay(**more: Any) -> Relay:
     ],
 )
 def test_each_verdict_has_its_answer(verdict: Verdict, status: int, outcome: str, told: dict[str, str]) -> None:
-    answer = judged(FOUND, verdict)
+    answer = response_of(FOUND, verdict)
     assert (answer.status, answer.outcome, answer.body, answer.queue) == (status, outcome, told, "q_paid_stream")
 
 
@@ -95,5 +95,5 @@ def test_each_try_waits_longer(status: int, base: int, retried: str, factor: int
 async def test_a_relay_that_can_take_no_more_says_so_before_it_reads(more: dict[str, Any], said: str) -> None:
     """Each call in flight may hold a body: that is what bounds its memory."""
     with pytest.raises(TaskError, match=said) as refused:
-        await relay(**more)._believed(make_mocked_request("POST", "/worker/execute"), 10)
+        await relay(**more)._verified_body(make_mocked_request("POST", "/worker/execute"), 10)
     assert refused.value.code is Code.WORKER_OVERLOADED

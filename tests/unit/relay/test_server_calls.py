@@ -21,12 +21,12 @@ from daemon.dev.fake_qstash.signing import sign
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import RedisFull
 from daemon.domain.queues import DEFAULT_QUEUES
-from daemon.events.log import Events
+from daemon.events.log import EventLog
 from daemon.observability.metrics import Metrics
 from daemon.queues.admission import Admission
 from daemon.queues.reservations import Reservations, Reserved
 from daemon.redis_client import keys
-from daemon.redis_client.batched_scripts import GatheredScripts
+from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.scripts import Scripts
 from daemon.relay.server import Relay
 
@@ -47,7 +47,7 @@ class Reply(NamedTuple):
 @pytest.fixture
 def scripts(fake_redis: Any) -> Scripts:
     """As the relay's process has them: many calls in one flush."""
-    return GatheredScripts(fake_redis)
+    return BatchedScripts(fake_redis)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def relay(scripts: Scripts, fake_redis: Any) -> Relay:
         queues={QUEUE: replace(DEFAULT_QUEUES[QUEUE], max_size=5)},
         admission=Admission(scripts, QueueSettings(), clock),
         reservations=Reservations(scripts, QueueSettings()),
-        events=Events(scripts, EventSettings(), clock),
+        events=EventLog(scripts, EventSettings(), clock),
         ping=fake_redis.ping,
         metrics=Metrics(process=False),
         clock=clock,
@@ -227,7 +227,7 @@ async def test_an_accepted_call_is_answered_though_its_event_is_lost(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`queued` is best effort: whoever appends first otherwise writes it."""
-    monkeypatch.setattr(Events, "queued", mock.AsyncMock(side_effect=RedisFull("full")))
+    monkeypatch.setattr(EventLog, "queued", mock.AsyncMock(side_effect=RedisFull("full")))
     reply = await call(relay)
     assert (reply.status, reply.body["status"]) == (200, "queued")
     assert await events(relay) == []

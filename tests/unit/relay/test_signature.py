@@ -10,7 +10,7 @@ import pytest
 from qstash import Receiver
 
 from daemon.domain.clock import SystemClock
-from daemon.relay.signature import Flaw, judge
+from daemon.relay.signature import Flaw, verify
 from tests.unit.relay.tokens import BODY, CURRENT, LEEWAY_S, NEXT, URL, Token, claims, table, token
 
 NOW = 1_790_000_000.0
@@ -20,7 +20,7 @@ KEYS = (CURRENT.encode(), NEXT.encode())
 def ours(
     text: str | None, *, body: bytes = BODY, url: str = URL, now: float = NOW, keys: tuple[bytes, ...] = KEYS
 ) -> Flaw | None:
-    return judge(text, hashlib.sha256(body).digest(), url, keys, now=now, leeway_s=LEEWAY_S)
+    return verify(text, hashlib.sha256(body).digest(), url, keys, now=now, leeway_s=LEEWAY_S)
 
 
 @pytest.mark.parametrize("case", table(NOW), ids=lambda case: case.name)
@@ -48,7 +48,7 @@ def test_the_official_python_receiver_agrees_where_it_is_right(name: str) -> Non
 @pytest.mark.parametrize("case", table(NOW), ids=lambda case: case.name)
 def test_a_stranger_is_known_before_the_body_is_read(case: Token) -> None:
     """Without the body's digest all else is judged."""
-    flaw = judge(case.text, None, URL, KEYS, now=NOW, leeway_s=LEEWAY_S)
+    flaw = verify(case.text, None, URL, KEYS, now=NOW, leeway_s=LEEWAY_S)
     assert flaw == (None if case.flaw == "body_hash" else case.flaw)
 
 
@@ -99,5 +99,5 @@ def test_a_judgement_costs_microseconds() -> None:
 def _seconds(text: str, digest: bytes) -> float:
     began = time.perf_counter()
     for _ in range(100):
-        judge(text, digest, URL, KEYS, now=NOW, leeway_s=LEEWAY_S)
+        verify(text, digest, URL, KEYS, now=NOW, leeway_s=LEEWAY_S)
     return (time.perf_counter() - began) / 100

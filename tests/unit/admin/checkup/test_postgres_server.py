@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.admin.checkup.postgres_server import judge
+from daemon.admin.checkup.postgres_server import findings_of
 
 GOOD: dict[str, Any] = {
     "version_num": 170002, "standby": False, "read_only": "off", "fsync": "on", "synchronous_commit": "on",
@@ -15,7 +15,7 @@ GOOD: dict[str, Any] = {
 
 
 def test_a_fit_server_needs_no_cure() -> None:
-    assert {f.level for f in judge(GOOD, pool_max=10)} == {"ok", "info"}
+    assert {f.level for f in findings_of(GOOD, pool_max=10)} == {"ok", "info"}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,6 @@ def test_a_fit_server_needs_no_cure() -> None:
     ],
 )
 def test_each_trouble_has_a_cure(changed: dict[str, Any], check: str, level: str) -> None:
-    found = next(f for f in judge(GOOD | changed, pool_max=10) if f.check == check)
+    found = next(f for f in findings_of(GOOD | changed, pool_max=10) if f.check == check)
     assert found.level == level
     assert found.cure

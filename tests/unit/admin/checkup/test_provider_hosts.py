@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from daemon.admin.checkup.finding import Finding
-from daemon.admin.checkup.provider_hosts import judge
+from daemon.admin.checkup.provider_hosts import findings_of
 from daemon.admin.checkup.verdict import Peer
 
 OPENAI = b'{"data": [{"id": "gpt-5", "shutdown_date": "2026-12-11"}, {"id": "gpt-6-luna", "shutdown_date": null}]}'
@@ -15,7 +15,7 @@ GEMINI = b'{"models": [{"name": "models/gemini-flash"}]}'
 
 
 def judged(raw: bytes, *names: str, median_ms: float = 50.0, today: date = date(2026, 11, 30)) -> list[Finding]:
-    return judge(Peer("openai", "api.openai.com"), 200, raw, median_ms, names, today)
+    return findings_of(Peer("openai", "api.openai.com"), 200, raw, median_ms, names, today)
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_a_far_provider_is_said() -> None:
 
 
 def test_an_odd_status_is_a_fault_of_the_provider() -> None:
-    assert [f.level for f in judge(Peer("openai", "h"), 204, b"", 50.0, [], date(2026, 1, 1))] == ["warning"]
+    assert [f.level for f in findings_of(Peer("openai", "h"), 204, b"", 50.0, [], date(2026, 1, 1))] == ["warning"]

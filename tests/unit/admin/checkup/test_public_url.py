@@ -8,16 +8,16 @@ from unittest.mock import Mock
 import aiohttp
 import pytest
 
-from daemon.admin.checkup.public_url import judge, plain, unreachable, unsigned
+from daemon.admin.checkup.public_url import finding_of, plain, unreachable, unsigned
 
 GOOD = {"accepted": True, "answer": 200}
 
 
 def test_the_relay_s_own_answer_is_good() -> None:
     """Also when the message itself would be refused: the way is what was tried."""
-    assert judge(200, GOOD, 0.01).level == "ok"
-    assert judge(200, {"accepted": False, "answer": 429}, 0.01).level == "ok"
-    assert judge(200, GOOD, 2.0).level == "warning"
+    assert finding_of(200, GOOD, 0.01).level == "ok"
+    assert finding_of(200, {"accepted": False, "answer": 429}, 0.01).level == "ok"
+    assert finding_of(200, GOOD, 2.0).level == "warning"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_the_relay_s_own_answer_is_good() -> None:
     ],
 )
 def test_each_other_answer_has_its_cure(status: int, said: Any, cure: str) -> None:
-    found = judge(status, said, 0.01)
+    found = finding_of(status, said, 0.01)
     assert found.level == "error"
     assert cure in found.cure
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.admin.checkup.redis_server import judge, together
+from daemon.admin.checkup.redis_server import findings_of, together
 
 GOOD: dict[str, Any] = {
     "redis_version": "7.4.1", "role": "master", "maxmemory_policy": "noeviction", "aof_enabled": 1,
@@ -17,7 +17,7 @@ GOOD: dict[str, Any] = {
 
 def levels(**changed: Any) -> dict[str, tuple[str, str]]:
     """check -> level and cure."""
-    return {f.check: (f.level, f.cure) for f in judge(GOOD | changed)}
+    return {f.check: (f.level, f.cure) for f in findings_of(GOOD | changed)}
 
 
 def test_a_fit_server_needs_no_cure() -> None:
@@ -48,12 +48,12 @@ def test_each_trouble_has_its_cure(changed: dict[str, Any], check: str, level: s
 def test_a_managed_server_that_hides_config_is_taken_as_it_is() -> None:
     """No appendfsync, no maxclients: nothing is guessed."""
     hidden = {k: v for k, v in GOOD.items() if k not in {"appendfsync", "maxclients"}}
-    assert {f.level for f in judge(hidden)} == {"ok"}
+    assert {f.level for f in findings_of(hidden)} == {"ok"}
 
 
 def test_a_cluster_says_once_what_is_well_everywhere_and_names_the_node_that_is_not() -> None:
     """Three nodes would otherwise fill the screen three times."""
-    well, evicts = list(judge(GOOD)), list(judge(GOOD | {"maxmemory_policy": "allkeys-lru"}))
+    well, evicts = list(findings_of(GOOD)), list(findings_of(GOOD | {"maxmemory_policy": "allkeys-lru"}))
     told = {f.check: f for f in together([("a:1", well), ("b:2", evicts), ("c:3", well)])}
     assert len(told) == len(well)
     assert told["redis.version"].text.endswith("(3 nodes)")
