@@ -36,7 +36,7 @@ async def follow(at: Connections, task_id: str, after: str, *, wait: bool) -> As
                 if event.terminal:
                     return
             if not page:
-                await _judge(at, task_id)
+                await _require_followable(at, task_id)
                 if not wait:
                     return
                 with translated():
@@ -45,7 +45,7 @@ async def follow(at: Connections, task_id: str, after: str, *, wait: bool) -> As
         await blocking.aclose()
 
 
-async def _judge(at: Connections, task_id: str) -> None:
+async def _require_followable(at: Connections, task_id: str) -> None:
     """Raises `EventsGone` when nothing comes because the end is long past."""
     with translated():
         there = await at.redis.exists(keys.events(task_id))
