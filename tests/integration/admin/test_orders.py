@@ -91,7 +91,7 @@ async def test_a_task_whose_daemon_is_deaf_is_marked(
     settings: Settings, at: Connections, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next event tells it."""
-    monkeypatch.setattr(orders, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(orders, "CANCEL_WAIT_S", 0.1)
     await system.start("t1")
     answer = await cancel(settings, "t1", "")
     assert (answer.good, answer.state) == (True, "running")
