@@ -97,6 +97,9 @@ class Host(Protocol):
     def shares_port(self, release: str) -> bool:
         """Whether daemons of that release let another one listen on their ops port."""
 
+    def ops_port(self, name: str) -> str:
+        """Where health checks and scrapes reach the daemon of that name."""
+
     def name_of(self, instance: str) -> str:
         """`paid` for `paid-a`, `paid-b` and `paid`."""
 
@@ -151,10 +154,20 @@ class Rollover:
                 f"names with settings: {known}",
                 2,
             )
+        self._compare_ports(sorted({*names, *running}))
         outcomes = [await self._one(name) for name in dict.fromkeys(names or running)]
         if self.wait:
             await self._drained()
         return outcomes
+
+    def _compare_ports(self, names: Sequence[str]) -> None:
+        """Places of one name share their port; of two names it is a mistake that no start would show."""
+        ports = [(self.host.ops_port(name), name) for name in names]
+        for port in sorted({port for port, _ in ports}):
+            if len(same := [name for at, name in ports if at == port]) > 1:
+                self.say(
+                    f"warning: {' and '.join(same)} have the same OPS_PORT ({port}): give each its own, then --again"
+                )
 
     async def behind(self) -> list[str]:
         """Services beside the daemons that still run another release."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from daemon.admin.rollover import LETTERS, Unit
+from daemon.config import OpsSettings
 from daemon.domain.errors import DependencyAway
 
 PROPERTIES: Final = (
     "ActiveState", "UnitFileState", "MainPID", "StatusText", "ExecMainStatus", "ActiveEnterTimestampMonotonic",
 )  # fmt: skip
 SHARED: Final = {"common", "relay", "gateway"}  #: settings that are of no daemon
+_PORT: Final = re.compile(r"^\s*OPS_PORT=[\"']?(\d+)", re.MULTILINE)
 _TEMPLATE: Final = "qstreamd@"
 
 
@@ -64,10 +67,11 @@ class Systemctl:
         await self._said("disable", "--quiet", f"{name}.service")
 
     async def words(self, name: str, lines: int) -> list[str]:
-        """From the journal; none when it can't be read."""
-        asked = ("-u", f"{name}.service", "-n", str(lines), "-o", "cat", "--no-pager", "--since", "-2min")
+        """From the journal, of the last two minutes; none when it can't be read."""
+        # Backwards: with --since alone, -n would count from there on.
+        asked = ("-u", f"{name}.service", "-n", str(lines), "-o", "cat", "--no-pager", "--since", "-2min", "--reverse")
         with suppress(DependencyAway):
-            return (await self._ask(*asked, program="journalctl"))[1].splitlines()
+            return (await self._ask(*asked, program="journalctl"))[1].splitlines()[::-1]
         return []
 
     async def _said(self, *arguments: str) -> str:
@@ -119,6 +123,15 @@ class Files:
         """Of the settings files that are no links."""
         found = sorted((self.root / "etc/qstreamd").glob("*.env"))
         return [path.stem for path in found if not path.is_symlink() and path.stem not in SHARED]
+
+    def ops_port(self, name: str) -> str:
+        """Its own OPS_PORT, else that of all processes, else the default."""
+        for file in (name, "common"):
+            with suppress(OSError):
+                text = (self.root / "etc/qstreamd" / f"{file}.env").read_text("utf-8", "replace")
+                if found := _PORT.findall(text):
+                    return str(found[-1])
+        return str(OpsSettings().port)
 
     def name_of(self, instance: str) -> str:
         """The letter is cut off unless the instance has settings of its own."""

@@ -94,6 +94,9 @@ class Processes:
     def shares_port(self, release: str) -> bool:
         return release in self.releases
 
+    def ops_port(self, name: str) -> str:
+        return name
+
     def name_of(self, instance: str) -> str:
         return instance.rpartition("-")[0]
 

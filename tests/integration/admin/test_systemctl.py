@@ -30,7 +30,10 @@ esac
 @pytest.fixture
 def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemctl:
     """First on the path, and a /proc with one daemon."""
-    for name, text in {"systemctl": SYSTEMCTL, "journalctl": "#!/bin/sh\necho 'one line'\necho another\n"}.items():
+    for name, text in {
+        "systemctl": SYSTEMCTL,
+        "journalctl": "#!/bin/sh\necho 'the last line'\necho 'one before'\n",
+    }.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -50,7 +53,7 @@ async def test_a_unit_is_read(systemctl: Systemctl) -> None:
     )  # fmt: skip
     gone = await systemctl.look("qstreamd@paid-a")
     assert (gone.state, gone.runs, gone.enabled, gone.exit_code, gone.release) == ("failed", False, False, 78, "")
-    assert await systemctl.words("qstreamd@paid-a", 5) == ["one line", "another"]
+    assert await systemctl.words("qstreamd@paid-a", 5) == ["one before", "the last line"]
 
 
 async def test_orders_reach_systemd(systemctl: Systemctl, tmp_path: Path) -> None:
@@ -88,6 +91,16 @@ def test_names_are_settings_files_and_places_their_links(tmp_path: Path) -> None
     assert [host.name_of(name) for name in ("paid", "paid-a", "paid-b", "x-b", "x-b-a", "a")] == [
         "paid", "paid", "paid", "x-b", "x-b", "a"
     ]  # fmt: skip
+
+
+def test_the_ops_port_is_read_from_settings(tmp_path: Path) -> None:
+    """The last of its own lines, else that of all processes, else the default."""
+    host, settings = Files(tmp_path), tmp_path / "etc/qstreamd"
+    settings.mkdir(parents=True)
+    assert host.ops_port("paid") == "9464"
+    (settings / "common.env").write_text("# OPS_PORT=1\nOPS_PORT=9500\n")
+    (settings / "paid.env").write_text("QSTREAMD_QUEUES=q\nOPS_PORT=9501\nOPS_PORT='9502'\n")
+    assert (host.ops_port("free"), host.ops_port("paid")) == ("9500", "9502")
 
 
 def test_the_release_in_force_and_memory_are_read(tmp_path: Path) -> None:

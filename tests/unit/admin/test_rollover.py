@@ -22,6 +22,7 @@ class FakeHost:
     free: int = 1024 * MIB
     own: set[str] = field(default_factory=lambda: {"paid", "free"})
     linked: set[str] = field(default_factory=set)
+    ports: dict[str, str] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)  #: releases whose daemons do not share a port
 
     def release(self) -> str:
@@ -29,6 +30,9 @@ class FakeHost:
 
     def shares_port(self, release: str) -> bool:
         return release not in self.alone
+
+    def ops_port(self, name: str) -> str:
+        return self.ports.get(name, name)
 
     def name_of(self, instance: str) -> str:
         return instance[:-2] if instance[-2:] in ("-a", "-b") and instance not in self.own else instance
@@ -342,6 +346,17 @@ async def test_a_file_in_the_place_of_a_link_is_named(host: FakeHost) -> None:
     host.own.add("paid-b")
     with pytest.raises(Refused, match=r"paid-b\.env is a file, but qstreamd@paid-b is a place of paid"):
         await rollover(FakeUnits(host, running("paid-a")), host).run([])
+
+
+async def test_two_names_with_one_port_are_told_so(host: FakeHost) -> None:
+    """Both would listen, and a health check would reach either."""
+    said: list[str] = []
+    host.ports = {"free": "9464", "paid": "9464"}
+    await rollover(FakeUnits(host, running("free-a", NEW), running("paid-a", NEW)), host, said).run(["paid"])
+    assert said[0] == "warning: free and paid have the same OPS_PORT (9464): give each its own, then --again"
+    said.clear()
+    await rollover(FakeUnits(host, running("paid-a", NEW)), host, said).run([])
+    assert not any("warning" in line for line in said)
 
 
 async def test_without_waiting_the_drain_goes_on_alone(host: FakeHost) -> None:
