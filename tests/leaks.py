@@ -10,7 +10,13 @@ import redis
 from tests.redis_clusters import plain_urls
 
 #: keys that live as long as the system does (protocol 4), whatever they hold
-ALLOWED = ("qstreamd:environment", "{bp:queue:*}:control", "{bp:queue:*}:dead", "{guard}:consumers")
+ALLOWED = (
+    "qstreamd:environment",
+    "{bp:queue:*}:control",
+    "{bp:queue:*}:dead",
+    "{guard}:consumers",
+    "{guard}:processes",
+)
 
 #: keys that stay but must be empty once nothing is under way
 EMPTY = ("{bp:queue:*}:tasks", "{bp:queue:*}:ready", "{bp:queue:*}:waiting", "bp:queue:*")

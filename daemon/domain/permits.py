@@ -8,6 +8,11 @@ from typing import Literal
 from daemon.domain.events import Reason
 
 
+def nonce_of(owner: str) -> str:
+    """The last part of an owner's name: 8 hex digits that begin the second part of all its permit tokens."""
+    return owner.rpartition("-")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Permit:
     """A permit that a task needs: the key of its limiter, and how many there are at once."""

@@ -135,11 +135,19 @@ class RedisLimiter:
 
     async def change_limit(self, permit: Permit) -> None:
         """A limit has changed: notify those who fit now. Repeatable."""
-        call = lua.change_limit(
-            permits=permit.key,
-            waiters=keys.waiters_of(permit.key),
-            limit=permit.limit,
+        await self.reassign([permit])
+
+    async def reassign(self, permits: Sequence[Permit], dead: Sequence[str] = (), taken: Sequence[str] = ()) -> None:
+        """Take from owners that are proved dead (their nonces) what they hold of `permits`, in one script.
+
+        What one of the `taken` tasks (`queue/taskId`) had is reserved for it; the rest goes to who waits. Repeatable.
+        """
+        call = lua.reassign_permits(
+            limiters=[_limiter(p) for p in permits],
+            limits=[p.limit for p in permits],
             reservation_ms=self._reservation_ms,
+            dead=dead,
+            taken=taken,
         )
         await self.wake(await self._scripts.one(call))
 

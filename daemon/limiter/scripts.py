@@ -30,6 +30,8 @@ PROBE_WAIT_MS: Final = 30_000
 LOWER_FACTOR: Final = 0.7
 LOWER_EVERY_MS: Final = 10_000
 SLOWDOWN_TTL_MS: Final = 3_600_000
+#: A task that was taken over from a dead owner asks for the permits that it had within this.
+TAKEN_MS: Final = 5000
 
 
 class LimiterKeys(NamedTuple):
@@ -137,23 +139,29 @@ def acquire_permits(
     )
 
 
-def change_limit(
-    *,
-    notified: str = NOTIFIED,
-    waits: str = LIMITERS_WITH_WAITERS,
-    permits: str,
-    waiters: str,
-    limit: int,
-    reservation_ms: int,
-    wake_max: int = WAKE_MAX,
-) -> Call:
-    """The limit of a limiter has changed: waiters that fit now are notified."""
-    return Call(SCRIPTS["change_limit"], (notified, waits, permits, waiters), (limit, reservation_ms, wake_max))
-
-
 def forget_waiters(*, waits: str = LIMITERS_WITH_WAITERS, waiter_prefix: str) -> Call:
     """Takes all waiters of one queue out of every line."""
     return Call(SCRIPTS["forget_waiters"], (waits,), (waiter_prefix,))
+
+
+def reassign_permits(
+    *,
+    notified: str = NOTIFIED,
+    waits: str = LIMITERS_WITH_WAITERS,
+    limiters: Sequence[LimiterKeys],
+    reservation_ms: int,
+    wake_max: int = WAKE_MAX,
+    taken_ms: int = TAKEN_MS,
+    limits: Sequence[int],
+    dead: Sequence[str] = (),
+    taken: Sequence[str] = (),
+) -> Call:
+    """Hands permits on that nobody releases: owners are proved dead, or a limit has changed."""
+    return Call(
+        SCRIPTS["reassign_permits"],
+        (notified, waits, *(key for limiter in limiters for key in limiter)),
+        (reservation_ms, wake_max, taken_ms, len(limiters), len(dead), *limits, *dead, *taken),
+    )
 
 
 def release_permits(

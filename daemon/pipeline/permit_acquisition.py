@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from daemon.domain.errors import ModelUnavailable
 from daemon.domain.messages import WorkEntry
-from daemon.domain.permits import CallReport, Candidate, Denied, Granted, NoModelAvailable, PermitRequest
+from daemon.domain.permits import CallReport, Candidate, Denied, Granted, NoModelAvailable, PermitRequest, nonce_of
 from daemon.domain.queues import Tier
 from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.in_flight import InFlight
@@ -55,7 +55,9 @@ class PermitAcquisition:
     async def acquire(self) -> Denied | None:
         """None: every permit is ours, all or none; else why not. Repeatable: a lost reply is found, not doubled."""
         models = list(range(len(self._plan.models)))
-        request = self._request(f"{self._entry.message.task_id}:{secrets.token_hex(8)}", models)
+        # By the nonce the permits of a dead process are found (limiter/lua/reassign_permits.lua).
+        token = f"{self._entry.message.task_id}:{nonce_of(self._deps.owner)}{secrets.token_hex(8)}"
+        request = self._request(token, models)
         step = partial(self._deps.limiter.acquire, request, self._deps.lease_ms)
         return self._granted(request, await self._until_available(step), models)
 

@@ -64,10 +64,12 @@ from daemon.worker.blob_sweeper import BlobSweeper
 from daemon.worker.cancel_listener import CancelListener
 from daemon.worker.command_budget import commands_a_month
 from daemon.worker.consumer import QueueConsumer
+from daemon.worker.dead_permits import DeadPermits
 from daemon.worker.gauges import DepthGauges, LimitsInForce, show_pool
 from daemon.worker.health import Check, HealthServer, responds
 from daemon.worker.lease import Leases
 from daemon.worker.permit_sweeper import PermitSweeper
+from daemon.worker.proof_of_death import ProofsOfDeath, own_facts
 from daemon.worker.queue_control import QueueControl
 from daemon.worker.reclaim import Reclaimer
 from daemon.worker.reconcile import Reconciler
@@ -234,13 +236,12 @@ class Daemon:
             hold_result_s=s.postgres.hold_result_s,
             queue_limit=self._controls.queue_limit,
         )
-        self._reconciler = Reconciler(
-            Drift(self._scripts, s.queues, self._clock), self._consumers, s.queues.reconcile_s, metrics
-        )
-        blocked_s = s.redis.block_s * 1.5  # a BLOCK may run over by half: redis#12998
+        drift = Drift(self._scripts, s.queues, self._clock)
+        self._reconciler = Reconciler(drift, self._consumers, s.queues.reconcile_s, metrics)
         self._reclaimer = Reclaimer(
-            self._heartbeat_scripts, self._work, self._consumers, s.lease, blocked_s, metrics, self._others_changed,
-            self._report_lost,
+            self._heartbeat_scripts, self._work, self._consumers, s.lease, s.redis.block_s, metrics,
+            changed=self._others_changed, deleted=self._report_lost,
+            proofs=ProofsOfDeath(self.consumer, own_facts()), free_permits=DeadPermits(limiter, self._deps).free,
         )  # fmt: skip
         records = TaskRecords(self._pool)
         self._rescuer = Rescuer(self._work, records, names, s.lease, metrics)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from daemon.redis_client.keys import CONSUMERS, GROUP
+from daemon.redis_client.keys import CONSUMERS, GROUP, PROCESSES
 from daemon.redis_client.scripts import Argument, Call, load_scripts
 
 SCRIPTS: Final = load_scripts("queues")
@@ -151,9 +151,11 @@ def fetch(*, ready: str, tasks: str, control: str, group: str = GROUP, consumer:
     return Call(SCRIPTS["fetch"], (ready, tasks, control), (group, consumer, count))
 
 
-def forget_consumers(*, consumers: str = CONSUMERS, only_lapsed: bool, members: Sequence[str]) -> Call:
-    """Drops liveness records."""
-    return Call(SCRIPTS["forget_consumers"], (consumers,), (int(only_lapsed), *members))
+def forget_consumers(
+    *, consumers: str = CONSUMERS, processes: str = PROCESSES, only_lapsed: bool, members: Sequence[str]
+) -> Call:
+    """Drops liveness records, and the facts of owners that have none left."""
+    return Call(SCRIPTS["forget_consumers"], (consumers, processes), (int(only_lapsed), *members))
 
 
 def hasten(*, retry: str, held: str, ready: str, task_id: str) -> Call:
@@ -161,9 +163,17 @@ def hasten(*, retry: str, held: str, ready: str, task_id: str) -> Call:
     return Call(SCRIPTS["hasten"], (retry, held, ready), (task_id,))
 
 
-def liveness(*, consumers: str = CONSUMERS, ttl_ms: int, members: Sequence[str]) -> Call:
+def liveness(
+    *,
+    consumers: str = CONSUMERS,
+    processes: str = PROCESSES,
+    ttl_ms: int,
+    owner: str,
+    facts: str,
+    members: Sequence[str],
+) -> Call:
     """Says that we live and asks who else does."""
-    return Call(SCRIPTS["liveness"], (consumers,), (ttl_ms, *members))
+    return Call(SCRIPTS["liveness"], (consumers, processes), (ttl_ms, owner, facts, *members))
 
 
 def promote(*, retry: str, held: str, ready: str, batch: int) -> Call:
@@ -284,3 +294,8 @@ def snooze(
         (stream, retry, held, seen, woken),
         (group, entry_id, consumer, task_id, due_in_ms, entry, seen_ttl_s, int(wakeable)),
     )
+
+
+def take_over(*, ready: str, tasks: str, group: str = GROUP, consumer: str, count: int, owners: Sequence[str]) -> Call:
+    """Takes over entries of owners that are proved dead."""
+    return Call(SCRIPTS["take_over"], (ready, tasks), (group, consumer, count, *owners))

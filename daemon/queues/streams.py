@@ -6,8 +6,9 @@ closes. Called by `worker`; the pipeline reaches it through the `Tail` port (`qu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -16,18 +17,22 @@ from redis.asyncio import Redis
 
 from daemon.config import QueueSettings
 from daemon.domain.errors import Code, QstreamdError
-from daemon.domain.messages import CONTRACT_VERSION, TASK_ID, WorkEntry
-from daemon.ports import Delivery, UnsupportedVersion
+from daemon.domain.messages import WorkEntry
+from daemon.ports import Delivery
 from daemon.queues import scripts as lua
+from daemon.queues.entries import read_entry
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translated
 from daemon.redis_client.scripts import Argument, Call, Scripts
 
-_decode_entry: Final = msgspec.json.Decoder(WorkEntry).decode
 _encode_entry: Final = msgspec.json.Encoder().encode
 
 #: entries a page when the sweeper looks through a stream: a few hundred microseconds of the server's time
 _PAGE: Final = 500
+
+
+#: both streams from their first pending entry on
+START: Final = ("0-0", "0-0")
 
 
 class QueuePaused(QstreamdError):
@@ -43,7 +48,9 @@ class Reclaimed:
 
     deliveries: list[Delivery]
     deleted: list[str]
-    cursors: tuple[str, str]
+    cursors: tuple[str, str] = START  #: where the next sweep goes on; at the start: all was looked through
+    pending: dict[str, int] = field(default_factory=dict)  #: entries that each consumer has, those taken over included
+    elsewhere: bool = False  #: another process sweeps this queue: nothing was taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class Liveness:
 
     lapsed: frozenset[str]
     members: frozenset[str]
+    facts: dict[str, str] = field(default_factory=dict)  #: consumer -> of its process; see `worker.proof_of_death`
 
 
 class WorkStreams:
@@ -111,12 +119,10 @@ class WorkStreams:
             )
         return self._streams(queue, reply or {}, redelivered=True)
 
-    async def reclaim(
-        self, queue: str, lease_ms: int, count: int, cursors: tuple[str, str], mark_ms: int
-    ) -> Reclaimed | None:
-        """Entries whose owner's lease ran out, now ours; None while another process sweeps this queue."""
+    async def reclaim(self, queue: str, lease_ms: int, count: int, cursors: tuple[str, str], mark_ms: int) -> Reclaimed:
+        """Entries whose owner's lease ran out, now ours, unless another process sweeps this queue."""
         names = keys.queue_keys(queue)
-        reply = await self._reads.one(
+        held, *reply = await self._reads.one(
             lua.reclaim(
                 mark=names.reclaim_mark,
                 ready=names.ready,
@@ -129,14 +135,30 @@ class WorkStreams:
                 mark_ms=mark_ms,
             )
         )
+        pending: Counter[str] = Counter()
+        for consumer, entries in zip(held[::2], held[1::2], strict=True):
+            pending[consumer.decode()] += entries
         if not reply:
-            return None
+            return Reclaimed([], [], pending=pending, elsewhere=True)
+        after = (reply[0][0].decode(), reply[1][0].decode())
+        return self._reclaimed(queue, [each[1:] for each in reply], after, pending)
+
+    async def take_over(self, queue: str, owners: Sequence[str], count: int) -> Reclaimed:
+        """At most `count` entries of owners that are proved dead, now ours."""
+        names = keys.queue_keys(queue)
+        return self._reclaimed(queue, await self._reads.one(
+            lua.take_over(ready=names.ready, tasks=names.tasks, consumer=self.consumer, count=count, owners=owners)
+        ))  # fmt: skip
+
+    def _reclaimed(
+        self, queue: str, reply: Any, cursors: tuple[str, str] = START, pending: dict[str, int] | None = None
+    ) -> Reclaimed:
         deliveries: list[Delivery] = []
         deleted: list[str] = []
-        for stream, (_cursor, entries, gone) in zip(("ready", "tasks"), reply, strict=True):
+        for stream, (entries, gone) in zip(("ready", "tasks"), reply, strict=True):
             deliveries += self._deliveries(queue, stream, entries, redelivered=True)
             deleted += [f"{stream}/{entry_id.decode()}" for entry_id in gone]
-        return Reclaimed(deliveries, deleted, (reply[0][0].decode(), reply[1][0].decode()))
+        return Reclaimed(deliveries, deleted, cursors, pending or {})
 
     # --- settling --------------------------------------------------------------------------------------------
 
@@ -300,11 +322,18 @@ class WorkStreams:
         call = lua.hasten(retry=names.retry, held=names.held, ready=names.ready, task_id=task_id)
         return int(await self._scripts.one(call)) == 1
 
-    async def register(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int) -> Liveness:
-        """Register us as reader of `queues` for `ttl_ms` and learn who lives."""
+    async def register(self, scripts: Scripts, queues: Iterable[str], ttl_ms: int, facts: str = "") -> Liveness:
+        """Register us, a process with these facts, as reader of `queues` for `ttl_ms` and learn who lives."""
         members = [f"{queue}/{self.consumer}" for queue in queues]
-        lapsed, everyone = await scripts.one(lua.liveness(ttl_ms=ttl_ms, members=members))
-        return Liveness(frozenset(m.decode() for m in lapsed), frozenset(m.decode() for m in everyone))
+        lapsed, everyone, readable = await scripts.one(
+            lua.liveness(ttl_ms=ttl_ms, owner=self.consumer, facts=facts, members=members)
+        )
+        told = [text.decode() for text in readable]
+        return Liveness(
+            frozenset(m.decode() for m in lapsed),
+            frozenset(m.decode() for m in everyone),
+            dict(zip(told[::2], told[1::2], strict=True)),
+        )
 
     async def delete_consumer(self, queue: str, consumer: str) -> bool:
         """Remove a consumer that has nothing pending; False while it has."""
@@ -335,56 +364,9 @@ class WorkStreams:
         self, queue: str, stream: str, entries: Sequence[Any], *, redelivered: bool = False
     ) -> list[Delivery]:
         return [
-            self._delivery(queue, stream, entry_id, fields, redelivered=redelivered) for entry_id, fields in entries
+            read_entry(queue, stream, entry_id, fields, self._settings.entry_bytes_max, redelivered=redelivered)
+            for entry_id, fields in entries
         ]
-
-    def _delivery(self, queue: str, stream: str, entry_id: bytes, fields: Any, *, redelivered: bool) -> Delivery:
-        raw = _raw(fields)
-        entry, poison = _parse(raw, self._settings.entry_bytes_max)
-        unsupported = _unsupported_version(raw) if entry is None and raw is not None else None
-        return Delivery(queue, stream, entry_id.decode(), entry, poison, unsupported, redelivered)
-
-
-def _raw(fields: Any) -> bytes | None:
-    if isinstance(fields, list):  # scripts answer in RESP2 shape: a flat list
-        fields = dict(zip(fields[::2], fields[1::2], strict=False))
-    raw = (fields or {}).get(b"task")
-    return raw if isinstance(raw, bytes) else None
-
-
-def _parse(raw: bytes | None, bytes_max: int) -> tuple[WorkEntry | None, str]:
-    """The entry, or why it can't be read; never its content."""
-    if raw is None:
-        return None, "the entry has no field `task`"
-    if len(raw) > bytes_max:
-        return None, f"the entry has {len(raw)} bytes; at most {bytes_max} are read"
-    try:
-        return _decode_entry(raw), ""
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return None, f"the entry can't be parsed: {str(error)[:160]}"
-
-
-class _VersionedMessage(msgspec.Struct, rename="camel"):
-    v: int
-    task_id: str
-
-
-class _VersionedEntry(msgspec.Struct, rename="camel"):
-    message: _VersionedMessage
-    parked_at: int = 0
-
-
-_decode_version: Final = msgspec.json.Decoder(_VersionedEntry).decode
-
-
-def _unsupported_version(raw: bytes) -> UnsupportedVersion | None:
-    """Whether a newer release wrote it: then it is no poison, and a newer daemon will read it."""
-    try:
-        entry = _decode_version(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    readable = entry.message.v <= CONTRACT_VERSION or not TASK_ID.fullmatch(entry.message.task_id)
-    return None if readable else UnsupportedVersion(entry.message.task_id, raw, entry.parked_at)
 
 
 def _stream(d: Delivery) -> str:

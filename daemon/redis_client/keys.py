@@ -15,6 +15,9 @@ ENVIRONMENT: Final = "qstreamd:environment"
 
 #: zset `Q/consumer` -> expiry (server ms): who reads which queue. A lapsed record stays until nothing of it is pending.
 CONSUMERS: Final = "{guard}:consumers"
+#: hash: consumer -> boot id, namespaces, pid and start time of its process, by which another one on the same host can
+#: prove that it has died; removed with its last record in `{guard}:consumers`
+PROCESSES: Final = "{guard}:processes"
 #: zset `Q/taskId` -> until when (server ms): waiters that were called, and a place is kept for
 NOTIFIED: Final = "{guard}:called"
 #: hash: guards that somebody may wait for -> their limit; what the shared sweep looks at

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from redis.asyncio import Redis
 
@@ -38,6 +38,10 @@ _UNBLOCK_PAUSE_S = 0.02
 _PAUSED_READ_S = 1.0
 #: between two reads of an idle queue on a server that does not block
 POLL_S_MAX = 15.0
+
+
+async def _nothing_due(_queue: str) -> int:
+    return 0
 
 
 class QueueConsumer:
@@ -76,6 +80,10 @@ class QueueConsumer:
         self._recovered_at = 0.0
         self._attempts: asyncio.TaskGroup | None = None
         self._polling = Polling(POLL_S_MAX)
+        self._again = False  # the read that waits is to look at what it may take once more
+        self._kept = 0  # slots that new work may not have
+        #: asked before anything new is read: recovers what is due, answers how many slots stay free for the rest
+        self.before_fetch: Callable[[str], Awaitable[int]] = _nothing_due
         metrics.slots.labels(self.queue).set(self.slots.total)
 
     async def run(self) -> None:
@@ -121,6 +129,27 @@ class QueueConsumer:
             _log.warning("slots.capped", queue=self.queue, asked=slots, slots=self._slots_max)
         self.slots.resize(min(slots, self._slots_max))
         self._metrics.slots.labels(self.queue).set(self.slots.total)
+
+    async def look_again(self) -> None:
+        """New work may have fewer slots now than the read that waits has asked for."""
+        self._again = True
+        self.slots.wake()
+        await self._unblock()
+
+    @property
+    def room(self) -> int:
+        """Slots that may be taken over into."""
+        return 0 if self._stopping else self.slots.free
+
+    @contextmanager
+    def reserved(self) -> Iterator[int]:
+        """All that are free; nobody else takes them meanwhile. Given back before `accept`, in one step with it."""
+        slots = self.room
+        self.slots.take(slots)
+        try:
+            yield slots
+        finally:
+            self.slots.give(slots)
 
     async def _unblock(self) -> None:
         for _ in range(_UNBLOCK_TRIES):
@@ -180,14 +209,22 @@ class QueueConsumer:
             return
         self.reading = True
         await self._recover_pending()
-        entries = await self._timed(self._work.fetch(self.queue, self.slots.free))
-        while not entries and not self._stopping and self.slots.free:
+        self._again, self._kept = False, await self.before_fetch(self.queue)
+        if self._room_for_new <= 0:
+            await self._pause(self._lease_s / 10)
+            return
+        entries = await self._timed(self._work.fetch(self.queue, self._room_for_new))
+        while not entries and not self._stopping and self._room_for_new > 0:
             # Both streams are empty: wait on both. No second look before the next wait, which keeps an idle queue at
             # two commands a minute.
             entries = await self._timed(self._wait())
-            if not entries and self._checks_pending():
+            if not entries and (self._again or self._checks_pending()):
                 break
         await self.accept(entries)
+
+    @property
+    def _room_for_new(self) -> int:
+        return self.slots.free - self._kept
 
     async def _timed(self, read: Awaitable[list[Delivery]]) -> list[Delivery]:
         self.reading_since = asyncio.get_running_loop().time()
@@ -201,13 +238,13 @@ class QueueConsumer:
             self._blocking = connect_blocking(self._settings, name=f"qstreamd-read-{self.queue}")
             with translated():
                 self._client_id = int(await (await node_of(self._blocking, self._where)).client_id())
-        if self._must_stop():
+        if self._must_stop() or self._again:
             return []
         block_s = min(self._settings.block_s, self._lease_s / 2) if self._checks_pending() else self._settings.block_s
         began = asyncio.get_running_loop().time()
         self._blocked = True
         try:
-            found = await self._work.wait(self._blocking, self.queue, max(1, self.slots.free), int(block_s * 1000))
+            found = await self._work.wait(self._blocking, self.queue, max(1, self._room_for_new), int(block_s * 1000))
         finally:
             self._blocked = False
         if not self._must_stop():  # else we were unblocked

@@ -32,7 +32,7 @@ class Course:
     name: str
     service: str
     effects: tuple[str, ...]
-    begins: str = "reads"  #: or with what is left to it: a `backlog`, or the task of one who `died`
+    begins: str = "reads"  #: or with what is left to it: a `backlog`, or the task of one who died here, or elsewhere
     stops: bool = False  #: SIGTERM twice while the model writes
 
 
@@ -42,7 +42,8 @@ COURSES: Final = (
         "done", "plain", (*BEGINS, "append", "renew_leases", "heartbeat", "finish", "append+release_permits", "ack")
     ),
     Course("backlog", "plain", ("fetch",), begins="backlog"),
-    Course("reclaim", "hang-once", ("reclaim", "claim", "finish"), begins="died"),
+    Course("reclaim", "hang-once", ("reclaim", "claim", "finish"), begins="died elsewhere"),
+    Course("proved", "hang-once", ("take_over", "reassign_permits", "claim"), begins="died here"),
     Course("retry", "f-cut-once", ("leave", "append+release_permits", "snooze", "promote")),
     Course("dead", "f-blocked", ("leave", "append+release_permits", "dead_letter")),
     Course("deferred", "f-429-after-1-once", ("leave", "append+release_permits", "snooze", "promote")),
@@ -57,7 +58,7 @@ ACTIONS: Final = ("kill", "raise", "lose", "stall")
 #: which pass is meant where it is not the first: the first `append` is that of `started`
 PASS: Final = {"append": 2}
 #: what every queue of a daemon does at its start: only that of the task is meant
-SHARED: Final = ("fetch", "reclaim")
+SHARED: Final = ("fetch", "reclaim", "take_over")
 #: long enough for a few beats
 TOKENS: Final = {"renew_leases": 300, "heartbeat": 300}
 #: of all: a machine that stands still for a second fences nobody
@@ -89,7 +90,7 @@ class Point:
     def end(self) -> str:
         """The type of the terminal event."""
         # what breaks again before its attempt has begun, after somebody died of it, does not go round for ever
-        broke_again = (self.course.name, self.effect, self.action) == ("reclaim", "claim", "raise")
+        broke_again = (self.course.begins[:4], self.effect, self.action) == ("died", "claim", "raise")
         return "error" if broke_again or self.course.name == "dead" else "done"
 
     @property
@@ -153,12 +154,14 @@ async def begun(point: Point, world: World) -> DaemonProcess:
     publish = partial(world.publish, "t1", point.course.service, tokens=TOKENS.get(point.effect, 20))
     first = world.new_daemon(QUEUE if point.effect in SHARED else QUEUES, QSTREAMD_FAILPOINTS=point.setting)
     match point.course.begins:
-        case "died":
+        case "died elsewhere" | "died here" as where:
             victim = await world.start_daemon(**LONGER)
             await publish()
             await world.seen("t1", "token_batch")
             victim.kill()
-            await wait_until(lambda: _lapsed(world), description="the lease of the dead has run out")
+            if where == "died elsewhere":
+                await world.redis.delete(keys.PROCESSES)
+                await wait_until(lambda: _lapsed(world), description="the lease of the dead has run out")
         case "backlog":
             await publish()
     first.start()

@@ -57,7 +57,7 @@ class GuardsMachine(RuleBasedStateMachine):
         candidates = tuple(Candidate(m, "paid", Permit(keys.model_permits(m, "paid"), self.limits[m])) for m in models)
         user = Permit(keys.user_permits(f"u{number % USERS}"), self.user_limit)
         self.count += 1
-        return PermitRequest(f"t{number}:{self.count}", f"{QUEUE}/t{number}", number, True, (user,), candidates)  # noqa: FBT003
+        return PermitRequest(f"t{number}:{self.count:08x}", f"{QUEUE}/t{number}", number, True, (user,), candidates)  # noqa: FBT003
 
     def _held(self, guard: str) -> set[str]:
         """Members that should hold a place."""
@@ -109,6 +109,19 @@ class GuardsMachine(RuleBasedStateMachine):
         asked, entered = self.inside.pop(waiter)
         for permit in entered.permits:
             self.do(self.client.zadd(permit.key, {asked.token: 1}, xx=True))
+        self.gone.append((asked, entered))
+
+    @rule(pick=picks, taken=st.booleans(), repeat=st.booleans())
+    def is_proved_dead(self, pick: int, *, taken: bool, repeat: bool) -> None:
+        """A holder's process has died: it loses what it has, and nobody else does, long before its lease ends."""
+        if (waiter := self._chosen(pick)) is None:
+            return
+        asked, entered = self.inside.pop(waiter)
+        limits = {keys.model_permits(m, "paid"): limit for m, limit in self.limits.items()}
+        permits = [Permit(guard, limits.get(guard, self.user_limit)) for guard in self._all_guards()]
+        for _ in range(1 + repeat):
+            nonce = asked.token.partition(":")[2]
+            self.do(self.limiter.reassign(permits, [nonce], [waiter] if taken else []))
         self.gone.append((asked, entered))
 
     @rule()
@@ -184,4 +197,4 @@ class GuardsMachine(RuleBasedStateMachine):
             self.called_ones_do_not_come()
             answer = self.do(self.limiter.acquire(replace(self._ask(number), since_ms=-number), LEASE_MS))
             assert isinstance(answer, Granted), answer
-            self.do(self.limiter.release(f"t{number}:{self.count}", answer.permits))
+            self.do(self.limiter.release(f"t{number}:{self.count:08x}", answer.permits))

@@ -336,11 +336,22 @@ class QueueMachine(RuleBasedStateMachine):
         if busy:
             self.do(self.client.set(NAMES.reclaim_mark, "somebody else"))
         swept = self.do(self.sides[consumer].work.reclaim(QUEUE, LEASE_MS, 100, ("0-0", "0-0"), LONG_MS))
+        assert swept.elsewhere == busy
         if busy:
-            assert swept is None
+            assert swept.deliveries == []
             return
-        assert swept is not None
         taken, gone = self.model.sweep(consumer)
+        assert [d.id for d in swept.deliveries] == taken
+        assert [entry_id.partition("/")[2] for entry_id in swept.deleted] == gone
+        self.given += [(consumer, d) for d in swept.deliveries]
+
+    @rule(consumer=consumers, dead=consumers, count=st.integers(1, 4))
+    def take_over(self, consumer: str, dead: str, count: int) -> None:
+        """A process is proved dead: what it has, and nothing else, is taken over at once."""
+        if consumer == dead:
+            return
+        swept = self.do(self.sides[consumer].work.take_over(QUEUE, [dead], count))
+        taken, gone = self.model.take_over(consumer, dead, count)
         assert [d.id for d in swept.deliveries] == taken
         assert [entry_id.partition("/")[2] for entry_id in swept.deleted] == gone
         self.given += [(consumer, d) for d in swept.deliveries]

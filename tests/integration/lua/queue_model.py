@@ -184,6 +184,21 @@ class QueueModel:
                 taken.append(entry.id)
         return taken, gone
 
+    def take_over(self, consumer: str, dead: str, count: int) -> tuple[list[str], list[str]]:
+        """The same of one consumer that is proved dead, whatever is left of its leases."""
+        taken: list[str] = []
+        gone = []
+        for stream in ("ready", "tasks"):
+            left = count - len(taken)
+            for entry in [e for e in self.stream(stream) if e.owner == dead][:left]:
+                if entry.gone:
+                    gone.append(entry.id)
+                    self.remove(entry)
+                else:
+                    entry.owner, entry.lapsed = consumer, False
+                    taken.append(entry.id)
+        return taken, gone
+
     def beat(self, stream: str, ids: Iterable[str], consumer: str) -> list[str]:
         """Ids that are no longer that consumer's."""
         lost = []

@@ -56,7 +56,9 @@ MUTANTS = {
     "promoted and still delayed": Mutant("promote", "redis.call('ZREM', retry, task_id)", ""),
     "requeued empty": Mutant("requeue", "if entry then redis", "if false then redis"),
     "reclaim of what lives": Mutant("reclaim", "consumer, lease_ms, cursor", "consumer, 0, cursor"),
-    "two reclaim at once": Mutant("reclaim", "if holder and holder ~= consumer then return false end", ""),
+    "two reclaim at once": Mutant("reclaim", "if holder and holder ~= consumer then", "if false then"),
+    "taken over from the living": Mutant("take_over", "'-', '+', left, owner", "'-', '+', left"),
+    "more taken over than fits": Mutant("take_over", "left = left - 1", ""),
     "restored twice": Mutant("restore", " or redis.call('EXISTS', mark) == 1", ""),
     "a consumer is deleted with its entries": Mutant("delete_consumer", "consumer) > 0 then", "consumer) > 9 then"),
     "stranded entries are left": Mutant("rescue_stranded", "'COUNT', count)", "'COUNT', 1)"),
@@ -87,6 +89,12 @@ MUTANTS = {
     ),
     "the dead keep their permits": Mutant(
         EVERY, "redis.call('ZCOUNT', permits, '(' .. now, '+inf')", "redis.call('ZCARD', permits)", GuardsMachine
+    ),
+    "the proved dead keep their permits": Mutant(
+        "reassign_permits", "if is_dead[nonce] then", "if false then", GuardsMachine
+    ),
+    "the living lose their permits": Mutant(
+        "reassign_permits", "if is_dead[nonce] then", "if nonce then", GuardsMachine
     ),
     "one too many": Mutant(
         "acquire_permits", "local free = limiter.limit -", "local free = limiter.limit + 1 -", GuardsMachine

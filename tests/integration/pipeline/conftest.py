@@ -40,7 +40,7 @@ from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Provider
 from daemon.queues.admission import Admission
 from daemon.queues.settlement import RedisSettlement
-from daemon.queues.streams import WorkStreams
+from daemon.queues.streams import Reclaimed, WorkStreams
 from daemon.redis_client import keys
 from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
@@ -165,11 +165,13 @@ class Process:
 
     async def take_over(self) -> list[InFlight]:
         """Whatever is pending to anybody, as if all leases had run out; what is due; what is new."""
-        swept = await wait_until(
-            lambda: self.work.reclaim(QUEUE, 0, 100, ("0-0", "0-0"), 1), description="our turn to sweep"
-        )
+        swept = await wait_until(self._sweep, description="our turn to sweep")
         await self.work.promote(QUEUE, 100)
         return [InFlight(d) for d in [*swept.deliveries, *await self.work.fetch(QUEUE, 100)]]
+
+    async def _sweep(self) -> Reclaimed | None:
+        swept = await self.work.reclaim(QUEUE, 0, 100, ("0-0", "0-0"), 1)
+        return None if swept.elsewhere else swept
 
 
 @dataclass

@@ -18,7 +18,7 @@ from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.in_flight import InFlight
-from daemon.ports import Ledger
+from daemon.ports import Delivery, Ledger
 from daemon.queues.settlement import RedisSettlement
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
@@ -27,6 +27,7 @@ from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.lease import Leases
+from daemon.worker.proof_of_death import ProofsOfDeath, own_facts
 from daemon.worker.reclaim import Reclaimer
 from daemon.worker.retry_scheduler import RetryScheduler
 
@@ -78,16 +79,12 @@ class Crew:
         self.lost: list[tuple[str, list[str]]] = []
         self.retry_scheduler = RetryScheduler(self.work, [QUEUE], RetrySettings(), self.metrics, self._lost)
         self.changed: list[list[str]] = []
+        self.proofs = ProofsOfDeath(name, own_facts())
+        self.freed: list[tuple[list[str], list[str]]] = []  #: dead owners, tasks that were theirs
         self.reclaimer = Reclaimer(
-            self.heartbeat_scripts,
-            self.work,
-            {QUEUE: self.consumer},
-            LEASE,
-            0.0,
-            self.metrics,
-            self._changed,
-            self._lost,
-        )
+            self.heartbeat_scripts, self.work, {QUEUE: self.consumer}, LEASE, 0.0, self.metrics,
+            changed=self._changed, deleted=self._lost, proofs=self.proofs, free_permits=self._freed,
+        )  # fmt: skip
         events = EventLog(self.scripts, EventSettings(), self.clock)
         self.settlement = RedisSettlement(
             self.scripts, self.work, events, self.limiter, self.metrics, self.retry_scheduler.snoozed, self.clock
@@ -115,6 +112,9 @@ class Crew:
 
     async def _lost(self, queue: str, ids: list[str]) -> None:
         self.lost.append((queue, ids))
+
+    async def _freed(self, owners: Iterable[str], deliveries: Sequence[Delivery]) -> None:
+        self.freed.append((sorted(owners), [d.entry.message.task_id for d in deliveries if d.entry]))
 
     def _changed(self, queues: Iterable[str]) -> None:
         self.changed.append(sorted(queues))

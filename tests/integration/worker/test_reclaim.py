@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from daemon.pipeline.in_flight import InFlight
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
+from daemon.worker.proof_of_death import own_facts
 from tests.integration.worker.conftest import LEASE, NAMES, QUEUE, Crew, NewCrew
 from tests.waiting import WaitUntil
 
@@ -205,3 +207,87 @@ async def test_a_resumed_zombie_is_registered_again(crew: Crew, count: int, wait
 async def alive(crew: Crew) -> bool:
     score: Any = await crew.client.zscore(keys.CONSUMERS, f"{QUEUE}/a")
     return score is not None and score > 1
+
+
+# --- recovery before new work, and proofs of death ---------------------------------------------------------------
+
+
+async def test_new_work_waits_for_what_lapsed_consumers_left(crew: Crew, wait_until: WaitUntil) -> None:
+    """A record has lapsed and its entries may not be taken yet: the slots for them stay free, whatever waits."""
+    await die_with(crew, "lost1", "lost2")
+    await crew.add(*(f"new{number}" for number in range(20)))
+    await wait_until(lambda: lapsed(crew), description="its record has lapsed")
+    await crew.reclaimer.register()
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+        await wait_until(lambda: len(crew.ended) == 22, description="all were run")
+    assert sorted(crew.began[:2]) == ["lost1", "lost2"]
+
+
+async def lapsed(crew: Crew) -> bool:
+    register = await crew.work.register(Scripts(crew.client), [QUEUE], 1000)
+    return f"{QUEUE}/dead" in register.lapsed
+
+
+async def test_slots_are_kept_free_for_a_lease_at_most(crew: Crew, wait_until: WaitUntil) -> None:
+    """What a lapsed consumer has but goes on renewing does not stop a queue."""
+    dead = await die_with(crew, "held1", "held2")
+    rows: Any = await crew.client.xpending_range(NAMES.tasks, keys.GROUP, "-", "+", 9)
+    held = [row["message_id"].decode() for row in rows]
+    await crew.add("new")
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+
+        async def renewed() -> bool:
+            await crew.scripts.run([dead.renew_call(QUEUE, "tasks", held)])
+            return crew.ended == ["new"]
+
+        await wait_until(renewed, description="new work is read all the same", within_s=5 * LEASE.lease_s)
+
+
+async def die_proved(crew: Crew, *task_ids: str, name: str = "host-1-0000dead") -> None:
+    """As `die_with`, by a process of this host whose record is still good for a minute."""
+    dead = WorkStreams(Scripts(crew.client), QueueSettings(), name)
+    no_such_pid = replace(own_facts(), pid=str(2**22 + 1)).record()  # beyond the kernel's largest
+    await dead.register(Scripts(crew.client), [QUEUE], 60_000, no_such_pid)
+    await crew.add(*task_ids)
+    assert len(await dead.fetch(QUEUE, len(task_ids))) == len(task_ids)
+
+
+async def test_a_proved_death_is_not_waited_for(crew: Crew, wait_until: WaitUntil) -> None:
+    """At the first look, before anything new, as slots come free; with the permits of each task that is taken."""
+    loop = asyncio.get_running_loop()
+    await die_proved(crew, *(f"lost{number}" for number in range(5)))
+    await crew.add(*(f"new{number}" for number in range(5)))
+    await crew.reclaimer.register()
+    began = loop.time()
+    async with crew.at_work("consumer", "leases"):  # nobody but the consumer asks
+        await wait_until(lambda: len(crew.ended) == 10, description="all were run")
+    assert loop.time() - began < LEASE.lease_s
+    assert sorted(crew.began[:5]) == [f"lost{number}" for number in range(5)]
+    assert {owner for owners, _ in crew.freed for owner in owners} == {"host-1-0000dead"}
+    assert sorted(task_id for _, tasks in crew.freed for task_id in tasks) == sorted(crew.began[:5])
+    assert crew.proofs.dead == {"host-1-0000dead"}
+
+
+async def test_the_record_of_a_dead_process_goes_with_its_last_entry(crew: Crew, wait_until: WaitUntil) -> None:
+    """Its consumer, its liveness and its facts."""
+    await die_proved(crew, "t1", name="dead")
+    await crew.client.zadd(keys.CONSUMERS, {f"{QUEUE}/dead": 1})  # it has lapsed as well
+    async with crew.at_work("consumer", "leases", "reclaimer"):
+        await wait_until(lambda: buried(crew), description="nothing is left of it")
+        facts: Any = await crew.client.hkeys(keys.PROCESSES)
+        assert facts == [b"a"]
+    await crew.reclaimer.deregister()
+    assert not await crew.client.exists(keys.PROCESSES)
+
+
+async def test_a_process_that_lives_is_left_alone(crew: Crew, new_crew: NewCrew) -> None:
+    """It stands where the dead one stood, with facts that in_flight."""
+    other = new_crew("b")
+    await other.reclaimer.register()
+    await crew.add("t1")
+    await other.work.fetch(QUEUE, 1)
+    await crew.reclaimer.register()
+    async with crew.at_work("consumer", "leases"):
+        await asyncio.sleep(LEASE.lease_s / 4)
+    assert crew.began == []
+    assert await crew.pending("b") == 1
