@@ -17,7 +17,9 @@ FILES_LEAST: Final = 4096  #: a viewer, a model call and a Redis reader are a fi
 FREE_LEAST: Final = 1_000_000_000
 SYSTEMD: Final = Path("/run/systemd/system")  #: there when systemd is what started this host
 UNITS: Final = ("qstreamd@*.service", "qstreamd-relay.service")
-PROPERTIES: Final = ("Id", "Type", "TimeoutStopUSec", "WatchdogUSec", "LimitNOFILE", "RestartPreventExitStatus")
+PROPERTIES: Final = (
+    "Id", "ActiveState", "Type", "TimeoutStopUSec", "WatchdogUSec", "LimitNOFILE", "RestartPreventExitStatus",
+)  # fmt: skip
 _ASK_S: Final = 5.0
 
 
@@ -70,6 +72,12 @@ def units(told: str, settings: Settings) -> list[Finding]:
     """What `systemctl show` says of our units, held against the settings. Pure."""
     blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in told.split("\n\n")]
     found = [finding for block in blocks if block.get("Id") for finding in _unit(block, settings)]
+    active = {block.get("Id", "") for block in blocks if block.get("ActiveState") == "active"}
+    for first in sorted(unit for unit in active if unit.endswith("-a.service")):
+        second = first.removesuffix("-a.service") + "-b.service"
+        if second in active:
+            text = f"{first} and {second} both run: a rollover goes on or was cut off, and holds memory twice"
+            found.append(warning("host.rollover", text, "qstreamd rollover finishes it"))
     return found or [info("host.systemd", "no unit of qstreamd is loaded", "systemd/ holds them; docs/operate.md")]
 
 

@@ -61,6 +61,15 @@ def test_a_unit_that_does_not_fit_is_named_with_its_cure(old: str, new: str, lev
     assert found.cure
 
 
+def test_both_places_of_a_daemon_at_work_are_a_rollover_that_was_cut() -> None:
+    """One at work and one that drains, has ended or has failed is as it should be."""
+    unit = UNIT.split("\n\n", maxsplit=1)[0] + "\nActiveState=active"
+    both = "\n\n".join(unit.replace("@paid", f"@paid-{place}") for place in "ab")
+    *_, last = host.units(both, Settings())
+    assert (last.level, last.cure) == ("warning", "qstreamd rollover finishes it") and "both run" in last.text
+    for state in ("deactivating", "inactive", "failed"):
+        found = host.units(both.replace("=active", f"={state}", 1), Settings())
+        assert {finding.level for finding in found} == {"ok"}
 def test_no_unit_of_ours_is_no_trouble() -> None:
     assert [f.level for f in host.units("", Settings())] == ["info"]
 
