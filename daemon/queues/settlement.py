@@ -1,4 +1,4 @@
-"""The end of a task in Redis: events, guards and entry, each step one flush, in the order that the pipeline asks for.
+"""The end of a task in Redis: events, permits and entry, each step one flush, in the order that the pipeline asks for.
 
 Puts `EventLog`, `RedisLimiter` and `WorkStreams` behind the port `Settlement`: steps that the completion order keeps
 apart may still share a round trip.
@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
-from daemon.domain.errors import Code
 from daemon.domain.events import EventDraft
 from daemon.domain.permits import CallReport, Permit
 from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.metrics import Metrics
-from daemon.ports import Appended, Clock, Delivery, TaskIdentity, UnsupportedVersion
+from daemon.ports import Appended, Clock, Delivery, TaskIdentity
+from daemon.queues.entry_moves import EntryMoves
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client.scripts import Scripts
 
 
-class RedisSettlement:
-    """The `Settlement` port. `snoozed` gets the queue and the delay of every snoozed task.
-
-    So that the mover wakes in time.
-    """
+class RedisSettlement(EntryMoves):
+    """The `Settlement` port: what a task that goes well needs is here, everything else in `EntryMoves`."""
 
     def __init__(
         self,
@@ -37,20 +32,16 @@ class RedisSettlement:
         snoozed: Callable[[str, float], None],
         clock: Clock,
     ) -> None:
-        self._scripts = scripts
-        self._work = work
+        super().__init__(scripts, work, metrics, snoozed, clock)
         self._events = events
         self._limiter = limiter
-        self._metrics = metrics
-        self._snoozed = snoozed
-        self._now = clock.time
 
     async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
-        """Give the place back and append `started`, in one flush; False: the entry is no longer ours."""
+        """Release the slot in the queue and append `started`, in one flush; False: the entry is no longer ours."""
         (owned, clamped), appended = await self._scripts.run(
             [self._work.begin_call(d, task.task_id), self._events.append_call(task, attempt, [draft])]
         )
-        self._count_clamp(d.queue, clamped)
+        self.count_clamp(d.queue, clamped)
         return bool(owned), self._count_fenced(EventLog.appended(appended))
 
     async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
@@ -68,7 +59,7 @@ class RedisSettlement:
         report: CallReport | None = None,
         after: int | None = None,
     ) -> Appended:
-        """The last events, then the release of the guards, in one flush; one more if that lets somebody in."""
+        """The last events, then the release of the permits, in one flush; one more if that lets somebody in."""
         calls = [self._events.append_call(task, attempt, drafts, after=after)]
         if permits:
             calls.append(self._limiter.release_call(token, permits, report))
@@ -86,60 +77,14 @@ class RedisSettlement:
         return await self._events.streamed_text(task.task_id, attempt)
 
     async def ack(self, d: Delivery, *, whole_task: bool = True) -> bool:
-        """XACK + XDEL if the entry is ours; with `whole_task` the place and the blobs go too."""
+        """XACK + XDEL if the entry is ours; with `whole_task` its slot in the queue and its blobs go too."""
         owned, clamped = (await self._scripts.run([self._work.ack_call(d, whole_task=whole_task)]))[0]
-        self._count_clamp(d.queue, clamped)
+        self.count_clamp(d.queue, clamped)
         if not owned:
             self._metrics.fenced.labels("ack").inc()
-        return bool(owned)
-
-    async def snooze(
-        self, d: Delivery, due_in_ms: int, *, reason: str, waiting_since_ms: int = 0, wakeable: bool = False
-    ) -> bool:
-        """Into `:retry`, due in so many ms of server time; False when the entry is no longer ours."""
-        if d.entry is None:
-            raise ValueError("an entry that can't be read is dead-lettered, not parked")
-        entry = msgspec.structs.replace(d.entry, parked=reason, parked_at=waiting_since_ms)
-        call = self._work.snooze_call(d, entry, due_in_ms, wakeable=wakeable)
-        owned, _due, due_now_ms = (await self._scripts.run([call]))[0]
-        # Told in any case: where the reply was lost, the repeated script says that the entry is not ours any more, and
-        # nobody else would wake the task that the first one parked. One look for nothing costs less.
-        self._snoozed(d.queue, (due_now_ms if owned else due_in_ms) / 1000)
-        return bool(owned)
-
-    async def defer_unread(self, d: Delivery, unsupported: UnsupportedVersion, due_in_ms: int) -> bool:
-        """Into `:retry`, unread: the only thing written into it is when this wait began."""
-        raw = unsupported.raw
-        if not unsupported.since_ms:
-            entry = msgspec.json.decode(raw)
-            raw = msgspec.json.encode({**entry, "parkedAt": int(self._now() * 1000)})
-        owned, _, _ = (await self._scripts.run([self._work.defer_call(d, unsupported.task_id, raw, due_in_ms)]))[0]
-        self._snoozed(d.queue, due_in_ms / 1000)
-        return bool(owned)
-
-    async def requeue(self, d: Delivery) -> bool:
-        """Into `:ready`, where any daemon may take it at once; False when the entry is no longer ours."""
-        moved = bool((await self._scripts.run([self._work.requeue_call(d)]))[0])
-        if moved:
-            self._metrics.requeued.labels(d.queue).inc()
-        return moved
-
-    async def dead_letter(
-        self, d: Delivery, *, code: Code, reason: str, attempts: int, whole_task: bool = True
-    ) -> bool:
-        """Settle the entry and leave a dead letter without content."""
-        call = self._work.dead_letter_call(d, code=code, reason=reason, attempts=attempts, whole_task=whole_task)
-        owned, clamped = (await self._scripts.run([call]))[0]
-        self._count_clamp(d.queue, clamped)
-        if owned:
-            self._metrics.dead_letters.labels(d.queue, code.value).inc()
         return bool(owned)
 
     def _count_fenced(self, appended: Appended) -> Appended:
         if not (appended.accepted or appended.ended or appended.overtaken):
             self._metrics.fenced.labels("event").inc()
         return appended
-
-    def _count_clamp(self, queue: str, clamped: int) -> None:
-        if clamped:
-            self._metrics.counter_clamps.labels(queue).inc()

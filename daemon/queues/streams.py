@@ -218,12 +218,8 @@ class WorkStreams:
             letter=letter,
         )
 
-    def snooze_call(self, d: Delivery, entry: WorkEntry, due_in_ms: int, *, wakeable: bool = False) -> Call:
-        """Into `:retry` and `:held`: reply {owned, due in server ms, due in ms}; at once if it was called already."""
-        return self.defer_call(d, entry.message.task_id, _encode_entry(entry), due_in_ms, wakeable=wakeable)
-
-    def defer_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int, *, wakeable: bool = False) -> Call:
-        """The same for an entry that is not read."""
+    def snooze_call(self, d: Delivery, task_id: str, raw: bytes, due_in_ms: int, *, wakeable: bool = False) -> Call:
+        """`raw` into `:retry` and `:held`: {owned, due in server ms, due in ms}; at once if it was notified already."""
         names = keys.queue_keys(d.queue)
         return lua.snooze(
             stream=_stream(d),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -82,7 +81,8 @@ class System:
         assert delivery.entry is not None
         now_ms = round(self.at.clock.time() * 1000)
         entry = msgspec.structs.replace(delivery.entry, parked=reason, parked_at=now_ms)
-        await self.at.scripts.run([self.work.snooze_call(replace(delivery, entry=entry), entry, due_in_ms)])
+        raw = msgspec.json.encode(entry)
+        await self.at.scripts.run([self.work.snooze_call(delivery, entry.message.task_id, raw, due_in_ms)])
 
     async def finish(self, task_id: str) -> None:
         """Done, with an answer, its event and its ack."""

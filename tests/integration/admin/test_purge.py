@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -48,7 +47,7 @@ async def parked(system: System, names: Sequence[str]) -> None:
     for delivery in await system.read(count=len(names)):
         assert delivery.entry is not None
         entry = msgspec.structs.replace(delivery.entry, parked="GUARD_USER", parked_at=1)
-        calls.append(system.work.snooze_call(replace(delivery, entry=entry), entry, 600_000))
+        calls.append(system.work.snooze_call(delivery, entry.message.task_id, msgspec.json.encode(entry), 600_000))
     await system.at.scripts.run(calls)
 
 
@@ -112,7 +111,7 @@ async def test_what_runs_or_has_ended_is_left_alone(at: Connections, system: Sys
     assert await told(system, "runs") == []
 
 
-@pytest.mark.parametrize("step", ["tell", "take_out"])
+@pytest.mark.parametrize("step", ["tell", "remove"])
 async def test_a_purge_that_broke_off_is_ended_by_the_next(
     at: Connections, system: System, orders: QueueOrders, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -229,7 +229,8 @@ class QueueMachine(RuleBasedStateMachine):
         d, entry = self._ours(pick, consumer)
         if d.entry is None:
             return
-        call = self.sides[consumer].work.snooze_call(d, d.entry, 0 if due else LONG_MS, wakeable=wakeable)
+        task, raw, due_ms = d.entry.message.task_id, msgspec.json.encode(d.entry), 0 if due else LONG_MS
+        call = self.sides[consumer].work.snooze_call(d, task, raw, due_ms, wakeable=wakeable)
         owned, _, due_in = self.run_twice(call, repeat=repeat)
         assert bool(owned) == (entry is not None)
         if entry is not None:
