@@ -70,6 +70,8 @@ def test_both_places_of_a_daemon_at_work_are_a_rollover_that_was_cut() -> None:
     for state in ("deactivating", "inactive", "failed"):
         found = host.units(both.replace("=active", f"={state}", 1), Settings())
         assert {finding.level for finding in found} == {"ok"}
+
+
 def test_no_unit_of_ours_is_no_trouble() -> None:
     assert [f.level for f in host.units("", Settings())] == ["info"]
 
