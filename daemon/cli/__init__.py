@@ -34,6 +34,7 @@ _COMMANDS: Final = {
     "rollover": ("daemon.cli.rollover", "Replace running daemons by the release in force, without a pause.", "admin"),
     "check": ("daemon.cli.check", "Read all settings and the services file; name every mistake.", "admin"),
     "doctor": ("daemon.cli.doctor", "Look for what is wrong around here, and say how to put it right.", "admin"),
+    "try": ("daemon.cli.trial", "Try models, Redis, Postgres and QStash for real, for less than a cent.", "admin"),
     "status": ("daemon.cli.status", "What goes on now, on one screen.", "admin"),
     "report": ("daemon.cli.report", "Sum up a week: tasks, failures, waits, tokens and cost of each service.", "admin"),
     "queues": ("daemon.cli.queues", "Look at queues; pause, resume, size, drain and purge them.", "admin"),

@@ -32,7 +32,7 @@ async def check(settings: Settings, catalog: ServiceCatalog, clock: Clock) -> li
     if not keys:
         cure = "set QSTASH_CURRENT_SIGNING_KEY for this command, too"
         return [*found, info("relay.signed", "no signing key here: a signed call was not tried", cure)]
-    url, body = f"{base}{PATH}", _message(catalog)
+    url, body = f"{base}{PATH}", message(catalog)
     token = signature(keys[0].get_secret_value(), url, body, clock.time())
     began = clock.monotonic()
     try:
@@ -57,7 +57,8 @@ async def _ask(session: aiohttp.ClientSession, url: str, body: bytes, headers: d
             return answer.status, None
 
 
-def _message(catalog: ServiceCatalog) -> bytes:
+def message(catalog: ServiceCatalog) -> bytes:
+    """A message that the relay would accept."""
     queue, service = next(iter(catalog.queues)), next(iter(catalog.services))
     return msgspec.json.encode(
         {

@@ -108,7 +108,10 @@ def of_answer(status: int, content_type: str, raw: bytes, peer: Peer) -> Verdict
         return None
     fields = found or {}
     message = str(fields.get("message") or "")
-    reasons = [d.get("reason") for d in fields.get("details") or () if isinstance(d, dict)]
+    details = [d for d in fields.get("details") or () if isinstance(d, dict)]
+    reasons = [d.get("reason") for d in details]
+    if "PerDay" in str(details):  # a quota of Gemini's that waiting for a minute does not cure
+        reasons.append("per_day")
     words = known_words([fields.get("code"), fields.get("type"), fields.get("status"), *reasons, message])
     code = fields.get("code")
     refusal = Refusal(code if status == 200 and isinstance(code, int) else status, words)

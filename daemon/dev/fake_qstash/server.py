@@ -70,6 +70,7 @@ class FakeQstash:
         """Serving, `url` and `port` known. Raises OSError if the port is taken."""
         app = web.Application(client_max_size=MESSAGE_BYTES_MAX, middlewares=[self._answer])
         app.router.add_post("/v2/publish/{destination:.+}", self._publish)
+        app.router.add_get("/v2/logs", self._logs)
         app.router.add_post("/v2/enqueue/{queue}/{destination:.+}", self._enqueue)
         await self.sender.start()
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -159,7 +160,7 @@ class FakeQstash:
         """The next `messages` messages (None: all) get these faults; `""` ends it. Raises ValueError."""
         self.engine.misbehave(Mischief.parse(mischief), messages)
 
-    # --- the two routes -----------------------------------------------------------------------------------------------
+    # --- the routes ---------------------------------------------------------------------------------------------------
 
     async def _publish(self, request: web.Request) -> web.Response:
         return await self._published(request, "/v2/publish/")
@@ -167,6 +168,17 @@ class FakeQstash:
     async def _enqueue(self, request: web.Request) -> web.Response:
         queue = request.raw_path.removeprefix("/v2/enqueue/").partition("/")[0]
         return await self._published(request, f"/v2/enqueue/{queue}/", unquote(queue))
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        """What became of one message: each attempt, newest first, as far as it is remembered."""
+        message_id = request.query.get("messageId", "")
+        tried = [d for d in self.delivered if d.message_id == message_id]
+        events = [
+            {"time": round(d.at * 1000), "messageId": d.message_id, "state": "DELIVERED" if d.answer.ok else "ERROR",
+             "url": d.url, **({} if d.answer.ok else {"responseStatus": d.answer.status, "error": d.answer.error})}
+            for d in reversed(tried)
+        ]  # fmt: skip
+        return web.json_response({"events": events})
 
     async def _published(self, request: web.Request, prefix: str, queue: str | None = None) -> web.Response:
         """Publish to the URL after `prefix`, taken from the raw request line: it is signed as it was written."""
