@@ -15,7 +15,7 @@ from daemon.domain.errors import Code, TaskError
 from daemon.domain.events import Channel, EventDraft, Usage
 from daemon.domain.messages import TaskIdentity as TaskIdentity
 from daemon.domain.messages import TaskMessage, WorkEntry
-from daemon.domain.model_io import ModelRequest, Picture, Piece
+from daemon.domain.model_io import FinishReason, ModelRequest, Picture, Piece
 from daemon.domain.permits import CallReport, Denied, Granted, PermitRequest
 from daemon.domain.permits import Permit as Permit
 from daemon.domain.states import State
@@ -112,6 +112,7 @@ class StoredResult:
     content: str
     model_id: str
     usage: Usage
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class ResultDraft:
     model_id: str
     usage: Usage
     first_token_at: float | None
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from daemon.domain.model_io import Delta, Finished, FinishReason, ModelRequest, 
 T = TypeVar("T")
 
 #: what one step of a script may be: a piece, an error, a pause in seconds, or something to wait for
-Step = Piece | BaseException | float | asyncio.Event
+#: a `Usage` is what the call has cost so far
+Step = Piece | BaseException | float | asyncio.Event | Usage
 
 USAGE: Final = Usage(input_tokens=11, cached_input_tokens=1, output_tokens=5, reasoning_tokens=2)
 
@@ -67,7 +68,11 @@ class ScriptedProvider:
                         await step.wait()
                     case BaseException():
                         raise step
+                    case Usage():
+                        request.spent[:] = [step]
                     case _:
+                        if isinstance(step, Finished):
+                            request.spent[:] = [step.usage]
                         yield step
         finally:
             self.open -= 1

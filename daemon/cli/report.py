@@ -25,6 +25,7 @@ _WORDS = {
     "en": ("all", "Tasks that failed:", "Attempts that failed:", "No task was accepted in the last {}."),
     "zh": ("合计", "失败的任务：", "失败的尝试：", "最近 {} 内没有接受任何任务。"),
 }
+_CUT = {"en": "Answers cut at a limit (max_output_tokens):", "zh": "被长度上限截断的回答（max_output_tokens）："}
 
 
 @click.command(
@@ -41,7 +42,7 @@ def command(*, days: float, service: str | None, sla_s: float, lang: Language, a
     """Sum up what each service was sent: tasks, failures by code, waits, tokens and cost (from Postgres).
 
     Counts tasks by when they were accepted, with all attempts they took. Tokens and cost are what providers reported;
-    an attempt that broke off is paid for, but tells none. Exit 1 when --service was sent nothing.
+    an attempt that broke off tells what was known by then, perhaps nothing. Exit 1 when --service was sent nothing.
     """
     settings = config.load()
     t.no_colour(settings.runtime.no_color)
@@ -85,6 +86,8 @@ def page(sums: Sequence[ServiceSum], window_s: float, sla_s: float, lang: Langua
     numbers, first = " ".join(head[1:-1]), f"{head[0]} {span}"
     yield t.table((first, *head[1:]), (_line(s, every, lang) for s in sums), right=numbers, keep=head[-1])
     services = [found for found in sums if found.service_id is not None]
+    if cut := [(-s.cut, t.safe(str(s.service_id))) for s in services if s.cut]:
+        yield f"\n{_CUT[lang]}  " + ", ".join(f"{-count} {service}" for count, service in sorted(cut))
     yield from _failures(ended, {str(s.service_id): s.failures for s in services}, lang)
     yield from _failures(failed, {str(s.service_id): s.attempt_failures for s in services}, lang)
 

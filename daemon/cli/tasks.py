@@ -131,6 +131,8 @@ def show(*, task: str, content: bool, as_json: bool) -> None:
         click.echo(t.table(head, map(_attempt, attempts), right="TRY first-token took tokens cost"))
     if result is not None:
         click.echo(f"\nresult        db:result:{result.id}, {len(result.content)} characters, {result.content_sha256}")
+        if result.finish_reason == "length":
+            click.echo("finish        length: cut at a limit; see max_output_tokens of the service")
         if content:
             click.echo(t.safe(result.content, lines=True))
 
@@ -148,7 +150,7 @@ def _result(result: StoredResult | None, *, content: bool) -> dict[str, Any] | N
         return None
     told: dict[str, Any] = {
         "id": result.id, "content_sha256": result.content_sha256, "characters": len(result.content),
-        "model_id": result.model_id, "cost_usd": result.usage.cost_usd,
+        "model_id": result.model_id, "finish_reason": result.finish_reason, "cost_usd": result.usage.cost_usd,
     }  # fmt: skip
     return told | {"content": result.content, "data": result.data} if content else told
 

@@ -28,6 +28,11 @@ WAITING_ZH: Final[Mapping[Reason, str]] = {
     Reason.QUEUE_PAUSED: "队列已暂停，请稍候。",
     Reason.RETRY_AT: "即将自动重试。",
 }
+#: what to say of an answer that is not whole, by why it ended
+FINISHES: Final[Mapping[str, tuple[str, str]]] = {
+    "length": ("The answer was cut off at its length limit.", "回答达到长度上限，已被截断。"),
+    "filtered": ("Part of the answer was withheld by the provider's filter.", "部分回答被服务商的内容过滤拦截。"),
+}
 
 
 def module() -> str:
@@ -47,6 +52,7 @@ def module() -> str:
         types=json.dumps([event.__struct_config__.tag for event in EVENTS]),
         errors=_texts({code.value: (info.en, info.zh) for code, info in CODES.items()}),
         reasons=_texts({reason.value: (_sentence(WAITING[reason]), WAITING_ZH[reason]) for reason in Reason}),
+        finishes=_texts(FINISHES),
     )
 
 

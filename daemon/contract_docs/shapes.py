@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -14,6 +14,7 @@ from daemon.contract_docs.schemas import Schema
 from daemon.domain import messages
 from daemon.domain.errors import CODES, Code
 from daemon.domain.events import Reason
+from daemon.domain.model_io import FinishReason
 from daemon.domain.states import State
 from daemon.gateway.submission import DELAY_S_MAX, Options
 from daemon.gateway.uploads import Wish
@@ -150,6 +151,7 @@ def _gateway() -> dict[str, Schema]:
                 "taskId": TASK_ID, "queueId": maybe(TEXT), "state": state, "attempt": WHOLE,
                 "createdAt": maybe(when), "startedAt": maybe(when), "finishedAt": maybe(when),
                 "result": {"description": "text, or the object of a `json` service; null until it is done"},
+                "finishReason": maybe({"enum": [*get_args(FinishReason)]}),
                 "usage": maybe({"type": "object"}), "error": maybe(problem), "waiting": maybe(waiting),
             }
         ),

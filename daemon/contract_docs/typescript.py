@@ -60,7 +60,10 @@ export interface TaskView {
   verified?: boolean;
   resultRef?: string;
   result?: unknown;
+  /** of the answer; after an error of all attempts, as far as known */
   usage?: Usage;
+  /** after `done`: `length`: the answer was cut at a limit; null: the provider gave no reason, or an unknown one */
+  finishReason?: DoneEvent["finishReason"];
 }
 
 export type Language = "en" | "zh";
@@ -72,6 +75,8 @@ export declare const EVENT_TYPES: readonly WorkerEvent["type"][];
 export declare const ERROR_TEXTS: Readonly<Record<Code, Readonly<Record<Language, string>>>>;
 /** What to tell a user about why the task waits. */
 export declare const REASON_TEXTS: Readonly<Record<Reason, Readonly<Record<Language, string>>>>;
+/** What to tell a user about an answer that is not whole. */
+export declare const FINISH_TEXTS: Readonly<Record<"length" | "filtered", Readonly<Record<Language, string>>>>;
 /** The view before the first event. */
 export declare const INITIAL_VIEW: Readonly<TaskView>;
 /** The view after one more event; what was seen before and what belongs to a lower attempt changes nothing. */

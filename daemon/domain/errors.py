@@ -177,14 +177,15 @@ class Rejected(TaskError):
 
 
 class ProviderError(TaskError):
-    """The model call failed. Raised by provider adapters only.
+    """The model call failed. Raised by provider adapters, and for answers that their service can't use.
 
     `parameter`: the one of `model_io.Parameter` that the provider refused before it answered; "" if none. The same
-    call without it may succeed.
+    call without it may succeed. `cut`: the answer hit its limit, and the same call would again.
     """
 
     code = Code.LLM_ERROR
     parameter: str = ""
+    cut: bool = False
 
 
 class ModelUnavailable(ProviderError):

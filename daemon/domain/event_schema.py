@@ -22,6 +22,7 @@ from daemon.domain.events import (
     Usage,
 )
 from daemon.domain.messages import ID_PATTERN
+from daemon.domain.model_io import FinishReason
 
 
 class _Event(
@@ -89,6 +90,10 @@ class DoneEvent(_Event, frozen=True, tag="done"):
         str,
         Meta(pattern=r"^[0-9a-f]{64}$", description="over the UTF-8 of the raw answer text; equals the row's"),
     ]
+    finish_reason: Annotated[
+        FinishReason | None,
+        Meta(description="`length`: cut at the model's or the service's limit; null: none, or an unknown one"),
+    ]
     result: Annotated[
         Any, Meta(description=f"the answer itself when its JSON is at most {RESULT_INLINE_BYTES_MAX} bytes")
     ] = None
@@ -102,6 +107,7 @@ class ErrorEvent(_Event, frozen=True, tag="error"):
     message: Annotated[str, Meta(description="for users")]
     retryable: Annotated[bool, Meta(description="whether another attempt follows")]
     retry_at: Annotated[float | None, Meta(description="unix seconds of the next attempt, if one is scheduled")] = None
+    usage: Annotated[Usage | None, Meta(description="in a terminal one: of all attempts, as far as known")] = None
 
 
 WorkerEvent = QueuedEvent | StartedEvent | ProgressEvent | TokenBatchEvent | DoneEvent | ErrorEvent

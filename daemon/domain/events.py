@@ -91,6 +91,13 @@ class Usage(msgspec.Struct, frozen=True, rename="camel"):
     cost_usd: float | None = None
 
 
+def total_usage(*usages: Usage | None) -> Usage | None:
+    """The sum of what is known; None when nothing is."""
+    known = [usage for usage in usages if usage is not None and usage != Usage()]
+    counts = {name: [n for u in known if (n := getattr(u, name)) is not None] for name in Usage.__struct_fields__}
+    return Usage(**{name: sum(found) for name, found in counts.items() if found}) if known else None
+
+
 #: attempt of an `EventDraft` that takes whatever attempt the stream has seen last
 CURRENT_ATTEMPT: Final = -1
 
@@ -130,19 +137,37 @@ def token_batch(delta: str, channel: Channel) -> EventDraft:
     return EventDraft(EventType.TOKEN_BATCH, {"delta": delta, "channel": channel})
 
 
-def error(stage: Stage, code: Code, message: str, *, retryable: bool, retry_at: float | None = None) -> EventDraft:
+def error(
+    stage: Stage,
+    code: Code,
+    message: str,
+    *,
+    retryable: bool,
+    retry_at: float | None = None,
+    usage: Usage | None = None,
+) -> EventDraft:
     """`retryable`: another attempt follows, at `retry_at` (unix s) if known. Otherwise this is the terminal event."""
     fields: dict[str, Any] = {"stage": stage, "code": code, "message": message, "retryable": retryable}
     if retry_at is not None:
         fields["retryAt"] = round(retry_at, 3)
+    if usage is not None:
+        fields["usage"] = usage
     return EventDraft(EventType.ERROR, fields, terminal=not retryable)
 
 
-def done(result_id: int, *, usage: Usage, model_id: str, content_sha256: str, result: Any | None) -> EventDraft:
+def done(
+    result_id: int,
+    *,
+    usage: Usage,
+    model_id: str,
+    content_sha256: str,
+    result: Any | None,
+    finish_reason: str | None = None,
+) -> EventDraft:
     """Terminal, after the row is committed. `result` only when its JSON is at most 4 KiB."""
     fields: dict[str, Any] = {
         "stage": Stage.WRITE, "resultRef": f"db:result:{result_id}", "usage": usage, "modelId": model_id,
-        "contentSha256": content_sha256,
+        "contentSha256": content_sha256, "finishReason": finish_reason,
     }  # fmt: skip
     if result is not None and len(msgspec.json.encode(result)) <= RESULT_INLINE_BYTES_MAX:
         fields["result"] = result

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from daemon.domain.errors import Rejected
+from daemon.domain.events import Usage
 from daemon.domain.queues import Tier
 
 CONTRACT_VERSION: Final = 1
@@ -87,6 +88,8 @@ class WorkEntry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
     parked: str = ""  #: the `Reason` of the last parking; "" if never parked
     parked_at: int = 0  #: unix ms when the present wait began; 0: it does not wait
     traceparent: str = ""  #: of the call that published it (W3C); "" if it named none
+    cut_models: list[str] = []  #: models that cut an answer of this task at its limit: the others are asked first
+    spent: Usage | None = None  #: what earlier attempts are known to have cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from daemon.store.records import TaskRecords, TaskRow
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _NOTHING: Final = {
     "queueId": None, "state": State.QUEUED, "attempt": 0, "createdAt": None, "startedAt": None, "finishedAt": None,
-    "result": None, "usage": None, "error": None, "waiting": None,
+    "result": None, "finishReason": None, "usage": None, "error": None, "waiting": None,
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def _of_row(row: TaskRow, result: StoredResult | None) -> dict[str, Any]:
     }  # fmt: skip
     if result is not None:
         view["result"] = result.content if result.data is None else result.data
-        view["usage"] = result.usage
+        view["finishReason"], view["usage"] = result.finish_reason, result.usage
     if row.state in TERMINAL and row.state is not State.DONE:
         view["error"] = _error(row.error_code or Code.INTERNAL)
     return view

@@ -185,6 +185,12 @@ class Metrics:
         self.cost_usd = self._counter(
             "cost_usd", "Cost of settled attempts in US dollars; models without a price add none.", "model"
         )
+        self.answers = self._counter(
+            "answers",
+            "Number of answers stored. finish_reason: stop, length (cut at a limit), filtered, none (or unknown).",
+            "model",
+            "finish_reason",
+        )
         self.provider_calls = self._counter(
             "provider_calls",
             "Number of calls of a provider that have ended. outcome: ok, or the error code.",

@@ -7,7 +7,7 @@ from typing import Final
 
 from daemon.domain import events
 from daemon.domain.errors import CODES, Code, TaskError
-from daemon.domain.events import EventDraft, Reason, Stage
+from daemon.domain.events import EventDraft, Reason, Stage, Usage
 from daemon.domain.states import State
 from daemon.ports import AlreadyEnded, StoredResult
 
@@ -29,6 +29,7 @@ def done_event(stored: StoredResult) -> EventDraft:
         usage=stored.usage,
         model_id=stored.model_id,
         content_sha256=stored.content_sha256,
+        finish_reason=stored.finish_reason,
         result=stored.content if stored.data is None else stored.data,
     )
 
@@ -56,9 +57,9 @@ def requeued_event() -> EventDraft:
     return events.progress(Stage.QUEUE, "interrupted; starting again on another worker")
 
 
-def final_event(stage: Stage, code: Code, message: str = "") -> EventDraft:
-    """Terminal: no attempt follows."""
-    return events.error(stage, code, message or CODES[code].en, retryable=False)
+def final_event(stage: Stage, code: Code, message: str = "", usage: Usage | None = None) -> EventDraft:
+    """Terminal: no attempt follows. `usage` of all attempts."""
+    return events.error(stage, code, message or CODES[code].en, retryable=False, usage=usage)
 
 
 def ended_event(ended: AlreadyEnded) -> EventDraft:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from daemon.domain.errors import Code, DependencyAway, LeaseLost, ModelUnavailable, RedisFull, Stopping, TaskError
-from daemon.domain.events import Stage, started
+from daemon.domain.events import Stage, started, total_usage
 from daemon.domain.messages import check_message, identity_of
 from daemon.domain.model_io import ModelRequest
 from daemon.observability.logging import logger
@@ -21,14 +21,14 @@ from daemon.pipeline import attempt_events, failure, settlement
 from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.execution import Execution, Phase
 from daemon.pipeline.in_flight import InFlight
-from daemon.pipeline.model_call import ModelAnswer, ask_model, result_of
+from daemon.pipeline.model_call import ModelAnswer, ask_model, priced, result_of
 from daemon.pipeline.model_request import for_model, load, references
 from daemon.pipeline.outcome import Abandoned, Done, Outcome
-from daemon.pipeline.output_schema import parse_output
 from daemon.pipeline.permit_acquisition import PermitAcquisition
 from daemon.pipeline.route import route
 from daemon.pipeline.validate import validate
 from daemon.ports import AlreadyEnded, AlreadyRunning, Claimed, TaskIdConflict
+from daemon.services.output import parse_output
 
 _log = logger(__name__)
 
@@ -99,7 +99,7 @@ async def make_plan(x: Execution) -> Outcome | None:
     x.in_flight.found_blobs(references(message))
     check_message(message)
     valid = validate(message, x.in_flight.delivery.queue, catalog, x.deps.clock.time())
-    x.plan = route(valid, x.deps.limiter_settings, x.deps.queue_limit(valid.queue.name))
+    x.plan = route(valid, x.deps.limiter_settings, x.deps.queue_limit(valid.queue.name), x.entry.cut_models)
     return None
 
 
@@ -183,7 +183,7 @@ async def call_model(x: Execution) -> Outcome | None:
             if not refusals.add(model, request, error):
                 raise
     if x.request.json_output:
-        x.data = parse_output(x.answer.text, x.plan.service)
+        x.data = parse_output(x.answer.text, x.plan.service, cut=x.answer.finished.reason == "length")
     return None
 
 
@@ -219,6 +219,7 @@ async def _timed_call(x: Execution, request: ModelRequest) -> ModelAnswer:
         raise
     finally:
         in_flight.trace.execute_s = deps.clock.monotonic() - began
+        in_flight.trace.spent = total_usage(*(priced(permits.model, usage) for usage in request.spent))
         in_flight.call_ended()
     permits.call_answered(answer)
     in_flight.trace.answered(answer.finished, answer.first_token_at, wall)

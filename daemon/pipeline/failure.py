@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from daemon.domain.errors import Code, DependencyAway, LeaseLost, RedisFull, TaskError
+from daemon.domain.errors import Code, DependencyAway, LeaseLost, ProviderError, RedisFull, TaskError
 from daemon.domain.events import EventDraft, Reason, Stage
 from daemon.domain.permits import NoModelAvailable, WaitForPermit
 from daemon.domain.states import State
@@ -39,11 +39,12 @@ async def fail_attempt(x: Execution, error: TaskError) -> Outcome:
     error = x.cancelled or error  # asked for while the attempt was failing by itself
     now, deps, claim = x.deps.clock.time(), x.deps, x.claim
     x.in_flight.trace.detail = error.detail
+    attempts_max = _attempts_max(x, error)
     expires_in = None if x.plan.expires_at is None else x.plan.expires_at - now
     decision = decide(
         error,
         failures=claim.failures,
-        attempts_max=x.plan.attempts_max,
+        attempts_max=attempts_max,
         expires_in_s=expires_in,
         retry=deps.retry,
         jitter=deps.random(),
@@ -57,8 +58,17 @@ async def fail_attempt(x: Execution, error: TaskError) -> Outcome:
         case WaitForModel():
             return await _wait_for_model(x, error, decision, rest)
         case GiveUp():
-            code = final_code(error, expires_in_s=expires_in, failures=claim.failures, attempts_max=x.plan.attempts_max)
+            code = final_code(error, expires_in_s=expires_in, failures=claim.failures, attempts_max=attempts_max)
             return await give_up(x, error, stage=x.stage, code=code, rest=rest)
+
+
+def _attempts_max(x: Execution, error: TaskError) -> int:
+    """Failures allowed. A model that cut the answer at its limit would cut it again: the next attempt leaves it out."""
+    if not (isinstance(error, ProviderError) and error.cut):
+        return x.plan.attempts_max
+    cut = {*x.entry.cut_models, x.permits.model.id}
+    x.in_flight.leaves_note(cut_models=sorted(cut))
+    return x.plan.attempts_max if any(model.id not in cut for model in x.plan.models) else 0
 
 
 async def _retry(x: Execution, error: TaskError, delay_s: float, rest: Sequence[EventDraft]) -> Outcome:
@@ -92,7 +102,8 @@ async def give_up(
     state = terminal_state(code)
     await _transition(x, Transition(state, code, state.value, count_failure=state is State.FAILED))
     message = error.message if code is error.code else ""
-    await settlement.end(x, [*rest, attempt_events.final_event(stage, code, message)], code, error.detail)
+    usage = None if x.in_flight.delivery.entry is None else x.in_flight.delivery.entry.spent
+    await settlement.end(x, [*rest, attempt_events.final_event(stage, code, message, usage)], code, error.detail)
     return Failed(code)
 
 
@@ -190,7 +201,8 @@ async def requeue(x: Execution, why: Exception) -> Outcome:
                 # A claim whose reply was lost may have said `running` by this entry, which is about to move.
                 await ledger.release_claim(x.task.task_id, in_flight.delivery.entry_id, x.deps.lease.lease_s)
             else:
-                transition = Transition(State.QUEUED, None, outcome, model_id=in_flight.trace.model_id or None)
+                trace = in_flight.trace
+                transition = Transition(State.QUEUED, None, outcome, usage=trace.spent, model_id=trace.model_id or None)
                 if not await ledger.transition(x.task.task_id, in_flight.attempt, transition):
                     await settlement.append_last(x, ())
                     return Fenced()

@@ -7,8 +7,10 @@ held. The two meet nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from daemon.domain.events import Usage
 from daemon.domain.messages import identity_of
@@ -33,7 +35,8 @@ class Trace:
     execute_s: float | None = None
     finish_reason: str = ""
     answered_by: str = ""  #: the model as its provider names it in the answer
-    usage: Usage | None = None
+    usage: Usage | None = None  #: of the answer
+    spent: Usage | None = None  #: of the last call, however it ended
     closed: list[tuple[str, str]] = field(default_factory=list)  #: models that this delivery closed for all, and why
     detail: str = ""  #: for operators; free of content
     blobs_left: str = ""  #: why its images could not be removed; "" when they were, or there were none
@@ -96,6 +99,11 @@ class InFlight:
     def found_blobs(self, references: Sequence[str]) -> None:
         """These images belong to the task."""
         self.blobs = references
+
+    def leaves_note(self, **notes: Any) -> None:
+        """The entry says so to whoever reads it next."""
+        if self.delivery.entry is not None:
+            self.delivery = replace(self.delivery, entry=msgspec.structs.replace(self.delivery.entry, **notes))
 
     def claimed(self, attempt: int) -> None:
         """Postgres handed out the attempt."""

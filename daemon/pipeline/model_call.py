@@ -90,12 +90,14 @@ def result_of(answer: ModelAnswer, data: Any, model: Model) -> ResultDraft:
         data=data,
         content_sha256=content_sha256(answer.text),
         model_id=model.id,
-        usage=_priced(model, answer.finished.usage),
+        usage=priced(model, answer.finished.usage),
         first_token_at=answer.first_token_at,
+        finish_reason=answer.finished.reason,
     )
 
 
-def _priced(model: Model, usage: Usage) -> Usage:
+def priced(model: Model, usage: Usage) -> Usage:
+    """`usage` with what it costs, if that is known."""
     try:
         return cost(model, usage)
     except Exception as error:  # noqa: BLE001  # the answer is there and paid for: without its price it is still good

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,13 +50,16 @@ class Plan:
         return self.queue.mode is Mode.STREAM
 
 
-def route(task: Validated, settings: GuardSettings, queue_limit: int | None = None) -> Plan:
+def route(
+    task: Validated, settings: GuardSettings, queue_limit: int | None = None, cut_models: Sequence[str] = ()
+) -> Plan:
     """The plan for one attempt. Never fails: what could be wrong was refused by `validate`.
 
-    `queue_limit`: attempts of this queue at once over all processes; None: no such limit.
+    `queue_limit`: attempts of this queue at once over all processes; None: no such limit. `cut_models` are left out,
+    unless none is left: their limits cut the answer in an earlier attempt.
     """
     message, service = task.message, task.service
-    models = _ordered(task.models, message.model_id)
+    models = _ordered(tuple(m for m in task.models if m.id not in cut_models) or task.models, message.model_id)
     tokens = expected_tokens(message, service)
     return Plan(
         service=service,

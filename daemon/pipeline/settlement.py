@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from daemon.domain.errors import Code, DependencyAway, RedisAway, RedisFull
-from daemon.domain.events import Channel, EventDraft, token_batch
+from daemon.domain.events import Channel, EventDraft, token_batch, total_usage
 from daemon.domain.states import State
 from daemon.observability.logging import logger
 from daemon.pipeline import attempt_events
@@ -58,8 +59,10 @@ async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
 
 
 async def leave_running(x: Execution, transition: Transition) -> bool:
-    """Move the row out of `running`, if the attempt still owns it."""
-    attempt = x.in_flight.attempt or 0
+    """Move the row out of `running`, if the attempt still owns it. What it has cost is noted in row and entry."""
+    attempt, spent = x.in_flight.attempt or 0, x.in_flight.trace.spent
+    transition = replace(transition, usage=spent)
+    x.in_flight.leaves_note(spent=total_usage(x.entry.spent, spent))
     left = await x.until_available(lambda: x.deps.ledger.transition(x.task.task_id, attempt, transition))
     if left:
         x.row_ended()

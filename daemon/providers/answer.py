@@ -220,7 +220,10 @@ class Answer(ABC):
         if meaning == "failed":
             raise ProviderError(detail=f"finish_reason={known}")
         if not self._spoke:
-            raise ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish_reason={known}")
+            why = "; raise max_output_tokens of the service, thinking counts" if meaning == "length" else ""
+            empty = ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish_reason={known}{why}")
+            empty.cut = meaning == "length"
+            raise empty
         if self._finish is not None and meaning is None:
             odd = self._finish if _WORD.fullmatch(self._finish) else "no word"
             _log.warning("provider.finish_unknown", model_name=self.model_name[:_NAME_CHARS], finish_reason=odd)

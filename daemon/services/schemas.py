@@ -1,6 +1,6 @@
 """JSON Schemas of answers, compiled once. Never fetches a schema from anywhere: only references inside it resolve.
 
-Called when a services file is read and by `pipeline.output_schema`.
+Called when a services file is read and by `output`.
 """
 
 from __future__ import annotations

@@ -102,6 +102,7 @@ class ServiceSum:
     cached_input_tokens: int
     output_tokens: int
     cost_usd: float | None
+    cut: int = 0  #: answers that were cut at a limit
 
 
 class History:

@@ -54,7 +54,7 @@ SELECT i.ord,
        e.queue_id AS old_queue, e.body_sha256 AS old_sha256, e.state AS old_state, e.attempt AS old_attempt,
        e.error_code AS old_code, e.entry_id AS old_entry,
        e.heartbeat_at < now() - make_interval(secs => $3::float8) AS old_lapsed,
-       r.id, r.content, r.data, r.content_sha256, r.model_id, r.usage
+       r.id, r.content, r.data, r.content_sha256, r.model_id, r.usage, r.finish_reason
 
 -- name: claim_rows
 FROM input i
@@ -112,7 +112,7 @@ ORDER BY i.ord
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS i (
         task_id text, attempt int, content text, data jsonb, content_sha256 text, model_id text, usage jsonb,
-        first_token_at float8)
+        first_token_at float8, finish_reason text)
 ), won AS (
     UPDATE qstreamd.tasks t
     SET state = 'done', finished_at = now(), heartbeat_at = now(), model_id = i.model_id, error_code = NULL
@@ -126,15 +126,16 @@ WITH input AS MATERIALIZED (
     FROM won JOIN input i USING (task_id, attempt)
     WHERE a.task_id = i.task_id AND a.attempt = i.attempt
 )
-INSERT INTO qstreamd.results (task_id, attempt, content, data, content_sha256, model_id, usage)
-SELECT i.task_id, i.attempt, i.content, i.data, i.content_sha256, i.model_id, i.usage
+INSERT INTO qstreamd.results (task_id, attempt, content, data, content_sha256, model_id, usage, finish_reason)
+SELECT i.task_id, i.attempt, i.content, i.data, i.content_sha256, i.model_id, i.usage, i.finish_reason
 FROM won JOIN input i USING (task_id, attempt)
 RETURNING id, task_id, attempt
 
 -- name: outcome
 -- What became of an attempt: read back when a compare-and-set matched nothing.
 SELECT t.state, t.attempt, t.error_code, a.outcome, a.code,
-       r.id, r.attempt AS result_attempt, r.content, r.data, r.content_sha256, r.model_id, r.usage
+       r.id, r.attempt AS result_attempt, r.content, r.data, r.content_sha256, r.model_id, r.usage,
+       r.finish_reason
 FROM qstreamd.tasks t
 LEFT JOIN qstreamd.attempts a ON a.task_id = t.task_id AND a.attempt = $2::int
 LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
@@ -154,6 +155,12 @@ WITH left_running AS (
         model_id = coalesce($8::text, a.model_id), first_token_at = to_timestamp($9::float8)
     FROM left_running l
     WHERE a.task_id = l.task_id AND a.attempt = $2::int
+), fenced AS (
+    -- The task is another attempt's by now. What this one has cost is true all the same.
+    UPDATE qstreamd.attempts
+    SET usage = $7::jsonb
+    WHERE task_id = $1::text AND attempt = $2::int AND usage IS NULL AND $7::jsonb IS NOT NULL
+      AND NOT EXISTS (SELECT FROM left_running)
 )
 SELECT task_id FROM left_running
 
@@ -211,7 +218,7 @@ SELECT t.task_id, t.queue_id, t.entry_id, t.service_id, t.user_id, t.tier, t.mod
 
 -- name: row
 -- include: row_columns
-       , r.id, r.content, r.data, r.content_sha256, r.model_id AS result_model_id, r.usage
+       , r.id, r.content, r.data, r.content_sha256, r.model_id AS result_model_id, r.usage, r.finish_reason
 FROM qstreamd.tasks t
 LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
 WHERE t.task_id = $1::text
@@ -219,7 +226,7 @@ WHERE t.task_id = $1::text
 -- name: ended
 -- Those of $1 that have ended, with their results.
 -- include: row_columns
-       , r.id, r.content, r.data, r.content_sha256, r.model_id AS result_model_id, r.usage
+       , r.id, r.content, r.data, r.content_sha256, r.model_id AS result_model_id, r.usage, r.finish_reason
 FROM qstreamd.tasks t
 LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
 WHERE t.task_id = ANY ($1::text[]) AND t.state IN ('done', 'failed', 'cancelled', 'expired')
@@ -354,6 +361,10 @@ WITH chosen AS MATERIALIZED (
            extract(epoch FROM finished_at - created_at)::float8 AS total_s
     FROM qstreamd.tasks
     WHERE created_at > now() - make_interval(secs => $1::float8)
+), shortened AS (
+    SELECT c.service_id, count(*) AS cut
+    FROM chosen c JOIN qstreamd.results r USING (task_id)
+    WHERE r.finish_reason = 'length' GROUP BY GROUPING SETS ((c.service_id), ())
 ), tried AS (
     SELECT c.service_id, a.outcome, a.code,
            coalesce((a.usage->>'inputTokens')::bigint, 0) AS input_tokens,
@@ -393,8 +404,9 @@ WITH chosen AS MATERIALIZED (
 SELECT s.*, coalesce(p.attempts, 0) AS attempts, coalesce(e.failures, '{}') AS failures,
        coalesce(g.attempt_failures, '{}') AS attempt_failures,
        coalesce(p.input_tokens, 0) AS input_tokens, coalesce(p.cached_input_tokens, 0) AS cached_input_tokens,
-       coalesce(p.output_tokens, 0) AS output_tokens, p.cost_usd
+       coalesce(p.output_tokens, 0) AS output_tokens, p.cost_usd, coalesce(x.cut, 0) AS cut
 FROM summed s
+LEFT JOIN shortened x ON x.service_id IS NOT DISTINCT FROM s.service_id
 LEFT JOIN spent p ON p.service_id IS NOT DISTINCT FROM s.service_id
 LEFT JOIN ends e ON e.service_id IS NOT DISTINCT FROM s.service_id
 LEFT JOIN again g ON g.service_id IS NOT DISTINCT FROM s.service_id

@@ -109,4 +109,5 @@ def _decoded(text: str | None, kind: Any) -> Any:
 def stored_result(row: Row) -> StoredResult:
     """The result in a row that holds the columns of `results`."""
     usage = msgspec.convert(row["usage"], Usage)
-    return StoredResult(row["id"], row["content_sha256"], row["data"], row["content"], row["model_id"], usage)
+    answer = row["data"], row["content"], row["model_id"], usage, row["finish_reason"]
+    return StoredResult(row["id"], row["content_sha256"], *answer)

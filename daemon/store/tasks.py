@@ -97,13 +97,16 @@ class PostgresLedger:
             (task_id, attempt): {
                 "task_id": task_id, "attempt": attempt, "content": d.content, "data": d.data, "model_id": d.model_id,
                 "content_sha256": d.content_sha256, "usage": d.usage, "first_token_at": d.first_token_at,
+                "finish_reason": d.finish_reason,
             }
             for task_id, attempt, d in clean
         }  # fmt: skip
         won = await self._pool.fetch(self._sql["finish"], list(rows.values()))
         ids = {(row["task_id"], row["attempt"]): row["id"] for row in won}
         return [
-            StoredResult(ids[task_id, attempt], d.content_sha256, d.data, d.content, d.model_id, d.usage)
+            StoredResult(
+                ids[task_id, attempt], d.content_sha256, d.data, d.content, d.model_id, d.usage, d.finish_reason
+            )
             if (task_id, attempt) in ids
             else await self._read_back(task_id, attempt)
             for task_id, attempt, d in clean

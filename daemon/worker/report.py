@@ -71,8 +71,10 @@ def _observe(metrics: Metrics, in_flight: InFlight, outcome: Outcome, attempt_s:
         metrics.first_token_seconds.labels(trace.model_id).observe(trace.first_token_s)
     if trace.execute_s is not None:
         metrics.provider_calls.labels(trace.provider, code or "ok").inc()
-    if trace.usage is not None:
-        _count_usage(metrics, trace.model_id, trace.usage)
+    if (usage := trace.usage or trace.spent) is not None:
+        _count_usage(metrics, trace.model_id, usage)
+    if isinstance(outcome, Done):
+        metrics.answers.labels(trace.model_id, trace.finish_reason or "none").inc()
     if trace.blobs_left:
         metrics.blob_cleanup_failures.inc()
     for model, why in trace.closed:
@@ -92,6 +94,7 @@ def _write_line(in_flight: InFlight, outcome: Outcome, attempt_s: float) -> None
 
 def _fields(in_flight: InFlight) -> dict[str, object]:
     trace = in_flight.trace
+    usage = trace.usage or trace.spent
     return {
         **(in_flight.ids or {"task_id": ""}),
         "entry_id": in_flight.delivery.entry_id,
@@ -100,8 +103,9 @@ def _fields(in_flight: InFlight) -> dict[str, object]:
         "wait_s": _rounded(trace.wait_s),
         "first_token_s": _rounded(trace.first_token_s),
         "execute_s": _rounded(trace.execute_s),
-        "output_tokens": trace.usage.output_tokens if trace.usage else None,
-        "cost_usd": trace.usage.cost_usd if trace.usage else None,
+        "finish_reason": trace.finish_reason or None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "cost_usd": usage.cost_usd if usage else None,
         "detail": trace.detail or None,
         "blobs_left": trace.blobs_left or None,
     }

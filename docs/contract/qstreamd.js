@@ -43,6 +43,12 @@ export const REASON_TEXTS = {
   RETRY_AT: { en: "Trying again soon.", zh: "即将自动重试。" },
 };
 
+/** What to tell a user about an answer that is not whole. @type {Readonly<Record<"length" | "filtered", Readonly<Record<Language, string>>>>} */
+export const FINISH_TEXTS = {
+  length: { en: "The answer was cut off at its length limit.", zh: "回答达到长度上限，已被截断。" },
+  filtered: { en: "Part of the answer was withheld by the provider's filter.", zh: "部分回答被服务商的内容过滤拦截。" },
+};
+
 /** The view before the first event. @type {Readonly<TaskView>} */
 export const INITIAL_VIEW = Object.freeze({
   state: "queued",
@@ -134,6 +140,7 @@ function after(before, event) {
         resultRef: event.resultRef,
         result: event.result,
         usage: event.usage,
+        finishReason: event.finishReason,
       };
     case "error":
       return {
@@ -143,6 +150,7 @@ function after(before, event) {
         message: event.message,
         code: event.code,
         retryAt: event.retryAt,
+        usage: event.usage ?? before.usage,
       };
     default:
       return later(before, event);
@@ -178,7 +186,9 @@ function checked(text, result, sha) {
  * @param {string} [language]
  */
 export function textOf(view, language) {
-  if (!/^zh/i.test(language || "")) return view.message || ""; // an event's own words are English, and the most exact
+  const chinese = /^zh/i.test(language || "");
+  if (view.finishReason === "length" || view.finishReason === "filtered") return FINISH_TEXTS[view.finishReason][chinese ? "zh" : "en"];
+  if (!chinese) return view.message || ""; // an event's own words are English, and the most exact
   if (view.code && view.code in ERROR_TEXTS) return ERROR_TEXTS[view.code].zh;
   if (view.reason && view.reason in REASON_TEXTS) return REASON_TEXTS[view.reason].zh;
   return view.message || "";

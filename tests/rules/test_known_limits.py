@@ -16,7 +16,6 @@ COLUMNS: Final = ["limit", "what happens", "until", "what to do meanwhile"]
 #: subjects of the issues that mend the limits
 SUBJECTS: Final = {
     "Who owns an entry",
-    "Vendors as they are",
     "Promises that broke",
     "On the operator's ground",
 }

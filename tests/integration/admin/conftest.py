@@ -13,6 +13,7 @@ from daemon.config.settings import RuntimeSettings
 from daemon.domain.errors import Code
 from daemon.domain.events import Channel, Stage, Usage, done, error, started, token_batch
 from daemon.domain.messages import TaskIdentity, TaskMessage, content_sha256
+from daemon.domain.model_io import FinishReason
 from daemon.domain.states import State
 from daemon.events.log import EventLog
 from daemon.ports import Claimed, Delivery, ResultDraft, Transition
@@ -84,11 +85,12 @@ class System:
         raw = msgspec.json.encode(entry)
         await self.at.scripts.run([self.work.snooze_call(delivery, entry.message.task_id, raw, due_in_ms)])
 
-    async def finish(self, task_id: str) -> None:
+    async def finish(self, task_id: str, finish_reason: FinishReason | None = "stop") -> None:
         """Done, with an answer, its event and its ack."""
         delivery, claimed = await self.start(task_id)
         answer = "canary-answer"
-        draft = ResultDraft(answer, None, content_sha256(answer), "deepseek-pro", Usage(7, 0, 3, 0, 0.01), None)
+        usage, sha = Usage(7, 0, 3, 0, 0.01), content_sha256(answer)
+        draft = ResultDraft(answer, None, sha, "deepseek-pro", usage, None, finish_reason)
         stored = await self.ledger.finish(task_id, claimed.attempt, draft)
         event = done(
             stored.id, usage=draft.usage, model_id=draft.model_id, content_sha256=draft.content_sha256, result=answer

@@ -17,8 +17,8 @@ __all__ = ["environment"]
 
 async def week(system: System) -> None:
     """Two done, one failed, one that failed once and is done, one that waits for its next attempt."""
-    for task in ("a", "b"):
-        await system.finish(task)
+    await system.finish("a")
+    await system.finish("b", "length")
     await system.fail("c")
     for task in ("d", "e"):
         delivery, claimed = await system.start(task)
@@ -40,6 +40,7 @@ def test_a_week_is_summed_for_programs() -> None:
     }  # fmt: skip
     assert total["failures"] == {"LLM_ERROR": 1}
     assert total["attempt_failures"] == {"LLM_ERROR": 1, "LLM_TIMEOUT": 2}
+    assert total["cut"] == 1
     assert (total["input_tokens"], total["output_tokens"], total["cost_usd"]) == (14, 6, 0.02)
     assert 0 <= total["wait_p50_s"] <= total["wait_p95_s"] and total["total_p95_s"] > 0
 
@@ -51,6 +52,7 @@ def test_a_week_is_a_page_for_people() -> None:
     assert "resume-review      5     2       1  66.7%" in english and "2 open" in english
     assert "\nTasks that failed:\n  1  resume-review  LLM_ERROR  The model had an error.\n" in english
     assert english.index("2  resume-review  LLM_TIMEOUT") < english.rindex("1  resume-review  LLM_ERROR")
+    assert "\nAnswers cut at a limit (max_output_tokens):  1 resume-review\n" in english
     assert max(map(len, english.splitlines())) <= 100
     chinese = call("report", "--days", "1", "--lang", "zh", "--service", "resume-review").output
     assert "最近 1 d" in chinese and "失败的任务" in chinese and "2 进行中" in chinese and "合计" not in chinese

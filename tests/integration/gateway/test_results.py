@@ -30,7 +30,7 @@ from tests.waiting import WaitUntil
 
 NOTHING = {
     "queueId": None, "state": "queued", "attempt": 0, "createdAt": None, "startedAt": None, "finishedAt": None,
-    "result": None, "usage": None, "error": None, "waiting": {"reason": None, "position": None, "etaSeconds": None},
+    "result": None, "finishReason": None, "usage": None, "error": None, "waiting": {"reason": None, "position": None, "etaSeconds": None},
 }  # fmt: skip
 
 
@@ -51,7 +51,9 @@ async def claimed(ledger: PostgresLedger, task_id: str = "t1") -> int:
 async def finished(ledger: PostgresLedger, task_id: str = "t1") -> None:
     attempt = await claimed(ledger, task_id)
     usage = Usage(3, 0, 2, 0)
-    await ledger.finish(task_id, attempt, ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None))
+    await ledger.finish(
+        task_id, attempt, ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None, "length")
+    )
 
 
 async def task(rig: Rig, task_id: str = "t1", *, key: bool = True) -> tuple[int, Any]:
@@ -98,6 +100,7 @@ async def test_a_finished_task(rig: Rig, ledger: PostgresLedger) -> None:
     await finished(ledger)
     _, told = await task(rig, key=False)
     assert (told["state"], told["result"], told["error"], told["waiting"]) == ("done", "ab", None, None)
+    assert told["finishReason"] == "length"
     assert told["usage"] == {
         "inputTokens": 3, "cachedInputTokens": 0, "outputTokens": 2, "reasoningTokens": 0, "costUsd": None
     }  # fmt: skip

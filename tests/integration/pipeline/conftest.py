@@ -61,6 +61,9 @@ ECHO = Service(
     id="echo", title="Echo", system="", prompt="{{ text }}", template=None, takes_images=False,
     models=MappingProxyType({Tier.PAID: ("m",)}), first_token_s=2, idle_s=2, total_s=5, attempts=3,
 )  # fmt: skip
+JSON_TWO = replace(
+    ECHO, id="json_two", output="json", max_output_tokens=64, models=MappingProxyType({Tier.PAID: ("m", "n")})
+)
 TWO = replace(ECHO, id="two", models=MappingProxyType({Tier.PAID: ("m", "n")}))
 BOOK = ServiceCatalog(
     source="services.toml",
@@ -68,7 +71,16 @@ BOOK = ServiceCatalog(
         {id_: Model(id_, "deepseek", f"{id_}-1", concurrency=MappingProxyType({Tier.PAID: 100})) for id_ in ("m", "n")}
     ),
     services=MappingProxyType(
-        {s.id: s for s in (ECHO, replace(ECHO, id="json", output="json"), replace(ECHO, id="once", attempts=1), TWO)}
+        {
+            s.id: s
+            for s in (
+                ECHO,
+                replace(ECHO, id="json", output="json"),
+                replace(ECHO, id="once", attempts=1),
+                TWO,
+                JSON_TWO,
+            )
+        }
     ),
     queues=DEFAULT_QUEUES,
 )

@@ -58,9 +58,11 @@ def event(attempt: int, draft: EventDraft) -> dict[str, Any]:
     return {**HEAD, "type": draft.type.value, "attempt": attempt, "seq": 1, **fields}
 
 
-def ended(text: str, result: Any = None) -> EventDraft:
+def ended(text: str, result: Any = None, finish_reason: str | None = "stop") -> EventDraft:
     sha = hashlib.sha256(text.encode()).hexdigest()
-    return done(7, usage=Usage(), model_id="m1", content_sha256=sha, result=result)
+    return done(
+        7, usage=Usage(), model_id="m1", content_sha256=sha, result=result, finish_reason=finish_reason
+    )  # fmt: skip
 
 
 def views(module: Path, *events: dict[str, Any], ids: list[str | None] | None = None) -> list[dict[str, Any]]:
@@ -104,6 +106,19 @@ def test_a_task_that_ends_well_is_verified(module: Path) -> None:
     last = shown[-1]
     assert (last["text"], last["reasoning"], last["verified"], last["ended"]) == ("Good 好😀", "hm", True, True)
     assert (last["resultRef"], last["cursor"]) == ("db:result:7", "1005-0")
+
+
+@pytest.mark.parametrize("reason", ["stop", None, *reducer.FINISHES])
+def test_an_answer_that_is_not_whole_says_so(module: Path, reason: str | None) -> None:
+    """In both languages; a whole one speaks for itself."""
+    last = views(module, QUEUED, event(1, started("m1")), event(1, ended("Dear", "Dear", reason)))[-1]
+    assert last.get("finishReason") == reason
+    assert (last["en"], last["zh"]) == reducer.FINISHES.get(reason or "", ("", ""))
+
+
+def test_an_end_without_a_result_says_what_it_has_cost(module: Path) -> None:
+    failed = error(Stage.EXECUTE, Code.LLM_ERROR, "no", retryable=False, usage=Usage(5, None, 3))
+    assert views(module, QUEUED, event(1, failed))[-1]["usage"]["inputTokens"] == 5
 
 
 def test_the_text_of_a_failed_attempt_goes(module: Path) -> None:

@@ -17,10 +17,10 @@ from daemon.dev.fake_llm.shapes import Asked
 from daemon.dev.fake_llm.writing import dimensions, tokens
 from daemon.domain.messages import parse_message
 from daemon.domain.queues import DEFAULT_QUEUES
-from daemon.pipeline.output_schema import parse_output
 from daemon.pipeline.route import Plan, route
 from daemon.pipeline.validate import validate
 from daemon.relay.ingest import route_of
+from daemon.services.output import parse_output
 from daemon.services.prompts import prompt
 
 BOOK = services.load(None)

@@ -31,6 +31,7 @@ LABELS = {
     "first_token_seconds": ("model",),
     "attempt_seconds": ("queue", "outcome"),
     "task_seconds": ("queue", "outcome"),
+    "answers": ("model", "finish_reason"),
     "attempts": ("queue", "outcome", "code"),
     "retries": ("queue", "code"),
     "snoozes": ("queue", "reason"),

@@ -84,4 +84,7 @@ def test_a_shipped_file_that_says_that_it_only_expands_does() -> None:
 
 def test_an_applied_file_is_never_edited() -> None:
     """Released history: a change belongs into a new file. Only before the first release may this hash move."""
-    assert [(m.name, m.sha256[:16]) for m in load_migrations()] == [("0001_ledger", "3234af3f3c70daff")]
+    assert [(m.name, m.sha256[:16]) for m in load_migrations()] == [
+        ("0001_ledger", "3234af3f3c70daff"),
+        ("0002_finish_reason", "8dc110879bbbb86e"),
+    ]

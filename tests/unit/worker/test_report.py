@@ -42,6 +42,19 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(f"qstreamd_{name}", labels) or 0.0
 
 
+@pytest.mark.parametrize(("reason", "label"), [("length", "length"), ("stop", "stop"), ("", "none")])
+def test_each_answer_is_counted_by_why_it_ended(reason: str, label: str) -> None:
+    labels = {"model": "m", "finish_reason": label}
+    assert value(told(Done("m", Usage()), model_id="m", finish_reason=reason), "answers_total", **labels) == 1
+    assert value(told(Failed(Code.LLM_ERROR), model_id="m", finish_reason=reason), "answers_total", **labels) == 0
+
+
+def test_what_a_failed_attempt_has_cost_is_counted() -> None:
+    metrics = told(Failed(Code.LLM_ERROR), model_id="m", spent=Usage(100, None, 7, None, 0.5))
+    assert value(metrics, "tokens_total", model="m", type="input") == 100
+    assert value(metrics, "cost_usd_total", model="m") == 0.5
+
+
 @pytest.mark.parametrize(
     ("outcome", "name", "code", "moved"),
     [

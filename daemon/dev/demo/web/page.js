@@ -170,7 +170,7 @@ function sentence(it) {
     case "waiting": return [textOf(view, language), "warn"];
     case "retrying": return [w.retry(textOf(view, language), Math.ceil((view.retryAt ?? 0) - Date.now() / 1000)), "warn"];
     case "running": return view.text ? ["", ""] : [it.mode === "stream" ? w.thinking : w.whole, "busy"];
-    case "done": return ["", ""];
+    case "done": return [textOf(view, language), "warn"]; // nothing, or that it was cut
     default: return [textOf(view, language), "bad"];
   }
 }

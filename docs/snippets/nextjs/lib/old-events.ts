@@ -32,7 +32,8 @@ export function modern(event: OldEvent): ViewEvent | undefined {
     case "done": // without a hash: `verified` says false, and the result is read by its reference
       return {
         ...head, type, stage: "write", resultRef: text("resultRef"), modelId: text("modelId"), contentSha256: "",
-        usage: { inputTokens: 0, cachedInputTokens: 0, outputTokens: 0, reasoningTokens: 0, costUsd: null },
+        usage: { inputTokens: null, cachedInputTokens: null, outputTokens: null, reasoningTokens: null, costUsd: null },
+        finishReason: null,
       };
     case "":
     case "token":

@@ -8,7 +8,7 @@ const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString: proc
 export async function resultOf(taskId: string, userId: string) {
   return prisma.qstreamdResult.findFirst({
     where: { taskId, task: { userId } },
-    select: { content: true, data: true, modelId: true, usage: true, createdAt: true },
+    select: { content: true, data: true, modelId: true, usage: true, finishReason: true, createdAt: true },
   });
 }
 
@@ -30,10 +30,10 @@ export async function endOf(taskId: string): Promise<TerminalEvent | undefined> 
     const code = (task.errorCode ?? "INTERNAL") as Code;
     return { ...head, type: "error", stage: "execute", code, message: "", retryable: false };
   }
-  const { id, content, data, contentSha256, modelId, usage } = task.result;
+  const { id, content, data, contentSha256, modelId, usage, finishReason } = task.result;
   const done: DoneEvent = {
     ...head, type: "done", stage: "write", resultRef: `db:result:${id}`, modelId: modelId ?? "", contentSha256,
-    usage: usage as unknown as Usage, result: data ?? content,
+    usage: usage as unknown as Usage, finishReason: finishReason as DoneEvent["finishReason"], result: data ?? content,
   };
   return done;
 }

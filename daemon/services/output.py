@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from jsonschema.exceptions import ValidationError, best_match
 
-from daemon.domain.errors import Code, TaskError
+from daemon.domain.errors import Code, ProviderError
 from daemon.domain.messages import read_body
 from daemon.services import Service
 from daemon.services.schemas import validator
@@ -29,15 +29,27 @@ _TELLING: Final = frozenset(
 )  # fmt: skip
 
 
-def parse_output(text: str, service: Service) -> Any:
+def parse_output(text: str, service: Service, *, cut: bool = False) -> Any:
     """The document in `text`, valid under the service's schema; None for a text service.
 
     Without a schema any object or array is valid. One code fence around the whole answer is passed over; anything else
-    that is not JSON is an error. Raises `TaskError` with LLM_BAD_OUTPUT; its `detail` names the place in the document
-    and the rule, and quotes nothing of the answer.
+    that is not JSON is an error. Raises `ProviderError` with LLM_BAD_OUTPUT; its `detail` names the place in the
+    document and the rule, and quotes nothing of the answer. `cut`: the answer hit its limit, and that is what is wrong.
     """
     if service.output != "json":
         return None
+    try:
+        return _document(text, service)
+    except ProviderError as error:
+        if not cut:
+            raise
+        limit = "" if service.max_output_tokens is None else f" = {service.max_output_tokens}"
+        shortened = _bad(f"cut at its limit; raise max_output_tokens{limit} of the service ({error.detail})")
+        shortened.cut = True
+        raise shortened from None
+
+
+def _document(text: str, service: Service) -> Any:
     document = _decoded(text.strip())
     if service.schema is not None:
         _check(document, service.schema)
@@ -78,5 +90,5 @@ def _rule(error: ValidationError) -> str:
     return f"must satisfy {error.validator}"
 
 
-def _bad(detail: str) -> TaskError:
-    return TaskError(code=Code.LLM_BAD_OUTPUT, detail=detail)
+def _bad(detail: str) -> ProviderError:
+    return ProviderError(code=Code.LLM_BAD_OUTPUT, detail=detail)

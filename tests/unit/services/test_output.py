@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.domain.errors import Code, TaskError
-from daemon.pipeline.output_schema import parse_output
+from daemon.services.output import parse_output
 from tests.unit.pipeline.messages import LOOK, REVIEW
 
 SCHEMA = {
