@@ -30,7 +30,8 @@ from tests.waiting import WaitUntil
 
 NOTHING = {
     "queueId": None, "state": "queued", "attempt": 0, "createdAt": None, "startedAt": None, "finishedAt": None,
-    "result": None, "finishReason": None, "usage": None, "error": None, "waiting": {"reason": None, "position": None, "etaSeconds": None},
+    "result": None, "finishReason": None, "usage": None, "error": None,
+    "waiting": {"reason": None, "position": None, "etaSeconds": None},
 }  # fmt: skip
 
 
