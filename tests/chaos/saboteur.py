@@ -21,7 +21,7 @@ from tests import lua_scripts
 def ack_before_write() -> None:
     """The entry is settled when the model begins, not when its result is durable."""
     executor: Any = importlib.import_module("daemon.pipeline.executor")
-    ask = executor.ask
+    ask = executor.ask_model
 
     async def early(request: Any, provider: Any, scope: Any, *rest: Any) -> Any:
         for hold in _holds:
@@ -31,7 +31,7 @@ def ack_before_write() -> None:
         return await ask(request, provider, scope, *rest)
 
     _watch()
-    executor.ask = early
+    executor.ask_model = early
 
 
 def clock_stands_still() -> None:
