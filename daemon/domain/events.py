@@ -156,13 +156,7 @@ def error(
 
 
 def done(
-    result_id: int,
-    *,
-    usage: Usage,
-    model_id: str,
-    content_sha256: str,
-    result: Any | None,
-    finish_reason: str | None = None,
+    result_id: int, *, usage: Usage, model_id: str, content_sha256: str, result: Any, finish_reason: str | None = None
 ) -> EventDraft:
     """Terminal, after the row is committed. `result` only when its JSON is at most 4 KiB."""
     fields: dict[str, Any] = {
