@@ -6,7 +6,6 @@ counts, as in JavaScript. A message whose `expiresAt` has passed is accepted: th
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from daemon.blobs.inline import decode
 from daemon.domain import messages
 from daemon.domain.errors import Code, Rejected, TaskError
 from daemon.domain.model_io import Picture
-from daemon.domain.queues import QUEUE_PATTERN, QueueSpec
+from daemon.domain.queues import QueueSpec
 from daemon.observability import traceparent
 
-_PATHS: Final = re.compile(
+PATHS: Final = re.compile(
     r"/api/worker/(?P<mode>stream|batch)/(?P<service>[^/]+)|/api/execute/(?P<only>stream|batch)|/worker/execute"
     r"|/api/worker/queue/(?P<queue>[^/]+)"
 )
@@ -48,18 +47,18 @@ class Ingested(NamedTuple):
 
 def route_of(path: str) -> Route | None:
     """The route of a task message's path (no query); None for any other path."""
-    found = _PATHS.fullmatch(path)
+    found = PATHS.fullmatch(path)
     return found and Route(found["mode"] or found["only"], found["queue"], found["service"])
 
 
 def ingest(raw: bytes, route: Route, queues: Mapping[str, QueueSpec], headers: Mapping[str, str]) -> Ingested:
     """The message in `raw`; `Rejected` (never as sent), or `TaskError` WORKER_OVERLOADED (`v` is newer than we are)."""
-    body = _object(raw)
+    body = json_object(raw)
     for name, value in (("queueId", route.queue), ("serviceId", route.service)):
         if value is not None and body.setdefault(name, value) != value:
             raise Rejected(f"{name}: {str(body[name])[:80]!r} in the body, {value[:80]!r} in the path")
     if headers.get("Upstash-Schedule-Id"):
-        _name(body, headers.get("Upstash-Message-Id"))
+        name_scheduled(body, headers.get("Upstash-Message-Id"))
     version = body.setdefault("v", messages.CONTRACT_VERSION)
     if type(version) is int and version > messages.CONTRACT_VERSION:
         raise TaskError(f"v: {version} is newer than this relay", code=Code.WORKER_OVERLOADED)
@@ -80,26 +79,8 @@ def ingest(raw: bytes, route: Route, queues: Mapping[str, QueueSpec], headers: M
     return Ingested(message, queue, messages.canonical_sha256(body), decode(message.images or ()), carried)
 
 
-def failed_task(raw: bytes) -> messages.TaskIdentity | None:
-    """The task that a failure callback is about; None when its message names none (which may be why it failed)."""
-    try:
-        callback = _object(raw)
-        body = _object(base64.b64decode(callback["sourceBody"], validate=True))
-        if callback.get("scheduleId"):
-            _name(body, callback.get("sourceMessageId"))
-        # the public path may have a prefix that the proxy takes off, hence `search`
-        found = _PATHS.search(str(callback.get("url")).partition("?")[0])
-        queue = (found and found["queue"]) or body["queueId"]
-        ids = {name: body[name][:128] for name in ("requestId", "traceId") if isinstance(body.get(name), str)}
-        message = messages.parse_message(
-            {"taskId": body["taskId"], "queueId": queue, "serviceId": "x", "userId": "x", **ids}
-        )
-    except (KeyError, TypeError, ValueError, Rejected):
-        return None
-    return messages.identity_of(message) if re.fullmatch(QUEUE_PATTERN, message.queue_id) else None
-
-
-def _object(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The object in `raw`; `Rejected` when it is none."""
     try:
         body = messages.read_body(raw)
     except (ValueError, RecursionError) as error:
@@ -109,7 +90,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _name(body: dict[str, Any], message_id: str | None) -> None:
+def name_scheduled(body: dict[str, Any], message_id: str | None) -> None:
     """Make a scheduled task's id from the message id. One that does not fit is hashed: cut, two might become one."""
     if message_id and "taskId" not in body:
         fits = messages.TASK_ID.fullmatch(message_id)

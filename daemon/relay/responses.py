@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from daemon.domain.errors import CODES, Code, DependencyAway, QstreamdError, RedisFull, Rejected, TaskError
 from daemon.observability.metrics import UNKNOWN
 from daemon.queues.admission import Accepted, Conflict, Full, Verdict
 from daemon.relay.ingest import Ingested
+
+FULL_RETRY_AFTER_S: Final = 20  #: tasks of a minute leave a queue slowly
 
 
 class RelayResponse(NamedTuple):
@@ -49,3 +52,14 @@ def refusal(problem: Exception) -> RelayResponse:
     text = problem.message if isinstance(problem, TaskError) else CODES[code].en
     outcome = "rejected" if isinstance(problem, Rejected) else "unavailable"
     return RelayResponse(CODES[code].http_status or 500, {"code": code, "message": text}, outcome, cause=problem)
+
+
+def retry_after(status: int, retried: str, known_s: float | None, away_s: float) -> int:
+    """Seconds, growing with each try: QStash tries only three more times by default, and an outage may last.
+
+    `known_s`: when a slot is likely free, as fast as the queue drains. `away_s`: the first wait while Redis is away.
+    """
+    usual = FULL_RETRY_AFTER_S if status == 429 else away_s
+    base = usual if known_s is None else max(1.0, known_s)
+    tries = int(retried) if retried in {"1", "2", "3", "4"} else 0
+    return round(base * random.uniform(1, 1.5)) << 2 * tries

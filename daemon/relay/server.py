@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,14 +26,14 @@ from daemon.observability.metrics import CONTENT_TYPE, Metrics
 from daemon.ports import Clock
 from daemon.queues.admission import Accepted, Admission, Verdict
 from daemon.queues.reservations import Reservations
-from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
-from daemon.relay.responses import RelayResponse, Unauthorized, refusal, response_of
+from daemon.relay.failure_callback import failed_task
+from daemon.relay.ingest import Ingested, Route, ingest, route_of
+from daemon.relay.responses import RelayResponse, Unauthorized, refusal, response_of, retry_after
 from daemon.relay.signature import verify
 
 FAILED_BYTES_MAX: Final = 4 * BODY_BYTES_MAX  #: a failure callback carries the source message as base64, and an answer
 INFLIGHT_MAX: Final = 256  #: calls at once; each may hold a body
 QUEUED_DEADLINE_S: Final = 0.25  #: `queued` is best effort and must not make an accepted call late
-FULL_RETRY_AFTER_S: Final = 20  #: tasks of a minute leave a queue slowly
 _DEPRECATED: Final = "@1767225600"  # RFC 9745: since 2026-01-01
 _UNDELIVERED: Final = error(Stage.DELIVER, Code.DELIVERY_FAILED, CODES[Code.DELIVERY_FAILED].en, retryable=False)
 _log = logger("relay")
@@ -93,22 +92,14 @@ class Relay:
             headers["Upstash-NonRetryable-Error"] = "true"
         elif answer.status in {429, 500, 503}:
             known_s = body.get("retryAfter")
-            body["retryAfter"] = self._retry_after(answer.status, request.headers.get("Upstash-Retried", ""), known_s)
+            body["retryAfter"] = retry_after(
+                answer.status, request.headers.get("Upstash-Retried", ""), known_s, self.settings.retry_after_s
+            )
             headers["Retry-After"] = str(body["retryAfter"])
         if answer.status >= 400 and name != "ready":
             why, trace = answer.cause or body.get("message"), answer.cause if answer.status == 500 else None
             _log.warning("call.refused", route=name, status=answer.status, why=why, exc_info=trace)
         return web.Response(status=answer.status, body=msgspec.json.encode(body), headers=headers)
-
-    def _retry_after(self, status: int, retried: str, known_s: float | None) -> int:
-        """Seconds, growing with each try: QStash tries only three more times by default, and an outage may last.
-
-        `known_s`: when a place is likely free, as fast as the queue drains now.
-        """
-        usual = FULL_RETRY_AFTER_S if status == 429 else self.settings.retry_after_s
-        base = usual if known_s is None else max(1.0, known_s)
-        tries = int(retried) if retried in {"1", "2", "3", "4"} else 0
-        return round(base * random.uniform(1, 1.5)) << 2 * tries
 
     async def _verified_body(self, request: web.Request, bytes_max: int) -> bytes:
         """The raw body of a signed call that is whole and small enough; a larger one is read off and not kept."""

@@ -1,8 +1,7 @@
 """Reads one queue at the pace of its free slots and starts an attempt for each entry.
 
-Own connection for the blocked read. A blocked read is never cancelled (entries on their way would be stranded
-unseen): `stop` sets a flag and unblocks it. After any read error the reply may have been lost while we live, so our
-own pending entries are read back.
+`stop` sets a flag and unblocks the read that waits (`worker.blocking_read`). After any read error the reply may have
+been lost while we live, so our own pending entries are read back.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from daemon.observability.metrics import Metrics
 from daemon.pipeline.in_flight import InFlight
 from daemon.ports import Delivery
 from daemon.queues.streams import QueuePaused, WorkStreams
-from daemon.redis_client.connection import NoGroup, Polling, connect_blocking, node_of, translated
-from daemon.redis_client.keys import queue_keys
+from daemon.redis_client.connection import NoGroup, Polling
+from daemon.worker.blocking_read import BlockingRead
 from daemon.worker.lease import Leases
 from daemon.worker.slots import Slots
 
@@ -31,9 +30,6 @@ _log = logger(__name__)
 
 #: pause after a failed read; short, since accepted work waits
 _PAUSE_S = (0.1, 2.0)
-#: a read that is being sent is blocked at the server within this
-_UNBLOCK_TRIES = 25
-_UNBLOCK_PAUSE_S = 0.02
 #: between two looks at a queue that is paused although nobody told us
 _PAUSED_READ_S = 1.0
 #: between two reads of an idle queue on a server that does not block
@@ -59,22 +55,18 @@ class QueueConsumer:
         attempt: Callable[[InFlight], Awaitable[None]],
     ) -> None:
         self.queue = spec.name
-        self._where = queue_keys(spec.name).ready  # in a cluster: both streams lie on the same node
         self._slots_max = settings.pending_max // 2  # a read may bring twice what is free
         self.slots = Slots(min(spec.parallelism, self._slots_max))
         self.reading = False  #: true while the loop reads or waits for entries; part of readiness
         self.reading_since: float | None = None  #: loop time at which the read that is under way was sent
         self.idle_since = asyncio.get_running_loop().time()  #: loop time since which nothing came or ended
         self._work = work
-        self._client = client
         self._leases = leases
         self._settings = settings
         self._lease_s = lease.lease_s
         self._metrics = metrics
         self._attempt = attempt
-        self._blocking: Redis | None = None
-        self._client_id: int | None = None
-        self._blocked = False
+        self._blocking = BlockingRead(spec.name, work, client, settings)
         self._stopping = False
         self._check_pending_until = 0.0  # loop time until which own pending entries may lie unseen
         self._recovered_at = 0.0
@@ -106,18 +98,18 @@ class QueueConsumer:
                         await self._read_failed(error, failures)
                 self.reading = False
         finally:
-            await self._close_blocking()
+            await self._blocking.close()
 
     async def stop(self) -> None:
         """Read nothing more; wakes a blocked read. Repeatable."""
         self._stopping = True
         self.slots.wake()
-        await self._unblock()
+        await self._blocking.unblock()
 
     async def pause(self) -> None:
         """Read nothing until `resume`; what runs goes on, what was read just now goes back. Repeatable."""
         self.slots.close()
-        await self._unblock()
+        await self._blocking.unblock()
 
     def resume(self) -> None:
         """Read again. Repeatable."""
@@ -134,7 +126,7 @@ class QueueConsumer:
         """New work may have fewer slots now than the read that waits has asked for."""
         self._again = True
         self.slots.wake()
-        await self._unblock()
+        await self._blocking.unblock()
 
     @property
     def room(self) -> int:
@@ -150,20 +142,6 @@ class QueueConsumer:
             yield slots
         finally:
             self.slots.give(slots)
-
-    async def _unblock(self) -> None:
-        for _ in range(_UNBLOCK_TRIES):
-            if not self._blocked or self._client_id is None:
-                return
-            try:
-                with translated():
-                    node = await node_of(self._client, self._where)
-                    if await node.client_unblock(self._client_id):
-                        return
-            except (RedisAway, RedisFull):
-                _log.warning("read.unblock_failed", queue=self.queue)  # then BLOCK runs out by itself
-                return
-            await asyncio.sleep(_UNBLOCK_PAUSE_S)  # its read is on the way to the server
 
     def check_pending(self) -> None:
         """Look through our own pending entries for the next three leases: a reply may have been lost."""
@@ -234,19 +212,12 @@ class QueueConsumer:
             self.reading_since = None
 
     async def _wait(self) -> list[Delivery]:
-        if self._blocking is None:
-            self._blocking = connect_blocking(self._settings, name=f"qstreamd-read-{self.queue}")
-            with translated():
-                self._client_id = int(await (await node_of(self._blocking, self._where)).client_id())
+        await self._blocking.open()
         if self._must_stop() or self._again:
             return []
         block_s = min(self._settings.block_s, self._lease_s / 2) if self._checks_pending() else self._settings.block_s
         began = asyncio.get_running_loop().time()
-        self._blocked = True
-        try:
-            found = await self._work.wait(self._blocking, self.queue, max(1, self._room_for_new), int(block_s * 1000))
-        finally:
-            self._blocked = False
+        found = await self._blocking.wait(max(1, self._room_for_new), block_s)
         if not self._must_stop():  # else we were unblocked
             took_s = asyncio.get_running_loop().time() - began
             await self._pause(self._polling.pause_s(found=bool(found), asked_s=block_s, took_s=took_s))
@@ -292,10 +263,5 @@ class QueueConsumer:
         self.check_pending()
         self._metrics.redis_errors.labels("full" if isinstance(error, RedisFull) else "away").inc()
         _log.warning("read.failed", queue=self.queue, error=type(error).__name__, failures=failures)
-        await self._close_blocking()
+        await self._blocking.close()
         await asyncio.sleep(random.uniform(0.5, 1) * min(_PAUSE_S[1], _PAUSE_S[0] * 2.0 ** min(failures, 10)))
-
-    async def _close_blocking(self) -> None:
-        client, self._blocking, self._client_id = self._blocking, None, None
-        if client is not None:
-            await client.aclose()

@@ -11,7 +11,8 @@ import pytest
 from daemon.domain.errors import Code, Rejected, TaskError
 from daemon.domain.messages import TASK_ID, canonical_sha256
 from daemon.domain.queues import DEFAULT_QUEUES, Mode, QueueSpec, Tier
-from daemon.relay.ingest import Ingested, Route, failed_task, ingest, route_of
+from daemon.relay.failure_callback import failed_task
+from daemon.relay.ingest import Ingested, Route, ingest, route_of
 
 QUEUES = {**DEFAULT_QUEUES, "q_long": QueueSpec("q_long", Tier.PAID, Mode.BATCH, 2)}
 GOOD: dict[str, Any] = {"taskId": "t1", "queueId": "q_paid_stream", "serviceId": "resume-review", "userId": "u1"}

@@ -15,8 +15,8 @@ from daemon.domain.queues import DEFAULT_QUEUES
 from daemon.observability.metrics import Metrics
 from daemon.queues.admission import Accepted, Conflict, Duplicate, Full, Verdict
 from daemon.relay.ingest import Ingested
-from daemon.relay.responses import Unauthorized, refusal, response_of
-from daemon.relay.server import FULL_RETRY_AFTER_S, INFLIGHT_MAX, Relay
+from daemon.relay.responses import FULL_RETRY_AFTER_S, Unauthorized, refusal, response_of, retry_after
+from daemon.relay.server import INFLIGHT_MAX, Relay
 
 MESSAGE = TaskMessage(task_id="t1", queue_id="q_paid_stream", service_id="s", user_id="u")
 FOUND = Ingested(MESSAGE, DEFAULT_QUEUES["q_paid_stream"], "0" * 64, {})
@@ -85,7 +85,7 @@ def test_each_error_has_its_answer(problem: Exception, status: int, code: str, o
 @pytest.mark.parametrize(("status", "base"), [(503, RelaySettings().retry_after_s), (429, FULL_RETRY_AFTER_S)])
 def test_each_try_waits_longer(status: int, base: int, retried: str, factor: int) -> None:
     """QStash gives up after a few tries: together they must outlast an outage. Jittered, so that they don't meet."""
-    waits = {relay()._retry_after(status, retried, None) for _ in range(50)}
+    waits = {retry_after(status, retried, None, RelaySettings().retry_after_s) for _ in range(50)}
     assert base * factor <= min(waits) < max(waits) <= (base * 1.5 + 1) * factor
 
 
