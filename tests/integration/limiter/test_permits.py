@@ -420,15 +420,15 @@ async def test_a_minute_never_holds_more_requests_than_the_limit(desk: Desk) -> 
 
 async def test_nobody_overtakes_at_a_rate(desk: Desk) -> None:
     """A newcomer goes to the end of the line, and who comes back at its time is let in."""
-    limited = model(limit=1000, requests_per_minute=600)  # one each 111 ms, 61 at once
-    for n in range(61):
+    limited = model(limit=1000, requests_per_minute=60)  # one each 1.1 s, seven at once
+    for n in range(7):
         assert await desk.enters(ask(f"t{n}", limited, user=f"u{n}"))
     first = await desk.enter(ask("first", limited))
     second = await desk.enter(ask("second", limited))
     assert (
         isinstance(first, NoModelAvailable)
         and isinstance(second, NoModelAvailable)
-        and second.opens_in_ms > first.opens_in_ms + 90
+        and second.opens_in_ms > first.opens_in_ms + 900
     )
     await asyncio.sleep(first.opens_in_ms / 1000)
     assert isinstance(await desk.enter(ask("newcomer", limited)), NoModelAvailable)

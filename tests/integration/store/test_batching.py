@@ -80,4 +80,4 @@ async def test_two_entries_of_one_task_in_one_batch_get_one_attempt(pool: Pool) 
         ledger.claim(delivery("t1", "1-0"), "me", "m1", LEASE_S),
         ledger.claim(delivery("t1", "2-0"), "me", "m1", LEASE_S),
     )
-    assert sorted(type(one).__name__ for one in both) == ["Claimed", "Duplicate"]
+    assert sorted(type(one).__name__ for one in both) == ["AlreadyRunning", "Claimed"]
