@@ -8,7 +8,7 @@ every one may be repeated with the same arguments.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from daemon.domain.errors import Code, TaskError
@@ -83,6 +83,11 @@ class AlreadyRunning:
 
 
 @dataclass(frozen=True, slots=True)
+class StillRunning:
+    """Another owner runs the task by this very entry, and its heartbeat is fresh: leave the entry pending."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskIdConflict:
     """The task id was used for another body or queue: dead letter, no event."""
 
@@ -99,7 +104,7 @@ class AlreadyEnded:
     result: StoredResult | None
 
 
-ClaimOutcome = Claimed | AlreadyRunning | TaskIdConflict | AlreadyEnded
+ClaimOutcome = Claimed | AlreadyRunning | StillRunning | TaskIdConflict | AlreadyEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +149,30 @@ class Transition:
 class Ledger(Protocol):
     """Postgres: hands out attempt numbers (the fence) and holds results."""
 
-    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:
-        """Make or take the row in one statement; `attempt` rises by one when the answer is `Claimed`."""
+    async def claim(
+        self, delivery: Delivery, owner: str, model_id: str, lease_s: float, dead_owners: Sequence[str] = ()
+    ) -> ClaimOutcome:
+        """Make or take the row in one statement; `attempt` rises by one when the answer is `Claimed`.
 
-    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
-        """Commit `done` and the result by compare-and-set on (`task_id`, `attempt`, `running`), in one statement.
-
-        Reads back when no row matched: our own earlier commit is returned as success. Raises `LeaseLost` when a higher
-        attempt exists or the task ended otherwise.
+        A row that says `running` is taken if `owner` claimed it by this entry, if its heartbeat has lapsed, or if its
+        owner is one of `dead_owners`; the last two count a crash.
         """
 
-    async def transition(self, task_id: str, attempt: int, change: Transition) -> bool:
-        """Leave `running` by compare-and-set on `attempt`. False: somebody else owns the task now. Repeatable."""
+    async def raise_attempt(self, task_id: str, attempt: int, owner: str, to: int) -> bool:
+        """Give the attempt, which has not begun, the number `to`: its events know its own. Repeatable.
+
+        False: it is not ours.
+        """
+
+    async def finish(self, task_id: str, attempt: int, owner: str, result: ResultDraft) -> StoredResult:
+        """Commit `done` and the result by compare-and-set on (`task_id`, `attempt`, `owner`, `running`).
+
+        One statement. Reads back when no row matched: our own earlier commit is returned as success. Raises `LeaseLost`
+        when the attempt is not ours (any more) or the task ended otherwise.
+        """
+
+    async def transition(self, task_id: str, attempt: int, owner: str, change: Transition) -> bool:
+        """Leave `running` by compare-and-set on `attempt` and `owner`. False: it is not ours any more. Repeatable."""
 
     async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
         """Make the row of a task that ends without a claim (expired, rejected) terminal.
@@ -166,10 +183,15 @@ class Ledger(Protocol):
     async def task_id_conflict(self, queue: str, entry: WorkEntry) -> str:
         """Why the id of this entry is another task's; "" when it is its own, or nobody's."""
 
-    async def release_claim(self, task_id: str, entry_id: str, lease_s: float) -> None:
-        """Before parking a redelivered entry: a row that still says `running` by it becomes `queued`, crash counted."""
+    async def release_claim(
+        self, task_id: str, entry_id: str, owner: str, lease_s: float, dead_owners: Sequence[str] = ()
+    ) -> bool:
+        """Before a redelivered entry moves: a row that still says `running` by it becomes `queued`, crash counted.
 
-    async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:
+        False: by the rule of `claim` it may not be taken; the entry stays where it is.
+        """
+
+    async def heartbeat(self, attempts: Sequence[tuple[str, int]], owner: str) -> set[str]:
         """Renew `heartbeat_at` of all in one statement; the task ids whose attempt is no longer ours come back."""
 
 
@@ -204,13 +226,14 @@ class ConcurrencyLimiter(Protocol):
 class Appended:
     """What the append script answered.
 
-    `accepted` False: a higher attempt or the end came before; `ended` says which.
+    `accepted` False: another owner, a higher attempt or the end came before; `ended` says which.
     """
 
     accepted: bool
     ended: bool
     cancel: bool  #: a cancel was asked for
     overtaken: bool = False  #: something was appended after the event that was said to be the last
+    attempt: int = field(default=0, compare=False)  #: the highest that the stream has seen
 
 
 class Settlement(Protocol):
@@ -234,7 +257,7 @@ class Settlement(Protocol):
     ) -> Appended:
         """The last events and the release of the permits in one flush; waking those who waited takes another.
 
-        `after`: the events only if the attempt's last one is still that with this `seq`.
+        `after`: the events only if the attempt's last one is still that with this `seq`, whoever ran it.
         """
 
     async def streamed_text(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:

@@ -27,11 +27,12 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class EventLog:
-    """Writes and reads per-task streams."""
+    """Writes and reads per-task streams. `owner`: whose attempts are appended; "" in a process that runs none."""
 
-    def __init__(self, scripts: Scripts, settings: EventSettings, clock: Clock) -> None:
+    def __init__(self, scripts: Scripts, settings: EventSettings, clock: Clock, owner: str = "") -> None:
         self._scripts = scripts
         self._clock = clock
+        self._owner = owner
         self._ttl_s = int(settings.ttl_s)
         self._ended_ttl_s = int(settings.ttl_after_end_s)
 
@@ -58,7 +59,7 @@ class EventLog:
     ) -> Call:
         """The script call of one append, to be sent in a batch with others; the same drafts make the same nonce.
 
-        `after`: only if the attempt's last event is still the one with this `seq`.
+        `after`: only if the attempt's last event is still the one with this `seq`, whoever ran it.
         """
         now = round(self._clock.time(), 3)
         common = _encode(task.task_id), _common(task, now)
@@ -69,6 +70,7 @@ class EventLog:
             state=keys.events_state(task.task_id),
             nonce=nonce,
             fence=fence,
+            owner=self._owner if after is None else "",
             ttl_s=self._ttl_s,
             ended_ttl_s=self._ended_ttl_s,
             queued=_queued(task, position, common),
@@ -78,8 +80,8 @@ class EventLog:
     @staticmethod
     def appended(reply: Any) -> Appended:
         """The reply of one append, typed."""
-        status, _attempt, _seq, cancel = reply
-        return Appended(accepted=status > 0, ended=status == -1, cancel=bool(cancel), overtaken=status == -2)
+        status, attempt, _seq, cancel = reply
+        return Appended(status > 0, ended=status == -1, cancel=bool(cancel), overtaken=status == -2, attempt=attempt)
 
     async def read(self, task_id: str, after: str = "0-0", count: int = 500) -> list[Event]:
         """At most `count` events after the stream id `after`; empty when there are none (yet). One command."""

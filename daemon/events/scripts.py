@@ -30,6 +30,7 @@ def append(
     state: str,
     nonce: str,
     fence: str,
+    owner: str,
     ttl_s: int,
     ended_ttl_s: int,
     queued: bytes,
@@ -39,7 +40,7 @@ def append(
     return Call(
         SCRIPTS["append"],
         (stream, state),
-        (nonce, fence, ttl_s, ended_ttl_s, queued, *(part for event in events for part in event)),
+        (nonce, fence, owner, ttl_s, ended_ttl_s, queued, *(part for event in events for part in event)),
     )
 
 

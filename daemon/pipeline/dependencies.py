@@ -5,7 +5,7 @@ Every field may be a fake in a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
@@ -38,6 +38,7 @@ class Dependencies:
     #: attempts of a queue at once over all processes, as its control says now; None: no such limit
     queue_limit: Callable[[str], int | None] = field(default=lambda _: None)
     refusals: RefusedParameters = field(default_factory=RefusedParameters)
+    dead_owners: Collection[str] = ()  #: proved dead, as of now: what runs under their names may be taken
 
     @property
     def lease_ms(self) -> int:

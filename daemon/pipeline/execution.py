@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, TypeVar
 
@@ -59,7 +59,15 @@ class Execution:
         if appended.cancel:
             self.in_flight.scope.interrupt(TaskError(code=Code.CANCELLED))
         elif not appended.accepted:
-            self.in_flight.scope.interrupt(LeaseLost("the event stream has seen a higher attempt"))
+            self.in_flight.scope.interrupt(LeaseLost("the event stream has seen a higher attempt, or another owner"))
+
+    async def raise_attempt(self, to: int) -> None:
+        """Give our attempt, which has not begun, the number `to`. Raises `LeaseLost` when it is not ours any more."""
+        task_id, attempt, ledger = self.task.task_id, self.claim.attempt, self.deps.ledger
+        if not await self.until_available(lambda: ledger.raise_attempt(task_id, attempt, self.deps.owner, to)):
+            raise LeaseLost(f"attempt {attempt} was taken over before it began")
+        self.claim = replace(self.claim, attempt=to)
+        self.in_flight.claimed(to)
 
     @property
     def cancelled(self) -> TaskError | None:

@@ -27,7 +27,7 @@ from daemon.pipeline.outcome import Abandoned, Done, Outcome
 from daemon.pipeline.permit_acquisition import PermitAcquisition
 from daemon.pipeline.route import route
 from daemon.pipeline.validate import validate
-from daemon.ports import AlreadyEnded, AlreadyRunning, Claimed, TaskIdConflict
+from daemon.ports import AlreadyEnded, AlreadyRunning, Appended, Claimed, StillRunning, TaskIdConflict
 from daemon.services.output import parse_output
 
 _log = logger(__name__)
@@ -112,9 +112,11 @@ async def acquire_permits(x: Execution) -> Outcome | None:
 
 async def claim_attempt(x: Execution) -> Outcome | None:
     """The attempt number from Postgres; only `Claimed` may spend money."""
-    d, model_id = x.in_flight.delivery, x.permits.model.id
+    deps, d, model_id = x.deps, x.in_flight.delivery, x.permits.model.id
     try:
-        claim = await x.until_available(lambda: x.deps.ledger.claim(d, x.deps.owner, model_id, x.deps.lease.lease_s))
+        claim = await x.until_available(
+            lambda: deps.ledger.claim(d, deps.owner, model_id, deps.lease.lease_s, tuple(deps.dead_owners))
+        )
     except TaskError as error:  # Postgres can't hold this message: there is no row, so event and dead letter say it
         return await failure.end_without_row(x, error)
     match claim:
@@ -127,6 +129,8 @@ async def claim_attempt(x: Execution) -> Outcome | None:
             return await settlement.complete_again(x, claim)
         case AlreadyRunning():
             return await failure.drop(x)
+        case StillRunning():
+            return await failure.leave_pending(x)
         case TaskIdConflict():
             return await failure.drop(x, conflict=claim.why)
 
@@ -137,17 +141,26 @@ async def begin_attempt(x: Execution) -> Outcome | None:
         return await failure.give_up(x, TaskError(code=Code.WORKER_LOST), stage=Stage.EXECUTE)
     if x.claim.attempt == 1:
         x.in_flight.trace.wait_s = max(0.0, x.deps.clock.time() - x.entry.accepted_at / 1000)
-    event = started(x.permits.model.id)  # made once: a repeated append of the same draft adds nothing
-    begin = x.deps.settlement.begin
-    owned, appended = await x.until_available(lambda: begin(x.in_flight.delivery, x.task, x.claim.attempt, event))
-    if not owned:
-        raise LeaseLost("the entry left us before the attempt began")
+    appended = await _start(x)
+    if not (appended.accepted or appended.ended):
+        # The row is ours, but the events know this number: Postgres has lost commits, and hands it out again.
+        await x.raise_attempt(appended.attempt + 1)
+        appended = await _start(x)
     if appended.ended:  # its viewer was told the end (cancelled, DELIVERY_FAILED): there is nobody to run it for
         code = Code.CANCELLED if appended.cancel else Code.DELIVERY_FAILED
         return await failure.give_up(x, TaskError(code=code), stage=Stage.DELIVER)
     x.check_appended(appended)
     x.phase = Phase.RUNNING
     return None
+
+
+async def _start(x: Execution) -> Appended:
+    event = started(x.permits.model.id)  # made once: a repeated append of the same draft adds nothing
+    begin = x.deps.settlement.begin
+    owned, appended = await x.until_available(lambda: begin(x.in_flight.delivery, x.task, x.claim.attempt, event))
+    if not owned:
+        raise LeaseLost("the entry left us before the attempt began")
+    return appended
 
 
 async def load_request(x: Execution) -> Outcome | None:
@@ -193,7 +206,7 @@ async def commit_result(x: Execution) -> Outcome | None:
     x.stage, x.in_flight.trace.usage = Stage.WRITE, draft.usage
     if x.writer is not None:  # all text first: whoever repeats the end after a crash has only the result
         await x.writer.flush()
-    stored = await x.until_available(lambda: x.deps.ledger.finish(x.task.task_id, x.claim.attempt, draft))
+    stored = await x.until_available(lambda: x.deps.ledger.finish(x.task.task_id, x.claim.attempt, x.deps.owner, draft))
     x.row_ended()
     await settlement.complete(x, stored)
     return Done(stored.model_id, stored.usage)

@@ -17,7 +17,7 @@ from daemon.domain.permits import NoModelAvailable, WaitForPermit
 from daemon.domain.states import State
 from daemon.pipeline import attempt_events, settlement
 from daemon.pipeline.execution import Execution
-from daemon.pipeline.outcome import Abandoned, Dropped, Failed, Fenced, Outcome, Requeued, Retrying, Snoozed
+from daemon.pipeline.outcome import Abandoned, Dropped, Failed, Fenced, Outcome, Refused, Requeued, Retrying, Snoozed
 from daemon.pipeline.permit_policy import snooze_for_permit, snooze_until_available
 from daemon.pipeline.retry_policy import GiveUp, Retry, WaitForModel, decide, final_code
 from daemon.ports import Transition
@@ -109,7 +109,7 @@ async def give_up(
 
 async def _transition(x: Execution, transition: Transition) -> None:
     if not await settlement.leave_running(x, transition):
-        raise LeaseLost("a higher attempt exists")
+        raise LeaseLost("the attempt is not ours any more")
 
 
 # --- before an attempt --------------------------------------------------------------------------------------------
@@ -131,7 +131,8 @@ async def handle_unreadable(x: Execution) -> Outcome:
 async def reject(x: Execution, error: TaskError) -> Outcome:
     """A task that ends without starting: bad, unknown, expired, cancelled, or having waited too long."""
     d, ledger, state = x.in_flight.delivery, x.deps.ledger, terminal_state(error.code)
-    await _release_claim(x)
+    if not await _release_claim(x):
+        return await leave_pending(x)
     if not await x.until_available(lambda: ledger.end_unclaimed(x.entry, state, error.code, d.entry_id)):
         conflict = await x.until_available(lambda: ledger.task_id_conflict(d.queue, x.entry))
         return await drop(x, conflict=conflict)
@@ -159,19 +160,29 @@ async def wait_for_permits(x: Execution, answer: WaitForPermit | NoModelAvailabl
         wait = snooze_until_available(entry, answer, now_ms, limits, deps.retry, jitter, first=x.permits.has_priority)
     if wait is None:
         return await reject(x, TaskError(code=Code.WORKER_OVERLOADED))
-    await _release_claim(x)
+    if not await _release_claim(x):
+        return await leave_pending(x)
     # Told once for each reason, not at every look.
     events = [] if entry.parked == wait.reason else [attempt_events.waiting_event(Stage.GUARDS, wait.reason)]
     await settlement.snooze(x, events, wait.delay_s, reason=wait.reason, since_ms=wait.since_ms, wakeable=wait.wakeable)
     return Snoozed(wait.reason, wait.delay_s)
 
 
-async def _release_claim(x: Execution) -> None:
-    """A row that still says `running` by this entry belongs to a dead process: release it before the entry moves."""
-    d = x.in_flight.delivery
-    if d.redelivered:
-        lease_s = x.deps.lease.lease_s
-        await x.until_available(lambda: x.deps.ledger.release_claim(x.task.task_id, d.entry_id, lease_s))
+async def _release_claim(x: Execution) -> bool:
+    """A row that still says `running` by this entry is released before the entry moves; False: its owner lives."""
+    return not x.in_flight.delivery.redelivered or await x.until_available(lambda: _claim_released(x))
+
+
+async def _claim_released(x: Execution) -> bool:
+    deps, entry_id = x.deps, x.in_flight.delivery.entry_id
+    dead = tuple(deps.dead_owners)
+    return await deps.ledger.release_claim(x.task.task_id, entry_id, deps.owner, deps.lease.lease_s, dead)
+
+
+async def leave_pending(x: Execution) -> Outcome:
+    """Another owner runs the task by this entry: give the permits back, and nothing else."""
+    await settlement.append_last(x, ())
+    return Refused()
 
 
 async def drop(x: Execution, *, conflict: str = "") -> Outcome:
@@ -199,11 +210,12 @@ async def requeue(x: Execution, why: Exception) -> Outcome:
             events: list[EventDraft] = []
             if in_flight.attempt is None:
                 # A claim whose reply was lost may have said `running` by this entry, which is about to move.
-                await ledger.release_claim(x.task.task_id, in_flight.delivery.entry_id, x.deps.lease.lease_s)
+                if not await _claim_released(x):
+                    return await leave_pending(x)
             else:
                 trace = in_flight.trace
-                transition = Transition(State.QUEUED, None, outcome, usage=trace.spent, model_id=trace.model_id or None)
-                if not await ledger.transition(x.task.task_id, in_flight.attempt, transition):
+                ending = Transition(State.QUEUED, None, outcome, usage=trace.spent, model_id=trace.model_id or None)
+                if not await ledger.transition(x.task.task_id, in_flight.attempt, x.deps.owner, ending):
                     await settlement.append_last(x, ())
                     return Fenced()
                 events = [attempt_events.requeued_event()]

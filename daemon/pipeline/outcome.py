@@ -66,10 +66,15 @@ class Fenced:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Another owner runs the task by this very entry: it stays pending, and is tried again soon."""
+
+
+@dataclass(frozen=True, slots=True)
 class Abandoned:
     """A dependency stayed away: the entry is still pending and will be found again after a lease."""
 
     why: str
 
 
-Outcome = Done | Retrying | Snoozed | Failed | Requeued | CompletedAgain | Dropped | Fenced | Abandoned
+Outcome = Done | Retrying | Snoozed | Failed | Requeued | CompletedAgain | Dropped | Fenced | Refused | Abandoned

@@ -44,12 +44,9 @@ async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
     code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
     event = attempt_events.ended_event(ended)
     try:
-        if code is not None:
-            await end(x, [event], code, "ended before")
-        else:
-            text = ended.result.content if x.plan.stream and ended.result is not None else ""
-            await _append_last_with_text(x, event, text)
-            await acknowledge(x)
+        text = ended.result.content if x.plan.stream and ended.result is not None else ""
+        await _append_last_with_text(x, event, text)
+        await _settle_entry(x, code, "ended before")
     except (DependencyAway, RedisFull):
         raise
     except Exception as error:  # noqa: BLE001  # its end can't be told (the key of its events is no stream, say)
@@ -60,10 +57,10 @@ async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
 
 async def leave_running(x: Execution, transition: Transition) -> bool:
     """Move the row out of `running`, if the attempt still owns it. What it has cost is noted in row and entry."""
-    attempt, spent = x.in_flight.attempt or 0, x.in_flight.trace.spent
+    attempt, spent, owner = x.in_flight.attempt or 0, x.in_flight.trace.spent, x.deps.owner
     transition = replace(transition, usage=spent)
     x.in_flight.leaves_note(spent=total_usage(x.entry.spent, spent))
-    left = await x.until_available(lambda: x.deps.ledger.transition(x.task.task_id, attempt, transition))
+    left = await x.until_available(lambda: x.deps.ledger.transition(x.task.task_id, attempt, owner, transition))
     if left:
         x.row_ended()
     return left
@@ -92,13 +89,13 @@ async def append_last(x: Execution, drafts: Sequence[EventDraft]) -> None:
 
 
 async def _append_last_with_text(x: Execution, end_event: EventDraft, text: str) -> None:
-    """The end after what viewers lack of `text`.
+    """The end after what viewers lack of `text`, whoever ran the attempt.
 
     Redis may have been away when the result was committed, and that process may still be about to send its rest: the
     text that is there and the end are one compare-and-set, so nothing is doubled.
     """
     settlement, attempt = x.deps.settlement, x.in_flight.event_attempt
-    for _ in range(_LOOKS_MAX if text else 0):
+    for _ in range(_LOOKS_MAX):
         told, seq = await x.until_available(lambda: settlement.streamed_text(x.task, attempt), interruptible=False)
         lacking = text[len(told) :] if text.startswith(told) else ""
         drafts = [*([token_batch(lacking, Channel.TEXT)] if lacking else []), end_event]
@@ -107,7 +104,7 @@ async def _append_last_with_text(x: Execution, end_event: EventDraft, text: str)
         x.in_flight.released_permits()
         if not appended.overtaken:
             return
-    await append_last(x, [end_event])
+    raise RedisAway("Redis: somebody appended at every look; the entry stays pending")
 
 
 async def acknowledge(x: Execution, *, whole_task: bool = True) -> None:
@@ -134,10 +131,14 @@ async def dead_letter(
 async def end(x: Execution, drafts: Sequence[EventDraft], code: Code, reason: str) -> None:
     """Events, permits and entry of a task that failed. A cancelled one leaves no dead letter: its user wanted that."""
     await append_last(x, drafts)
-    if code is Code.CANCELLED:
+    await _settle_entry(x, code, reason)
+
+
+async def _settle_entry(x: Execution, code: Code | None, reason: str) -> None:
+    if code in {None, Code.CANCELLED}:
         await acknowledge(x)
     else:
-        await dead_letter(x, code, reason)
+        await dead_letter(x, code or Code.INTERNAL, reason)
 
 
 async def snooze(

@@ -37,7 +37,7 @@ from daemon.observability.metrics import Metrics
 from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.executor import execute
 from daemon.pipeline.in_flight import InFlight
-from daemon.pipeline.outcome import Abandoned, Fenced
+from daemon.pipeline.outcome import Abandoned, Fenced, Refused
 from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Provider
 from daemon.processes.lifecycle import Notifier, Progress, Signals, collect_rarely, end, is_shared, sample_loop_lag
@@ -159,8 +159,7 @@ class Daemon:
                     _log.info(
                         "daemon.started", queues=list(self._consumers), consumer=self.consumer,
                         idle_commands_a_month=commands_a_month(
-                            self._settings, len(self._consumers), blocks=self._blocks
-                        ),
+                            self._settings, len(self._consumers), blocks=self._blocks),
                     )  # fmt: skip
                     await self.draining.wait()
                     await self._drain(readers)
@@ -195,7 +194,7 @@ class Daemon:
     async def _start(self, stack: AsyncExitStack) -> None:
         s, metrics = self._settings, self.metrics
         self._work = WorkStreams(self._scripts, s.queues, self.consumer, reads=Scripts(self._reads_client))
-        events = EventLog(self._scripts, s.events, self._clock)
+        events = EventLog(self._scripts, s.events, self._clock, self.consumer)
         limiter = RedisLimiter(self._scripts, s.guards)
         self._permit_sweeper = PermitSweeper(limiter, s.guards.sweep_s, metrics)
         limiter.on_waiter = self._permit_sweeper.wake
@@ -216,11 +215,11 @@ class Daemon:
             metrics, self._retry_scheduler.check,
         )  # fmt: skip
         snoozed = self._retry_scheduler.snoozed
-        settlement = RedisSettlement(self._scripts, self._work, events, limiter, metrics, snoozed, self._clock)
+        proofs = ProofsOfDeath(self.consumer, own_facts())
         self._deps = Dependencies(
             ledger=ledger,
             limiter=limiter,
-            settlement=settlement,
+            settlement=RedisSettlement(self._scripts, self._work, events, limiter, metrics, snoozed, self._clock),
             deltas=self._deltas,
             templates=PostgresTemplates(self._pool, self._clock),
             blobs=self._blobs(stack),
@@ -229,6 +228,7 @@ class Daemon:
             clock=self._clock,
             random=random.random,
             owner=self.consumer,
+            dead_owners=proofs.dead,
             limiter_settings=s.guards,
             retry=s.retry,
             lease=s.lease,
@@ -241,7 +241,7 @@ class Daemon:
         self._reclaimer = Reclaimer(
             self._heartbeat_scripts, self._work, self._consumers, s.lease, s.redis.block_s, metrics,
             changed=self._others_changed, deleted=self._report_lost,
-            proofs=ProofsOfDeath(self.consumer, own_facts()), free_permits=DeadPermits(limiter, self._deps).free,
+            proofs=proofs, free_permits=DeadPermits(limiter, self._deps).free,
         )  # fmt: skip
         records = TaskRecords(self._pool)
         self._rescuer = Rescuer(self._work, records, names, s.lease, metrics)
@@ -262,7 +262,9 @@ class Daemon:
             "loop": self._check_loop, "reading": self._check_reading, "consuming": stall_detector.ready,
             "redis": partial(responds, self._client.ping), "postgres": partial(responds, self._pool.fetch, "SELECT 1"),
         }  # fmt: skip
-        self._health = HealthServer(s.ops, metrics, checks, stall_detector.alive, self._gather, more)
+        self._health = HealthServer(
+            s.ops, metrics, checks, stall_detector.alive, partial(self._gauges.look, s.ops.depths_s), more
+        )
         await self._health.start()
         stack.push_async_callback(self._health.stop)
         self.address = self._health.address
@@ -292,9 +294,6 @@ class Daemon:
         metrics.begin_daemon(self._consumers)
         return DepthGauges(DepthReader(self._scripts), lambda: self._catalog, limits, metrics, self._clock)
 
-    async def _gather(self) -> None:
-        await self._gauges.look(self._settings.ops.depths_s)
-
     def _blobs(self, stack: AsyncExitStack) -> BlobsByScheme:
         """Every scheme that this host can serve, whatever BLOB_STORE says: messages of before a change still come."""
         settings = self._settings.blobs
@@ -315,6 +314,8 @@ class Daemon:
         # Fenced: the entry is somebody else's, or still ours and its tail to be repeated; nobody but us would look.
         if isinstance(outcome, Abandoned | Fenced):
             self._reclaimer.suspect(in_flight.delivery.queue)
+        elif isinstance(outcome, Refused):
+            self._consumers[in_flight.delivery.queue].check_pending()
         report(self.metrics, in_flight, outcome, self._clock.monotonic() - began, self._clock.time(), self._spans)
 
     def _provider(self, name: str, proxy: str) -> Provider:

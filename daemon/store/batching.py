@@ -19,6 +19,7 @@ from daemon.store.task_rows import ClaimRequest
 from daemon.store.tasks import PostgresLedger
 
 A = TypeVar("A")
+_Claim = tuple[Delivery, str, str, float, Sequence[str]]
 
 #: statements of a kind at once; two keep Postgres busy while we read an answer
 _LANES: Final = 2
@@ -31,31 +32,35 @@ class BatchingLedger(PostgresLedger):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._claims: Batcher[tuple[Delivery, str, str, float], ClaimOutcome] = Batcher(
+        self._claims: Batcher[_Claim, ClaimOutcome] = Batcher(
             self._claim_all, lanes=_LANES, most=_ROWS_MAX, waits_when_cancelled=True
         )
-        self._finishes: Batcher[tuple[str, int, ResultDraft], StoredResult] = Batcher(
+        self._finishes: Batcher[tuple[str, int, str, ResultDraft], StoredResult] = Batcher(
             self._finish_all, lanes=_LANES, most=_ROWS_MAX, waits_when_cancelled=True
         )
 
-    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:
+    async def claim(
+        self, delivery: Delivery, owner: str, model_id: str, lease_s: float, dead_owners: Sequence[str] = ()
+    ) -> ClaimOutcome:
         """See `Ledger.claim`."""
-        return await self._claims.ask((delivery, owner, model_id, lease_s))
+        return await self._claims.ask((delivery, owner, model_id, lease_s, dead_owners))
 
-    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
+    async def finish(self, task_id: str, attempt: int, owner: str, result: ResultDraft) -> StoredResult:
         """See `Ledger.finish`."""
-        return await self._finishes.ask((task_id, attempt, result))
+        return await self._finishes.ask((task_id, attempt, owner, result))
 
-    async def _claim_all(self, asked: list[tuple[Delivery, str, str, float]]) -> Sequence[ClaimOutcome | Exception]:
-        _, owner, _, lease_s = asked[0]  # of this process, the same for all
+    async def _claim_all(self, asked: list[_Claim]) -> Sequence[ClaimOutcome | Exception]:
+        _, owner, _, lease_s, _ = asked[0]  # of this process, the same for all
+        dead_owners = sorted({name for *_, dead in asked for name in dead})  # who is dead for one is dead for all
+        requests = [ClaimRequest(d, model_id) for d, _, model_id, *_ in asked]
         try:
-            return await self.claim_many([ClaimRequest(d, model_id) for d, _, model_id, _ in asked], owner, lease_s)
+            return await self.claim_many(requests, owner, lease_s, dead_owners)
         except (TaskError, StatementTimeout):
             if len(asked) == 1:
                 raise
             return await _each(super(BatchingLedger, self).claim(*one) for one in asked)
 
-    async def _finish_all(self, asked: list[tuple[str, int, ResultDraft]]) -> Sequence[StoredResult | Exception]:
+    async def _finish_all(self, asked: list[tuple[str, int, str, ResultDraft]]) -> Sequence[StoredResult | Exception]:
         try:
             return await self.finish_many(asked)
         except (TaskError, StatementTimeout):

@@ -2,7 +2,7 @@
 -- Several rows travel as one jsonb array, so that a batch costs what a single row costs.
 
 -- name: claim_core
--- $1 rows, $2 owner, $3 lease in seconds.
+-- $1 rows, $2 owner, $3 lease in seconds, $4 owners that are proved dead.
 -- ON CONFLICT locks and judges the newest version of the row, whatever the snapshot of this statement shows.
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS i (
@@ -20,11 +20,9 @@ WITH input AS MATERIALIZED (
     ON CONFLICT (task_id) DO UPDATE SET
         state = 'running',
         attempt = t.attempt + 1,
-        -- Redis let the entry go to another owner after a whole lease; the last heartbeat here may be a little younger than
-        -- the last beat there. Half a lease tells a dead process from a repeated claim all the same.
         crashes = t.crashes
-            + (t.state = 'running' AND t.heartbeat_at < now() - make_interval(
-                   secs => $3::float8 * CASE WHEN t.owner = excluded.owner THEN 1 ELSE 0.5 END))::int,
+            + (t.state = 'running' AND (t.owner = ANY ($4::text[])
+                                        OR t.heartbeat_at < now() - make_interval(secs => $3::float8)))::int,
         owner = excluded.owner,
         entry_id = excluded.entry_id,
         model_id = excluded.model_id,
@@ -34,7 +32,8 @@ WITH input AS MATERIALIZED (
     WHERE t.queue_id = excluded.queue_id
       AND t.body_sha256 = excluded.body_sha256
       AND (t.state IN ('queued', 'retrying')
-           OR t.state = 'running' AND (t.entry_id = excluded.entry_id
+           OR t.state = 'running' AND (t.owner = excluded.owner AND t.entry_id = excluded.entry_id
+                                       OR t.owner = ANY ($4::text[])
                                        OR t.heartbeat_at < now() - make_interval(secs => $3::float8)))
     RETURNING t.task_id, t.attempt, t.failures, t.crashes, t.created_at, t.model_id
 ), noted AS (
@@ -53,7 +52,8 @@ SELECT i.ord,
        n.attempt, n.failures, n.crashes, extract(epoch FROM n.created_at)::float8 AS created_at,
        e.queue_id AS old_queue, e.body_sha256 AS old_sha256, e.state AS old_state, e.attempt AS old_attempt,
        e.error_code AS old_code, e.entry_id AS old_entry,
-       e.heartbeat_at < now() - make_interval(secs => $3::float8) AS old_lapsed,
+       e.owner = $2::text AND e.entry_id = i.entry_id OR e.owner = ANY ($4::text[])
+           OR e.heartbeat_at < now() - make_interval(secs => $3::float8) AS old_free,
        r.id, r.content, r.data, r.content_sha256, r.model_id, r.usage, r.finish_reason
 
 -- name: claim_rows
@@ -111,29 +111,29 @@ ORDER BY i.ord
 -- $1 rows. The state, the result and the end of the attempt stand or fall together; a zombie matches no row.
 WITH input AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS i (
-        task_id text, attempt int, content text, data jsonb, content_sha256 text, model_id text, usage jsonb,
-        first_token_at float8, finish_reason text)
+        task_id text, attempt int, owner text, content text, data jsonb, content_sha256 text, model_id text,
+        usage jsonb, first_token_at float8, finish_reason text)
 ), won AS (
     UPDATE qstreamd.tasks t
     SET state = 'done', finished_at = now(), heartbeat_at = now(), model_id = i.model_id, error_code = NULL
     FROM input i
-    WHERE t.task_id = i.task_id AND t.attempt = i.attempt AND t.state = 'running'
-    RETURNING t.task_id, t.attempt
+    WHERE t.task_id = i.task_id AND t.attempt = i.attempt AND t.owner = i.owner AND t.state = 'running'
+    RETURNING t.task_id, t.attempt, t.owner
 ), closed AS (
     UPDATE qstreamd.attempts a
     SET finished_at = now(), outcome = 'done', code = NULL, usage = i.usage, model_id = i.model_id,
         first_token_at = to_timestamp(i.first_token_at)
-    FROM won JOIN input i USING (task_id, attempt)
+    FROM won JOIN input i USING (task_id, attempt, owner)
     WHERE a.task_id = i.task_id AND a.attempt = i.attempt
 )
 INSERT INTO qstreamd.results (task_id, attempt, content, data, content_sha256, model_id, usage, finish_reason)
 SELECT i.task_id, i.attempt, i.content, i.data, i.content_sha256, i.model_id, i.usage, i.finish_reason
-FROM won JOIN input i USING (task_id, attempt)
-RETURNING id, task_id, attempt
+FROM won JOIN input i USING (task_id, attempt, owner)
+RETURNING id, task_id, attempt, (SELECT owner FROM won w WHERE w.task_id = results.task_id) AS owner
 
 -- name: outcome
 -- What became of an attempt: read back when a compare-and-set matched nothing.
-SELECT t.state, t.attempt, t.error_code, a.outcome, a.code,
+SELECT t.state, t.attempt, t.owner, t.error_code, a.outcome, a.code,
        r.id, r.attempt AS result_attempt, r.content, r.data, r.content_sha256, r.model_id, r.usage,
        r.finish_reason
 FROM qstreamd.tasks t
@@ -142,12 +142,13 @@ LEFT JOIN qstreamd.results r ON r.task_id = t.task_id
 WHERE t.task_id = $1::text
 
 -- name: leave
+-- The row keeps its last owner: whoever repeats this after a lost reply finds itself there.
 WITH left_running AS (
     UPDATE qstreamd.tasks
     SET state = $3::text, error_code = $4::text, failures = failures + $6::int, heartbeat_at = now(),
-        owner = NULL, model_id = coalesce($8::text, model_id),
+        model_id = coalesce($8::text, model_id),
         finished_at = CASE WHEN $3::text IN ('failed', 'cancelled', 'expired') THEN now() END
-    WHERE task_id = $1::text AND attempt = $2::int AND state = 'running'
+    WHERE task_id = $1::text AND attempt = $2::int AND owner = $10::text AND state = 'running'
     RETURNING task_id
 ), closed AS (
     UPDATE qstreamd.attempts a
@@ -189,23 +190,47 @@ RETURNING t.task_id
 SELECT queue_id AS old_queue, body_sha256 AS old_sha256 FROM qstreamd.tasks WHERE task_id = $1::text
 
 -- name: let_go
+-- $1 task, $2 entry, $3 owner, $4 lease in seconds, $5 owners that are proved dead. A row comes back if the task runs by
+-- this entry and may not be released.
 WITH put_back AS (
     UPDATE qstreamd.tasks
-    SET state = 'queued', owner = NULL, heartbeat_at = now(),
-        crashes = crashes + (heartbeat_at < now() - make_interval(secs => $3::float8))::int
+    SET state = 'queued', heartbeat_at = now(),
+        crashes = crashes + (owner = ANY ($5::text[]) OR heartbeat_at < now() - make_interval(secs => $4::float8))::int
     WHERE task_id = $1::text AND entry_id = $2::text AND state = 'running'
+      AND (owner = $3::text OR owner = ANY ($5::text[]) OR heartbeat_at < now() - make_interval(secs => $4::float8))
     RETURNING task_id, attempt
+), closed AS (
+    UPDATE qstreamd.attempts a
+    SET finished_at = now(), outcome = 'lost'
+    FROM put_back p
+    WHERE a.task_id = p.task_id AND a.attempt = p.attempt AND a.finished_at IS NULL
 )
-UPDATE qstreamd.attempts a
-SET finished_at = now(), outcome = 'lost'
-FROM put_back p
-WHERE a.task_id = p.task_id AND a.attempt = p.attempt AND a.finished_at IS NULL
+SELECT task_id FROM qstreamd.tasks t
+WHERE t.task_id = $1::text AND t.entry_id = $2::text AND t.state = 'running'
+  AND NOT EXISTS (SELECT FROM put_back p WHERE p.task_id = t.task_id)
+
+-- name: raise_attempt
+-- $1 task, $2 attempt, $3 owner, $4 the number above those that its events know. The attempt has not begun: its record
+-- gets the new number too.
+WITH raised AS (
+    UPDATE qstreamd.tasks
+    SET attempt = $4::int, heartbeat_at = now()
+    WHERE task_id = $1::text AND attempt IN ($2::int, $4::int) AND owner = $3::text AND state = 'running'
+    RETURNING task_id
+), moved AS (
+    UPDATE qstreamd.attempts a
+    SET attempt = $4::int
+    FROM raised r
+    WHERE a.task_id = r.task_id AND a.attempt = $2::int
+      AND NOT EXISTS (SELECT FROM qstreamd.attempts b WHERE b.task_id = r.task_id AND b.attempt = $4::int)
+)
+SELECT task_id FROM raised
 
 -- name: heartbeat
 UPDATE qstreamd.tasks t
 SET heartbeat_at = now()
 FROM unnest($1::text[], $2::int[]) AS i (task_id, attempt)
-WHERE t.task_id = i.task_id AND t.attempt = i.attempt AND t.state = 'running'
+WHERE t.task_id = i.task_id AND t.attempt = i.attempt AND t.owner = $3::text AND t.state = 'running'
 RETURNING t.task_id, t.attempt
 
 -- name: row_columns

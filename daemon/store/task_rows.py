@@ -18,6 +18,7 @@ from daemon.ports import (
     ClaimOutcome,
     Delivery,
     ResultDraft,
+    StillRunning,
     StoredResult,
     TaskContext,
     TaskIdConflict,
@@ -72,8 +73,8 @@ def claim_answer(request: ClaimRequest, row: Row) -> ClaimOutcome | None:
     if state in TERMINAL:
         code = Code(row["old_code"]) if row["old_code"] else None
         return AlreadyEnded(state, row["old_attempt"], code, stored_result(row) if state is State.DONE else None)
-    if state is State.RUNNING and row["old_entry"] != request.delivery.entry_id and not row["old_lapsed"]:
-        return AlreadyRunning()
+    if state is State.RUNNING and not row["old_free"]:
+        return StillRunning() if row["old_entry"] == request.delivery.entry_id else AlreadyRunning()
     return None
 
 

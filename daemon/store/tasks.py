@@ -41,11 +41,15 @@ class PostgresLedger:
         self._sql = load_queries()
         self._queues = queues
 
-    async def claim(self, delivery: Delivery, owner: str, model_id: str, lease_s: float) -> ClaimOutcome:
+    async def claim(
+        self, delivery: Delivery, owner: str, model_id: str, lease_s: float, dead_owners: Sequence[str] = ()
+    ) -> ClaimOutcome:
         """See `Ledger.claim`. A repeat after a lost reply raises `attempt` once more and counts no crash."""
-        return (await self.claim_many([ClaimRequest(delivery, model_id)], owner, lease_s))[0]
+        return (await self.claim_many([ClaimRequest(delivery, model_id)], owner, lease_s, dead_owners))[0]
 
-    async def claim_many(self, requests: Sequence[ClaimRequest], owner: str, lease_s: float) -> list[ClaimOutcome]:
+    async def claim_many(
+        self, requests: Sequence[ClaimRequest], owner: str, lease_s: float, dead_owners: Sequence[str] = ()
+    ) -> list[ClaimOutcome]:
         """The answer of each request, in order; one statement unless two are of one task. Repeatable as `claim`."""
         answers: dict[int, ClaimOutcome] = {}
         for _ in range(CLAIM_LOOKS_MAX + len(requests)):
@@ -55,7 +59,7 @@ class PostgresLedger:
                     batch.setdefault(request.entry.message.task_id, (at, request))
             if not batch:
                 break
-            for row in await self._claim_rows(dict(batch.values()), owner, lease_s):
+            for row in await self._claim_rows(dict(batch.values()), owner, lease_s, list(dead_owners)):
                 answer = claim_answer(requests[row["ord"]], row)
                 if answer is not None:
                     answers[row["ord"]] = answer
@@ -63,75 +67,80 @@ class PostgresLedger:
             raise StoreAway("Postgres: a task changed hands at every look; its entry stays pending")
         return [answers[at] for at in range(len(requests))]
 
-    async def _claim_rows(self, batch: Mapping[int, ClaimRequest], owner: str, lease_s: float) -> Sequence[Row]:
+    async def _claim_rows(self, batch: Mapping[int, ClaimRequest], *asker: Any) -> Sequence[Row]:
         rows = [
             {"ord": at, **self._input(r.delivery.queue, r.delivery.entry_id, r.entry, r.model_id)}
             for at, r in batch.items()
         ]
         if not any(row["wants_context"] for row in rows):
-            return await self._pool.fetch(self._sql["claim"], rows, owner, lease_s)
+            return await self._pool.fetch(self._sql["claim"], rows, *asker)
         try:
-            return await self._pool.fetch(self._sql["claim_with_context"], rows, owner, lease_s)
+            return await self._pool.fetch(self._sql["claim_with_context"], rows, *asker)
         except (StatementRefused, StatementTimeout, SchemaMismatch) as error:
             # The view is the deployment's: it may be broken, or slow. Nothing was claimed. Claim without it, one by one
             # if there were several, so that each ends (or retries) for its own reason.
             if len(batch) > 1:
-                return [row for at, r in batch.items() for row in await self._claim_rows({at: r}, owner, lease_s)]
+                return [row for at, r in batch.items() for row in await self._claim_rows({at: r}, *asker)]
             failure = TaskError(
                 code=Code.STORE_ERROR, detail=f"task_context: {getattr(error, 'detail', None) or error}"
             )
-            claimed = await self._pool.fetch(self._sql["claim"], rows, owner, lease_s)
+            claimed = await self._pool.fetch(self._sql["claim"], rows, *asker)
             return [{**row, "context_failure": failure} for row in claimed]
 
-    async def finish(self, task_id: str, attempt: int, result: ResultDraft) -> StoredResult:
+    async def finish(self, task_id: str, attempt: int, owner: str, result: ResultDraft) -> StoredResult:
         """See `Ledger.finish`."""
-        answer = (await self.finish_many([(task_id, attempt, result)]))[0]
+        answer = (await self.finish_many([(task_id, attempt, owner, result)]))[0]
         if isinstance(answer, LeaseLost):
             raise answer
         return answer
 
-    async def finish_many(self, drafts: Sequence[tuple[str, int, ResultDraft]]) -> list[StoredResult | LeaseLost]:
+    async def finish_many(self, drafts: Sequence[tuple[str, int, str, ResultDraft]]) -> list[StoredResult | LeaseLost]:
         """The outcome of each, in order, in one statement (and one more for each that matched nothing). Repeatable."""
-        clean = [(task_id, attempt, storable_draft(draft)) for task_id, attempt, draft in drafts]
+        clean = [(task_id, attempt, owner, storable_draft(draft)) for task_id, attempt, owner, draft in drafts]
         rows = {
-            (task_id, attempt): {
-                "task_id": task_id, "attempt": attempt, "content": d.content, "data": d.data, "model_id": d.model_id,
-                "content_sha256": d.content_sha256, "usage": d.usage, "first_token_at": d.first_token_at,
-                "finish_reason": d.finish_reason,
+            (task_id, attempt, owner): {
+                "task_id": task_id, "attempt": attempt, "owner": owner, "content": d.content, "data": d.data,
+                "model_id": d.model_id, "content_sha256": d.content_sha256, "usage": d.usage,
+                "first_token_at": d.first_token_at, "finish_reason": d.finish_reason,
             }
-            for task_id, attempt, d in clean
+            for task_id, attempt, owner, d in clean
         }  # fmt: skip
         won = await self._pool.fetch(self._sql["finish"], list(rows.values()))
-        ids = {(row["task_id"], row["attempt"]): row["id"] for row in won}
+        ids = {(row["task_id"], row["attempt"], row["owner"]): row["id"] for row in won}
         return [
             StoredResult(
-                ids[task_id, attempt], d.content_sha256, d.data, d.content, d.model_id, d.usage, d.finish_reason
+                ids[task_id, attempt, owner], d.content_sha256, d.data, d.content, d.model_id, d.usage, d.finish_reason
             )
-            if (task_id, attempt) in ids
-            else await self._read_back(task_id, attempt)
-            for task_id, attempt, d in clean
+            if (task_id, attempt, owner) in ids
+            else await self._read_back(task_id, attempt, owner)
+            for task_id, attempt, owner, d in clean
         ]
 
-    async def _read_back(self, task_id: str, attempt: int) -> StoredResult | LeaseLost:
+    async def _read_back(self, task_id: str, attempt: int, owner: str) -> StoredResult | LeaseLost:
         row = await self._outcome(task_id, attempt)
-        if row is not None and row["state"] == State.DONE and row["result_attempt"] == attempt:
+        ours = (State.DONE, attempt, owner)
+        if row is not None and (row["state"], row["result_attempt"], row["owner"]) == ours:
             return stored_result(row)
-        seen = f"{row['state']}, attempt {row['attempt']}" if row else "no row"
+        seen = f"{row['state']}, attempt {row['attempt']} of {row['owner']}" if row else "no row"
         return LeaseLost(f"attempt {attempt} of {task_id} may not finish: the ledger says {seen}")
 
-    async def transition(self, task_id: str, attempt: int, change: Transition) -> bool:
+    async def raise_attempt(self, task_id: str, attempt: int, owner: str, to: int) -> bool:
+        """See `Ledger.raise_attempt`."""
+        return bool(await self._pool.fetch(self._sql["raise_attempt"], task_id, attempt, owner, to))
+
+    async def transition(self, task_id: str, attempt: int, owner: str, change: Transition) -> bool:
         """See `Ledger.transition`. True as well when an earlier try of this same call committed."""
         rows = await self._pool.fetch(
             self._sql["leave"], task_id, attempt, change.state, change.code, change.outcome, int(change.count_failure),
-            change.usage, change.model_id, change.first_token_at,
+            change.usage, change.model_id, change.first_token_at, owner,
         )  # fmt: skip
         if rows:
             return True
         row = await self._outcome(task_id, attempt)
         if row is None:
             return False
-        ours = (row["attempt"], row["state"], row["outcome"], row["code"])
-        return ours == (attempt, change.state, change.outcome, change.code)
+        found = (row["attempt"], row["owner"], row["state"], row["outcome"], row["code"])
+        return found == (attempt, owner, change.state, change.outcome, change.code)
 
     async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
         """See `Ledger.end_unclaimed`. True as well when the same entry ended it in the same way before."""
@@ -151,16 +160,19 @@ class PostgresLedger:
         rows = await self._pool.fetch(self._sql["identity"], entry.message.task_id)
         return conflict_in(rows[0], queue, entry) if rows else ""
 
-    async def release_claim(self, task_id: str, entry_id: str, lease_s: float) -> None:
-        """See `Ledger.release_claim`; the crash is counted only if the heartbeat has lapsed, as a claim would."""
-        await self._pool.fetch(self._sql["let_go"], task_id, entry_id, lease_s)
+    async def release_claim(
+        self, task_id: str, entry_id: str, owner: str, lease_s: float, dead_owners: Sequence[str] = ()
+    ) -> bool:
+        """See `Ledger.release_claim`; a crash is counted as a claim would."""
+        sql = self._sql["let_go"]
+        return not await self._pool.fetch(sql, task_id, entry_id, owner, lease_s, list(dead_owners))
 
-    async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:
+    async def heartbeat(self, attempts: Sequence[tuple[str, int]], owner: str) -> set[str]:
         """See `Ledger.heartbeat`."""
         if not attempts:
             return set()
         ordered = sorted(attempts)  # one lock order for all processes
-        rows = await self._pool.fetch(self._sql["heartbeat"], [t for t, _ in ordered], [a for _, a in ordered])
+        rows = await self._pool.fetch(self._sql["heartbeat"], [t for t, _ in ordered], [a for _, a in ordered], owner)
         alive = {(row["task_id"], row["attempt"]) for row in rows}
         return {task_id for task_id, attempt in attempts if (task_id, attempt) not in alive}
 

@@ -148,18 +148,18 @@ class Leases:
 
     async def _renew_ledger(self) -> None:
         claimed = {h.task_id: h for h in self._in_flight.values() if h.attempt is not None and not h.row_released}
+        attempts = {t: h.attempt for t, h in claimed.items() if h.attempt is not None}
         if not claimed:
             return
         try:
             async with asyncio.timeout(self._settings.beat_s):
-                lost = await self._ledger.heartbeat(
-                    [(t, h.attempt) for t, h in claimed.items() if h.attempt is not None]
-                )
+                lost = await self._ledger.heartbeat(list(attempts.items()), self._work.consumer)
         except (StoreAway, TimeoutError) as error:
             self._metrics.postgres_errors.labels("away").inc()
             _log.warning("heartbeat.failed", error=type(error).__name__, holds=len(claimed))
             return
-        self._fence([claimed[t] for t in lost if not claimed[t].row_released], "a higher attempt exists")
+        gone = [claimed[t] for t in lost if not claimed[t].row_released and claimed[t].attempt == attempts[t]]
+        self._fence(gone, "the attempt is not ours any more")
 
     def _fence(self, deliveries: Iterable[InFlight], why: str) -> None:
         for in_flight in deliveries:

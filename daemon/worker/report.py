@@ -21,6 +21,7 @@ from daemon.pipeline.outcome import (
     Failed,
     Fenced,
     Outcome,
+    Refused,
     Requeued,
     Retrying,
     Snoozed,
@@ -35,6 +36,7 @@ _PLAIN: Final = {
     Requeued: "handed_back",
     CompletedAgain: "repeated",
     Fenced: "fenced",
+    Refused: "refused",
     Abandoned: "abandoned",
 }
 
@@ -121,7 +123,7 @@ def _label(outcome: Outcome) -> tuple[str, str]:
             return "failed", code.value
         case Dropped(why):
             return why, ""
-        case Done() | Requeued() | CompletedAgain() | Fenced() | Abandoned():
+        case Done() | Requeued() | CompletedAgain() | Fenced() | Refused() | Abandoned():
             return _PLAIN[type(outcome)], ""
         case _:
             assert_never(outcome)

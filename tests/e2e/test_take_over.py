@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from daemon.dev.failpoints import STALL_S
 from daemon.redis_client import keys
 from tests.e2e.processes import DaemonProcess
 from tests.e2e.world import CALM, LEASE_S, World, text_of
@@ -63,6 +64,25 @@ async def test_a_zombie_is_refused_everywhere(world: World) -> None:
     assert (done["type"], done["attempt"]) == ("done", 2)
     await world.check(overlap_s=3 * LEASE_S)
     # It lives on and is a good daemon again.
+    await world.publish("t2")
+    await world.ended("t2")
+
+
+async def test_a_daemon_that_stood_still_before_its_claim_cuts_nobody(world: World) -> None:
+    """It has read the entry, another one takes over and runs it; awake again it claims and is refused."""
+    world.variables |= {"NODE_ENV": "development"}
+    await world.start_relay(NODE_ENV="development")
+    first = await world.start_daemon(QSTREAMD_FAILPOINTS="claim:before=stall")
+    await world.publish("t1", tokens=int((STALL_S + 2) * world.tokens_per_s))
+    await first.logged("failpoint")
+    await world.start_daemon()
+    await world.seen("t1", "token_batch")
+    await first.logged("failpoint.over")
+    assert (await first.logged("attempt.ended"))["outcome"] == "refused"
+    done = await world.ended("t1")
+    assert (done["type"], done["attempt"]) == ("done", 1)
+    await world.check(calls_max=1)
+    assert (await world.row("t1"))["crashes"] == 0
     await world.publish("t2")
     await world.ended("t2")
 

@@ -49,7 +49,7 @@ class Side:
     def __post_init__(self) -> None:
         self.scripts = BatchedScripts(self.client)
         self.work = WorkStreams(self.scripts, QueueSettings(), self.consumer)
-        self.events = EventLog(self.scripts, EventSettings(), SystemClock())
+        self.events = EventLog(self.scripts, EventSettings(), SystemClock(), self.consumer)
         self.limiter = RedisLimiter(self.scripts)
         self.settlement = RedisSettlement(
             self.scripts, self.work, self.events, self.limiter, Metrics(process=False),

@@ -91,7 +91,7 @@ class System:
         answer = "canary-answer"
         usage, sha = Usage(7, 0, 3, 0, 0.01), content_sha256(answer)
         draft = ResultDraft(answer, None, sha, "deepseek-pro", usage, None, finish_reason)
-        stored = await self.ledger.finish(task_id, claimed.attempt, draft)
+        stored = await self.ledger.finish(task_id, claimed.attempt, self.consumer, draft)
         event = done(
             stored.id, usage=draft.usage, model_id=draft.model_id, content_sha256=draft.content_sha256, result=answer
         )
@@ -105,7 +105,7 @@ class System:
         """Ended badly, with a dead letter."""
         delivery, claimed = await self.start(task_id)
         ending = Transition(State.FAILED, Code.LLM_ERROR, "failed", count_failure=True)
-        assert await self.ledger.transition(task_id, claimed.attempt, ending)
+        assert await self.ledger.transition(task_id, claimed.attempt, self.consumer, ending)
         event = error(Stage.EXECUTE, Code.LLM_ERROR, "no", retryable=False)
         letter = self.work.dead_letter_call(
             delivery, code=Code.LLM_ERROR, reason="no", attempts=claimed.attempt, whole_task=True

@@ -63,7 +63,9 @@ async def test_a_waiting_task_is_cancelled_where_it_lies(settings: Settings, at:
 async def test_a_delayed_task_is_cancelled_too(settings: Settings, at: Connections, system: System) -> None:
     """Its row says `retrying`; it leaves :retry."""
     delivery, claimed = await system.start("t1")
-    assert await system.ledger.transition("t1", claimed.attempt, Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
+    assert await system.ledger.transition(
+        "t1", claimed.attempt, system.consumer, Transition(State.RETRYING, Code.LLM_ERROR, "failed")
+    )
     await system.park(delivery, "", 60_000)
     assert (await cancel(settings, "t1", "")).text == "cancelled while it waited"
     assert await at.redis.zcard(keys.queue_keys(QUEUE).retry) == 0
@@ -79,7 +81,7 @@ async def test_a_running_task_is_stopped_by_its_daemon(
     async def daemon() -> None:
         await wait_until(lambda: at.redis.exists(keys.CANCELS), description="a notice")
         ending = Transition(State.CANCELLED, Code.CANCELLED, "cancelled")
-        assert await system.ledger.transition("t1", claimed.attempt, ending)
+        assert await system.ledger.transition("t1", claimed.attempt, system.consumer, ending)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(daemon())

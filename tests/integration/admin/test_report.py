@@ -23,7 +23,7 @@ async def week(system: System) -> None:
     for task in ("d", "e"):
         delivery, claimed = await system.start(task)
         ending = Transition(State.RETRYING, Code.LLM_TIMEOUT, "failed", count_failure=True)
-        assert await system.ledger.transition(task, claimed.attempt, ending)
+        assert await system.ledger.transition(task, claimed.attempt, system.consumer, ending)
         await system.at.scripts.run([system.work.ack_call(delivery, whole_task=False)])
 
 

@@ -58,7 +58,7 @@ async def test_a_closed_model_is_told_with_its_time(at: Connections, system: Sys
     """As the provider's Retry-After closed it for all."""
     delivery, claimed = await system.start("t1")
     ending = Transition(State.QUEUED, Code.RATE_LIMITED, "deferred", model_id="deepseek-pro")
-    assert await system.ledger.transition("t1", claimed.attempt, ending)
+    assert await system.ledger.transition("t1", claimed.attempt, system.consumer, ending)
     await system.park(delivery, "RATE_LIMITED", 9_000)
     await at.redis.set(keys.model_keys("deepseek-pro").cooldown, "RATE_LIMITED", px=8000)
     _, found = await explained(at, "t1")

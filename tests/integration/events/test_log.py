@@ -109,6 +109,42 @@ async def test_a_lower_attempt_is_refused(side: Side) -> None:
     assert await side.events.read("t1") == before
 
 
+async def test_a_number_that_was_handed_out_twice_starts_once(side: Side, other: Side) -> None:
+    """Postgres lost the claim of `a`: neither `b` nor `a` begins that attempt again, and both learn the number."""
+    await side.events.append(task(), 3, [started("m"), text("of a")])
+    before = await side.events.read("t1")
+    for events in (other.events, side.events):
+        refused = await events.append(task(), 3, [started("m")])
+        assert (refused, refused.attempt) == (STALE, 3)
+    assert await side.events.read("t1") == before
+    assert await other.events.append(task(), 4, [started("m")]) == OK
+    assert await side.events.append(task(), 3, [text("zombie")]) == STALE
+
+
+async def test_the_words_of_another_owner_are_refused(side: Side, other: Side) -> None:
+    """Of the same attempt: deltas and the end. Bystanders go on, and so does whoever repeats an end after a look."""
+    await side.events.append(task(), 1, [started("m"), text("a")])
+    assert await other.events.append(task(), 1, [text("b")]) == STALE
+    assert await other.events.append(task(), 1, [end()]) == STALE
+    assert await other.events.append(task(), CURRENT_ATTEMPT, [progress(Stage.QUEUE, "waits")]) == OK
+    assert await side.events.append(task(), 1, [text("c")]) == OK
+    text_so_far, seq = await other.events.streamed_text("t1", 1)
+    call = other.events.append_call(task(), 1, [text("d"), end()], after=seq)
+    assert other.events.appended((await other.scripts.run([call]))[0]) == OK
+    assert (text_so_far, (await side.events.streamed_text("t1", 1))[0]) == ("ac", "acd")
+
+
+@pytest.mark.parametrize("owner", [b"", None])
+async def test_an_attempt_that_a_former_release_began_goes_on(side: Side, owner: bytes | None) -> None:
+    """Its events name no owner: whoever appends first is one."""
+    await side.events.append(task(), 1, [started("m")])
+    await side.client.hdel(STATE, "owner")
+    if owner is not None:
+        await side.client.hset(STATE, "owner", owner)
+    assert await side.events.append(task(), 1, [text("a")]) == OK
+    assert await side.client.hget(STATE, "owner") == b"a"
+
+
 @pytest.mark.parametrize("attempt", [1, 2, 9, CURRENT_ATTEMPT])
 async def test_nothing_follows_the_terminal_event(side: Side, attempt: int) -> None:
     """Exactly one end, for any attempt; `queued` is not written again either."""

@@ -53,7 +53,7 @@ async def finished(ledger: PostgresLedger, task_id: str = "t1") -> None:
     attempt = await claimed(ledger, task_id)
     usage = Usage(3, 0, 2, 0)
     await ledger.finish(
-        task_id, attempt, ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None, "length")
+        task_id, attempt, "d1", ResultDraft("ab", None, messages.content_sha256("ab"), "m1", usage, None, "length")
     )
 
 
@@ -85,7 +85,7 @@ async def test_a_task_that_only_redis_knows(rig: Rig) -> None:
 async def test_a_task_that_waits_says_why(rig: Rig, ledger: PostgresLedger) -> None:
     """Reason and time from where it is parked; a paused queue is the reason for all."""
     attempt = await claimed(ledger)
-    await ledger.transition("t1", attempt, Transition(State.RETRYING, Code.RATE_LIMITED, "deferred"))
+    await ledger.transition("t1", attempt, "d1", Transition(State.RETRYING, Code.RATE_LIMITED, "deferred"))
     names = keys.queue_keys("q_paid_stream")
     seconds, _ = await rig.redis.time()
     await rig.redis.zadd(names.retry, {"t1": (seconds + 30) * 1000})
@@ -111,7 +111,7 @@ async def test_a_finished_task(rig: Rig, ledger: PostgresLedger) -> None:
 
 async def test_a_failed_task(rig: Rig, ledger: PostgresLedger) -> None:
     attempt = await claimed(ledger)
-    await ledger.transition("t1", attempt, Transition(State.FAILED, Code.LLM_REFUSED, "failed"))
+    await ledger.transition("t1", attempt, "d1", Transition(State.FAILED, Code.LLM_REFUSED, "failed"))
     _, told = await task(rig)
     assert (told["state"], told["result"]) == ("failed", None)
     assert told["error"] == {"code": "LLM_REFUSED", "message": "The model declined to answer this."}
@@ -216,7 +216,7 @@ async def test_a_parked_task_is_cancelled_where_it_lies(rig: Rig, ledger: Postgr
     assert await left(rig) == [0, 0, 0, 0, 0]
     attempt = await claimed(ledger, "t2")
     await rig.append("t2", [events.started("m1")])
-    await ledger.transition("t2", attempt, Transition(State.RETRYING, Code.LLM_TIMEOUT, "failed"))
+    await ledger.transition("t2", attempt, "d1", Transition(State.RETRYING, Code.LLM_TIMEOUT, "failed"))
     await rig.redis.zadd(CANCEL_QUEUE.retry, {"t2": 9e12})
     await rig.redis.hset(CANCEL_QUEUE.held, "t2", fields[b"task"])
     assert (await cancel(rig, "t2"))[1]["state"] == "cancelled"

@@ -25,6 +25,7 @@ from tests.integration.redis_side import task
 T = TypeVar("T")
 TASK = task("t1")
 attempts = st.integers(1, 4)
+owners = st.sampled_from(["a", "b", ""])  #: the last one is of a process that runs no attempt
 
 
 class EventsMachine(RuleBasedStateMachine):
@@ -37,11 +38,12 @@ class EventsMachine(RuleBasedStateMachine):
         super().__init__()
         self.do(self.client.flushdb())
         self.scripts = scripts = Scripts(self.client)
-        self.events = EventLog(scripts, EventSettings(), SystemClock())
+        self.sides = {name: EventLog(scripts, EventSettings(), SystemClock(), name) for name in ("a", "b", "")}
+        self.events = self.sides["a"]
         self.cancels = CancelRequests(scripts, EventSettings(), QueueSettings())
         self.letters = DeadLetters(self.client, scripts)
         self.told: list[tuple[str, int, int]] = []  #: type, attempt, seq
-        self.attempt, self.seq = 0, 0
+        self.attempt, self.seq, self.owner = 0, 0, ""
         self.ended = self.cancelled = False
         self.last: dict[str, str] = {}  #: the last nonce of an attempt, and of a bystander
 
@@ -53,8 +55,8 @@ class EventsMachine(RuleBasedStateMachine):
 
         return self.runner.run(wrapped())
 
-    def _append(self, attempt: int, drafts: list[EventDraft], after: int | None = None) -> None:
-        call = self.events.append_call(TASK, attempt, drafts, after=after)
+    def _append(self, attempt: int, drafts: list[EventDraft], after: int | None = None, owner: str = "a") -> None:
+        call = self.sides[owner].append_call(TASK, attempt, drafts, after=after)
         appended = EventLog.appended(self.do(self.scripts.run([call]))[0])
         assert appended.cancel == self.cancelled
         nonce, side = drafts[0].nonce, "side" if attempt == -1 else "op"
@@ -63,7 +65,10 @@ class EventsMachine(RuleBasedStateMachine):
             return
         assert appended.ended == self.ended
         here = self.attempt if attempt == -1 else attempt
-        accepted = not self.ended and here >= self.attempt
+        who = "" if attempt == -1 or after is not None else owner
+        others = bool(who and self.owner) and who != self.owner
+        starts_again = drafts[0].type == "started"
+        accepted = not self.ended and (here > self.attempt or (here == self.attempt and not (others or starts_again)))
         overtaken = accepted and after not in (None, self.seq if here == self.attempt else 0)
         assert appended.overtaken == overtaken
         accepted = accepted and not overtaken
@@ -71,7 +76,9 @@ class EventsMachine(RuleBasedStateMachine):
         if not accepted:
             return
         self._queued()
-        self.seq = self.seq if here == self.attempt else 0
+        if here > self.attempt:
+            self.seq, self.owner = 0, who
+        self.owner = who or self.owner
         self.attempt = here
         for draft in drafts:
             self.seq += 1
@@ -90,36 +97,38 @@ class EventsMachine(RuleBasedStateMachine):
         if not self.ended:
             self._queued()
 
-    @rule(attempt=attempts, many=st.integers(1, 3), repeat=st.integers(0, 2))
-    def append(self, attempt: int, many: int, repeat: int) -> None:
+    @rule(attempt=attempts, many=st.integers(1, 3), repeat=st.integers(0, 2), owner=owners, starts=st.booleans())
+    def append(self, attempt: int, many: int, repeat: int, owner: str, *, starts: bool) -> None:
         """An attempt, perhaps a zombie's, tells something; a lost reply makes it tell the same again."""
-        drafts = [started("m"), *(progress(Stage.EXECUTE, "on") for _ in range(many - 1))]
+        drafts = [progress(Stage.EXECUTE, "on") for _ in range(many)]
+        if starts:
+            drafts[0] = started("m")
         for _ in range(1 + repeat):
-            self._append(attempt, drafts)
+            self._append(attempt, drafts, owner=owner)
 
     @rule(attempt=attempts, repeat=st.booleans())
     def bystander_between_an_append_and_its_repetition(self, attempt: int, *, repeat: bool) -> None:
         """Its nonce must not make the attempt's forgotten, or a delta would be doubled."""
-        mine, other = [started("m")], [progress(Stage.QUEUE, "waits")]
+        mine, other = [progress(Stage.EXECUTE, "on")], [progress(Stage.QUEUE, "waits")]
         self._append(attempt, mine)
         self._append(-1, other)
         if repeat:
             self._append(attempt, mine)
             self._append(-1, other)
 
-    @rule(attempt=st.sampled_from([-1, 1, 2, 3, 4]), repeat=st.booleans())
-    def end(self, attempt: int, *, repeat: bool) -> None:
+    @rule(attempt=st.sampled_from([-1, 1, 2, 3, 4]), repeat=st.booleans(), owner=owners)
+    def end(self, attempt: int, owner: str, *, repeat: bool) -> None:
         """The terminal event; nothing follows it."""
         draft = error(Stage.EXECUTE, Code.LLM_ERROR, "no", retryable=False)
         for _ in range(1 + repeat):
-            self._append(attempt, [draft])
+            self._append(attempt, [draft], owner=owner)
 
-    @rule(attempt=attempts, ahead=st.integers(-1, 1), repeat=st.booleans())
-    def append_if_nothing_came_since(self, attempt: int, ahead: int, *, repeat: bool) -> None:
+    @rule(attempt=attempts, ahead=st.integers(-1, 1), repeat=st.booleans(), owner=owners)
+    def append_if_nothing_came_since(self, attempt: int, ahead: int, owner: str, *, repeat: bool) -> None:
         """Who repeats a tail has looked before; a word in between makes it look again."""
         draft = progress(Stage.EXECUTE, "the rest")
         for _ in range(1 + repeat):
-            self._append(attempt, [draft], after=max(0, self.seq + ahead))
+            self._append(attempt, [draft], after=max(0, self.seq + ahead), owner=owner)
 
     @rule()
     def cancel(self) -> None:

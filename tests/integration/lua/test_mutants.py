@@ -71,8 +71,16 @@ MUTANTS = {
     "a paused queue is read": Mutant("fetch", "if is_paused(control) then return", "if false then return"),
     "withdrawn although it runs": Mutant("withdraw", "(pending.err or #pending == 0)", "true"),
     "fence off": Mutant("append", "if attempt < seen then", "if false then", EventsMachine),
+    "a number starts twice": Mutant("append", "events[1].type == 'started' then", "false then", EventsMachine),
+    "another owner's words": Mutant("append", "if attempt == seen and others then", "if false then", EventsMachine),
+    "bystanders take over": Mutant("append", "seen, 'side', ''", "seen, 'side', owner", EventsMachine),
+    "a former owner's words": Mutant(
+        "append", "if attempt == seen and owner == '' then owner", "if owner == '' then owner", EventsMachine
+    ),
     "no nonce": Mutant("append", "if op == nonce or side == nonce then", "if false then", EventsMachine),
-    "one nonce for all": Mutant("append", "attempt, nonce_field = seen, 'side'", "attempt = seen", EventsMachine),
+    "one nonce for all": Mutant(
+        "append", "attempt, nonce_field, owner = seen, 'side', ''", "attempt, owner = seen, ''", EventsMachine
+    ),
     "a rest without a look": Mutant(
         "append", "if only_after and only_after ~= seq then", "if false then", EventsMachine
     ),

@@ -126,7 +126,7 @@ class Process:
         self.scripts = BatchedScripts(client)
         self.metrics = Metrics(process=False)
         self.work = WorkStreams(self.scripts, QueueSettings(), name)
-        self.events = EventLog(self.scripts, EventSettings(), CLOCK)
+        self.events = EventLog(self.scripts, EventSettings(), CLOCK, name)
         self.limiter = RedisLimiter(self.scripts, GuardSettings(breaker_failures=1000))
         self.ledger = BatchingLedger(pool)
         self.deltas = Deltas(self.scripts, self.events, EventSettings(), self.metrics)
@@ -177,6 +177,7 @@ class Process:
 
     async def take_over(self) -> list[InFlight]:
         """Whatever is pending to anybody, as if all leases had run out; what is due; what is new."""
+        await self.pool.fetch("UPDATE qstreamd.tasks SET heartbeat_at = '-infinity' WHERE state = 'running'")
         swept = await wait_until(self._sweep, description="our turn to sweep")
         await self.work.promote(QUEUE, 100)
         return [InFlight(d) for d in [*swept.deliveries, *await self.work.fetch(QUEUE, 100)]]

@@ -69,8 +69,9 @@ async def test_the_place_is_given_back_once_when_the_task_begins(side: Side) -> 
     await side.add()
     await side.client.set(NAMES.counter, 5)
     mine = (await side.work.fetch(QUEUE, 1))[0]
+    event = started("m")
     for _ in range(2):
-        owned, appended = await side.settlement.begin(mine, task(), 1, started("m"))
+        owned, appended = await side.settlement.begin(mine, task(), 1, event)
         assert owned
         assert appended.accepted
     assert await side.client.get(NAMES.counter) == b"4"

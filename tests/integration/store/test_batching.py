@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from daemon.domain.errors import LeaseLost, TaskError
-from daemon.ports import Claimed, Delivery, StoredResult
+from daemon.ports import Claimed, Delivery, StillRunning, StoredResult
 from daemon.store.batching import BatchingLedger
 from daemon.store.pool import Pool
 from tests.integration.store.samples import LEASE_S, claimed, delivery, draft
@@ -37,7 +37,10 @@ async def test_finishes_share_a_statement_and_keep_their_results_apart(pool: Poo
     attempts = await asyncio.gather(*(ledger.claim(delivery(f"t{n}"), "me", "m1", LEASE_S) for n in range(MANY)))
     before = pool.statements
     stored = await asyncio.gather(
-        *(ledger.finish(f"t{n}", claimed(answer).attempt, draft(f"text {n}")) for n, answer in enumerate(attempts))
+        *(
+            ledger.finish(f"t{n}", claimed(answer).attempt, "me", draft(f"text {n}"))
+            for n, answer in enumerate(attempts)
+        )
     )
     assert [result.content for result in stored] == [f"text {n}" for n in range(MANY)]
     assert len({result.id for result in stored}) == MANY
@@ -49,9 +52,11 @@ async def test_a_zombie_among_finishes_is_refused_alone(pool: Pool) -> None:
     ledger = BatchingLedger(pool)
     await asyncio.gather(*(ledger.claim(delivery(f"t{n}"), "me", "m1", LEASE_S) for n in range(3)))
     found = await asyncio.gather(
-        ledger.finish("t0", 1, draft("a")), ledger.finish("t1", 7, draft("b")), ledger.finish("t2", 1, draft("c")),
+        ledger.finish("t0", 1, "me", draft("a")),
+        ledger.finish("t1", 7, "me", draft("b")),
+        ledger.finish("t2", 1, "me", draft("c")),
         return_exceptions=True,
-    )  # fmt: skip
+    )
     assert [type(one) for one in found] == [StoredResult, LeaseLost, StoredResult]
 
 
@@ -81,3 +86,20 @@ async def test_two_entries_of_one_task_in_one_batch_get_one_attempt(pool: Pool) 
         ledger.claim(delivery("t1", "2-0"), "me", "m1", LEASE_S),
     )
     assert sorted(type(one).__name__ for one in both) == ["AlreadyRunning", "Claimed"]
+
+
+async def test_the_dead_that_one_claim_names_are_dead_for_its_batch(pool: Pool) -> None:
+    """Claims in one statement with different proofs; a task of somebody who lives stays his."""
+    ledger = BatchingLedger(pool)
+    owners = {"t1": "dead", "t2": "gone", "t3": "alive"}
+    for name, owner in owners.items():
+        await ledger.claim(delivery(name), owner, "m1", LEASE_S)
+    before = pool.statements
+    answers = await asyncio.gather(
+        ledger.claim(delivery("t1"), "me", "m1", LEASE_S, ["dead"]),
+        ledger.claim(delivery("t2"), "me", "m1", LEASE_S, ["gone"]),
+        ledger.claim(delivery("t3"), "me", "m1", LEASE_S),
+    )
+    assert pool.statements - before <= 2
+    assert [claimed(answer).crashes for answer in answers[:2]] == [1, 1]
+    assert answers[2] == StillRunning()

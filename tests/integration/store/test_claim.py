@@ -9,7 +9,7 @@ import pytest
 from daemon.domain.errors import Code, StoreAway
 from daemon.domain.messages import ImageRef, content_sha256
 from daemon.domain.states import State
-from daemon.ports import AlreadyEnded, AlreadyRunning, Claimed, TaskIdConflict, Transition
+from daemon.ports import AlreadyEnded, AlreadyRunning, Claimed, StillRunning, TaskIdConflict, Transition
 from daemon.store.pool import Pool
 from daemon.store.task_rows import ClaimRequest
 from daemon.store.tasks import PostgresLedger
@@ -82,14 +82,40 @@ async def test_a_nul_in_the_input_does_not_stop_the_claim(ledger: PostgresLedger
     assert (await task(pool, "t1"))["message"]["variables"] == {"text": "ab\ufffd", "k": [""]}
 
 
-async def test_the_entry_that_the_row_names_takes_it_again(ledger: PostgresLedger, pool: Pool) -> None:
-    """A redelivery of the same entry owns the task; with a fresh heartbeat no crash is counted."""
-    await ledger.claim(delivery("t1"), "first", "m1", LEASE_S)
-    answer = claimed(await ledger.claim(delivery("t1"), "second", "m2", LEASE_S))
+async def test_its_owner_claims_it_again(ledger: PostgresLedger, pool: Pool) -> None:
+    """A reply was lost: the same entry, the same owner, the next number; with a fresh heartbeat no crash is counted."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    answer = claimed(await ledger.claim(delivery("t1"), "me", "m2", LEASE_S))
     assert (answer.attempt, answer.crashes) == (2, 0)
     assert await outcomes(pool, "t1") == [(1, "lost", None), (2, None, None)]
     row = await task(pool, "t1")
-    assert (row["owner"], row["model_id"]) == ("second", "m2")
+    assert (row["owner"], row["model_id"]) == ("me", "m2")
+
+
+async def test_a_run_that_lives_is_not_cut(ledger: PostgresLedger, pool: Pool) -> None:
+    """Somebody read the entry, stood still, and asks after it was taken over: nothing changes, nothing is settled."""
+    await ledger.claim(delivery("t1"), "you", "m1", LEASE_S)
+    before = await task(pool, "t1")
+    assert await ledger.claim(delivery("t1"), "me", "m1", LEASE_S) == StillRunning()
+    assert await ledger.claim(delivery("t1"), "me", "m1", LEASE_S, dead_owners=["she"]) == StillRunning()
+    assert await task(pool, "t1") == before
+    await let_heartbeat_lapse(pool, "t1")
+    assert claimed(await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)).crashes == 1
+
+
+async def test_a_dead_owner_keeps_nothing(ledger: PostgresLedger, pool: Pool) -> None:
+    """Its heartbeat is fresh, but it was seen to be dead: any entry takes the task at once, and a crash is counted."""
+    for attempt, (dead, entry) in enumerate([("", "1-0"), ("o1", "1-0"), ("o2", "9-0")], 1):
+        answer = claimed(await ledger.claim(delivery("t1", entry), f"o{attempt}", "m1", LEASE_S, dead_owners=[dead]))
+        assert (answer.attempt, answer.crashes) == (attempt, attempt - 1)
+    assert await outcomes(pool, "t1") == [(1, "lost", None), (2, "lost", None), (3, None, None)]
+
+
+async def test_our_own_run_is_not_cut_by_another_entry(ledger: PostgresLedger, pool: Pool) -> None:
+    """The same process reads a second entry of a task that it runs."""
+    await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
+    assert await ledger.claim(delivery("t1", "2-0"), "me", "m1", LEASE_S) == AlreadyRunning()
+    assert (await task(pool, "t1"))["attempt"] == 1
 
 
 async def test_a_lapsed_heartbeat_counts_a_crash(ledger: PostgresLedger, pool: Pool) -> None:
@@ -123,14 +149,14 @@ async def test_another_queue_or_body_is_foreign_in_every_state(ledger: PostgresL
         if state == "running":
             await let_heartbeat_lapse(pool, "t1")
             if _ == "lapsed":
-                await ledger.finish("t1", 1, draft())
+                await ledger.finish("t1", 1, "me", draft())
     assert (await task(pool, "t1"))["attempt"] == 1
 
 
 async def test_a_done_task_gives_its_stored_result(ledger: PostgresLedger) -> None:
     """So that the tail can be repeated without a model call."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    stored = await ledger.finish("t1", 1, draft("säd 😀", {"score": [1, None, 2.5]}))
+    stored = await ledger.finish("t1", 1, "me", draft("säd 😀", {"score": [1, None, 2.5]}))
     answer = await ledger.claim(delivery("t1"), "you", "m1", LEASE_S)
     assert answer == AlreadyEnded(State.DONE, 1, None, stored)
     assert stored.content_sha256 == content_sha256("säd 😀")
@@ -141,7 +167,7 @@ async def test_a_done_task_gives_its_stored_result(ledger: PostgresLedger) -> No
 async def test_an_ended_task_gives_its_code(ledger: PostgresLedger, state: State) -> None:
     """Terminal states never change, whichever entry asks."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    assert await ledger.transition("t1", 1, Transition(state, Code.CANCELLED, str(state)))
+    assert await ledger.transition("t1", 1, "me", Transition(state, Code.CANCELLED, str(state)))
     for entry in ("1-0", "2-0"):
         assert await ledger.claim(delivery("t1", entry), "you", "m1", LEASE_S) == AlreadyEnded(
             state, 1, Code.CANCELLED, None
@@ -153,7 +179,7 @@ async def test_a_waiting_task_is_taken_by_any_entry(ledger: PostgresLedger, pool
     """Retries and hand-backs travel under new entry ids; `started_at` stays that of the first start."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     first = await task(pool, "t1")
-    await ledger.transition("t1", 1, Transition(state, Code.LLM_ERROR, "failed", count_failure=True))
+    await ledger.transition("t1", 1, "me", Transition(state, Code.LLM_ERROR, "failed", count_failure=True))
     answer = claimed(await ledger.claim(delivery("t1", "9-0", stream="ready"), "you", "m2", LEASE_S))
     assert (answer.attempt, answer.failures, answer.crashes) == (2, 1, 0)
     row = await task(pool, "t1")
@@ -164,7 +190,7 @@ async def test_a_waiting_task_is_taken_by_any_entry(ledger: PostgresLedger, pool
 async def test_a_long_wait_is_no_crash(ledger: PostgresLedger, pool: Pool) -> None:
     """A parked task has no heartbeat for hours; only a running one can have crashed."""
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    await ledger.transition("t1", 1, Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
+    await ledger.transition("t1", 1, "me", Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
     await let_heartbeat_lapse(pool, "t1")
     assert claimed(await ledger.claim(delivery("t1", "2-0"), "me", "m1", LEASE_S)).crashes == 0
 
@@ -172,7 +198,7 @@ async def test_a_long_wait_is_no_crash(ledger: PostgresLedger, pool: Pool) -> No
 async def test_many_claims_cost_one_statement(ledger: PostgresLedger, pool: Pool) -> None:
     """Answers come in the order of the requests, whatever they are."""
     await ledger.claim(delivery("ended"), "me", "m1", LEASE_S)
-    await ledger.finish("ended", 1, draft())
+    await ledger.finish("ended", 1, "me", draft())
     await ledger.claim(delivery("busy", "7-0"), "me", "m1", LEASE_S)
     names = ["new1", "ended", "new2", "busy"]
     before = pool.statements
@@ -202,8 +228,8 @@ async def test_twenty_entries_at_once_make_one_attempt(ledger: PostgresLedger, p
 
 
 async def test_one_entry_claimed_ten_times_at_once_gives_ten_fences(ledger: PostgresLedger, pool: Pool) -> None:
-    """Each claim gets a number of its own, and only the highest attempt stays open."""
-    answers = await asyncio.gather(*(ledger.claim(delivery("t1"), f"o{n}", "m1", LEASE_S) for n in range(10)))
+    """Each claim of its owner gets a number of its own, and only the highest attempt stays open."""
+    answers = await asyncio.gather(*(ledger.claim(delivery("t1"), "me", "m1", LEASE_S) for _ in range(10)))
     assert sorted(claimed(a).attempt for a in answers) == list(range(1, 11))
     assert await outcomes(pool, "t1") == [(n, "lost", None) for n in range(1, 10)] + [(10, None, None)]
 

@@ -38,9 +38,9 @@ async def far(proxy: CuttingProxy) -> AsyncIterator[Pool]:
     ledger = PostgresLedger(pool)
     for name in ("warm", "up"):
         await ledger.claim(delivery(name), "me", "m1", LEASE_S)
-        await ledger.heartbeat([(name, 1)])
-    await ledger.finish("warm", 1, draft())
-    await ledger.transition("up", 1, RETRY)
+        await ledger.heartbeat([(name, 1)], "me")
+    await ledger.finish("warm", 1, "me", draft())
+    await ledger.transition("up", 1, "me", RETRY)
     yield pool
     await pool.close()
 
@@ -53,7 +53,7 @@ async def test_a_finish_whose_reply_was_lost_is_a_success(proxy: CuttingProxy, f
     ledger = PostgresLedger(far)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(1)
-    stored = await ledger.finish("t1", 1, draft("paid for"))
+    stored = await ledger.finish("t1", 1, "me", draft("paid for"))
     assert proxy.cuts == 1
     rows = await pool.fetch("SELECT id, content FROM qstreamd.results WHERE task_id = 't1'")
     assert [(r["id"], r["content"]) for r in rows] == [(stored.id, "paid for")]
@@ -64,7 +64,7 @@ async def test_a_leave_whose_reply_was_lost_counts_once(proxy: CuttingProxy, far
     ledger = PostgresLedger(far)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(1)
-    assert await ledger.transition("t1", 1, RETRY)
+    assert await ledger.transition("t1", 1, "me", RETRY)
     assert proxy.cuts == 1
     assert (await task(pool, "t1"))["failures"] == 1
 
@@ -82,7 +82,7 @@ async def test_a_beat_whose_reply_was_lost_is_no_lost_lease(proxy: CuttingProxy,
     ledger = PostgresLedger(far)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(1)
-    assert await ledger.heartbeat([("t1", 1)]) == set() and proxy.cuts == 1
+    assert await ledger.heartbeat([("t1", 1)], "me") == set() and proxy.cuts == 1
 
 
 async def test_replies_that_are_lost_again_and_again_are_store_away(proxy: CuttingProxy, far: Pool, pool: Pool) -> None:
@@ -91,10 +91,10 @@ async def test_replies_that_are_lost_again_and_again_are_store_away(proxy: Cutti
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     proxy.lose_replies(100)
     with pytest.raises(StoreAway, match="can't be reached"):
-        await ledger.finish("t1", 1, draft())
+        await ledger.finish("t1", 1, "me", draft())
     proxy.lose_replies(0)
     assert (await task(pool, "t1"))["state"] == "done"
-    assert (await ledger.finish("t1", 1, draft())).content == "the answer"
+    assert (await ledger.finish("t1", 1, "me", draft())).content == "the answer"
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -210,13 +210,13 @@ async def test_a_restarted_server_is_found_again(postgres_server: EmbeddedPostgr
     postgres_server.stop()
     began = time.monotonic()
     with pytest.raises(StoreAway):
-        await ledger.finish("t1", 1, draft())
+        await ledger.finish("t1", 1, "me", draft())
     assert time.monotonic() - began < 10
     postgres_server.start()
-    assert (await ledger.finish("t1", 1, draft())).content == "the answer"
+    assert (await ledger.finish("t1", 1, "me", draft())).content == "the answer"
     postgres_server.kill()
     postgres_server.start()
-    assert await ledger.heartbeat([("t1", 1)]) == {"t1"}
+    assert await ledger.heartbeat([("t1", 1)], "me") == {"t1"}
     await pool.close()
 
 
@@ -258,7 +258,7 @@ async def test_behind_pgbouncer_nothing_is_prepared_or_set(postgres_url: str) ->
     pool = await Pool(PostgresSettings(url=SecretStr(f"{postgres_url}&pgbouncer=true"))).start()
     ledger = PostgresLedger(pool)
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    assert (await ledger.finish("t1", 1, draft())).content == "the answer"
+    assert (await ledger.finish("t1", 1, "me", draft())).content == "the answer"
     assert (await pool.fetch("SHOW statement_timeout"))[0]["statement_timeout"] == "0"
     assert not await pool.fetch("SELECT 1 FROM pg_prepared_statements WHERE name <> ''")
     await pool.close()
@@ -290,7 +290,7 @@ async def test_a_migration_under_way_does_not_break_prepared_statements(pool: Po
         answer = claimed(await ledger.claim(delivery(f"t{n + 1}"), "me", "m1", LEASE_S))
         assert answer.attempt == 1
     await pool.fetch("ALTER TABLE qstreamd.tasks ALTER COLUMN failures TYPE bigint")
-    assert (await ledger.finish("t1", 1, draft())).id > 0
+    assert (await ledger.finish("t1", 1, "me", draft())).id > 0
 
 
 async def test_a_schema_that_does_not_fit_says_what_to_do(pool: Pool, ledger: PostgresLedger) -> None:

@@ -42,7 +42,7 @@ async def test_a_row_tells_where_a_task_stands(ledger: PostgresLedger, records: 
         State.RUNNING, 1, "me", "r1", None, None,
     )  # fmt: skip
     assert row.started_at is not None and row.created_at < row.started_at and row.finished_at is None
-    stored = await ledger.finish("t1", 1, draft("x", {"a": 1}))
+    stored = await ledger.finish("t1", 1, "me", draft("x", {"a": 1}))
     found = await records.row("t1")
     assert found is not None and found[1] == stored and found[0].state is State.DONE
 
@@ -62,9 +62,9 @@ async def test_forgotten_rows_are_the_live_ones_without_a_sign_of_life(
     for name in ("lapsed", "fresh", "done", "retrying", "failed"):
         await ledger.claim(delivery(name), "me", "m1", LEASE_S)
     await ledger.claim(delivery("elsewhere", queue="q_free_batch"), "me", "m1", LEASE_S)
-    await ledger.finish("done", 1, draft())
-    await ledger.transition("retrying", 1, Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
-    await ledger.transition("failed", 1, FAILED)
+    await ledger.finish("done", 1, "me", draft())
+    await ledger.transition("retrying", 1, "me", Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
+    await ledger.transition("failed", 1, "me", FAILED)
     for name in ("lapsed", "done", "retrying", "failed", "elsewhere"):
         await let_heartbeat_lapse(pool, name)
     assert [r.task_id for r in await records.stale(QUEUE, 60)] == ["lapsed", "retrying"]
@@ -82,7 +82,7 @@ async def test_a_replay_starts_anew_behind_the_same_fence(
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
     await let_heartbeat_lapse(pool, "t1")
     await ledger.claim(delivery("t1"), "me", "m1", LEASE_S)
-    await ledger.transition("t1", 2, Transition(state, Code.EXPIRED, "expired", count_failure=True))
+    await ledger.transition("t1", 2, "me", Transition(state, Code.EXPIRED, "expired", count_failure=True))
     row = await records.replay("t1", "alice", "the model was down")
     assert row is not None
     assert (row.state, row.attempt, row.failures, row.crashes, row.error_code) == (State.QUEUED, 2, 0, 0, None)
@@ -101,8 +101,8 @@ async def test_only_failed_and_expired_tasks_are_replayed(
     """Done and cancelled stay what they are; a running task is left alone."""
     for name in ("running", "done", "cancelled"):
         await ledger.claim(delivery(name), "me", "m1", LEASE_S)
-    await ledger.finish("done", 1, draft())
-    await ledger.transition("cancelled", 1, Transition(State.CANCELLED, Code.CANCELLED, "cancelled"))
+    await ledger.finish("done", 1, "me", draft())
+    await ledger.transition("cancelled", 1, "me", Transition(State.CANCELLED, Code.CANCELLED, "cancelled"))
     for name in ("running", "done", "cancelled"):
         assert await records.replay(name, "alice", "") is None
         assert (await task(pool, name))["state"] == name

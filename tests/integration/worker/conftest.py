@@ -43,11 +43,13 @@ class Heartbeats:
 
     def __init__(self) -> None:
         self.asked: list[list[tuple[str, int]]] = []
+        self.owners: set[str] = set()
         self.lost: set[str] = set()
         self.error: Exception | None = None
 
-    async def heartbeat(self, attempts: Sequence[tuple[str, int]]) -> set[str]:
+    async def heartbeat(self, attempts: Sequence[tuple[str, int]], owner: str) -> set[str]:
         self.asked.append(list(attempts))
+        self.owners.add(owner)
         if self.error is not None:
             raise self.error
         return self.lost & {task_id for task_id, _ in attempts}

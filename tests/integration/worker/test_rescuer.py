@@ -74,7 +74,7 @@ async def test_a_flushed_server_gets_its_claimed_tasks_back(
     for number, state in enumerate((None, State.RETRYING, State.QUEUED)):
         in_flight = await claim(crew, ledger, f"t{number}")
         if state is not None:
-            await ledger.transition(in_flight.task_id, 1, Transition(state, None, "deferred"))
+            await ledger.transition(in_flight.task_id, 1, "a", Transition(state, None, "deferred"))
     await silent(pool)
     await crew.client.flushall()
     await crew.work.make_groups([QUEUE])
@@ -105,7 +105,7 @@ async def test_a_crowd_that_waits_hides_no_lost_one(
     """Parked tasks are silent too, and may be many more than one look takes."""
     for number in range(STALE_MAX + 5):
         in_flight = await claim(crew, ledger, f"parked{number}")
-        await ledger.transition(in_flight.task_id, 1, Transition(State.RETRYING, None, "deferred"))
+        await ledger.transition(in_flight.task_id, 1, "a", Transition(State.RETRYING, None, "deferred"))
         await crew.settlement.snooze(in_flight.delivery, 3_600_000, reason="RATE_LIMITED")
     lost = await claim(crew, ledger, "zlost")
     await crew.client.xdel(NAMES.tasks, lost.delivery.id)
@@ -121,7 +121,7 @@ async def test_what_redis_still_holds_is_not_doubled(
 ) -> None:
     """However long it has been silent: waiting in a stream, parked, or pending to somebody."""
     in_flight = await claim(crew, ledger)
-    await ledger.transition("t1", 1, Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
+    await ledger.transition("t1", 1, "a", Transition(State.RETRYING, Code.LLM_ERROR, "failed"))
     await silent(pool)
     if where == "ready":
         await crew.work.requeue(in_flight.delivery)
@@ -142,7 +142,7 @@ async def test_what_still_beats_is_left_alone(crew: Crew, pool: Pool, ledger: Po
     await crew.work.make_groups([QUEUE])
     async with Watch(crew, pool):
         for _ in range(10):
-            await ledger.heartbeat([("t1", 1)])
+            await ledger.heartbeat([("t1", 1)], "a")
             await asyncio.sleep(LEASE.lease_s / 2)
     assert await restored(crew) == 0
 
@@ -150,7 +150,7 @@ async def test_what_still_beats_is_left_alone(crew: Crew, pool: Pool, ledger: Po
 async def test_one_look_is_no_proof(crew: Crew, pool: Pool, ledger: PostgresLedger, wait_until: WaitUntil) -> None:
     """What was on its way between two streams at the first look has arrived by the second."""
     in_flight = await claim(crew, ledger)
-    await ledger.transition("t1", 1, Transition(State.RETRYING, None, "deferred"))
+    await ledger.transition("t1", 1, "a", Transition(State.RETRYING, None, "deferred"))
     await silent(pool)
     await crew.settlement.ack(in_flight.delivery, whole_task=False)
     before = pool.statements

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.domain.messages import TaskMessage, WorkEntry
-from daemon.ports import AlreadyRunning, ClaimOutcome, Delivery
+from daemon.ports import AlreadyRunning, ClaimOutcome, Delivery, StillRunning
 from daemon.store.task_rows import ClaimRequest, claim_answer
 
 MESSAGE = TaskMessage(task_id="t", queue_id="q", service_id="s", user_id="u", variables={})
@@ -16,7 +16,7 @@ def seen(**old: object) -> dict[str, object]:
     """A row that was not taken, as the snapshot of the statement shows it."""
     return {
         "attempt": None, "old_state": "running", "old_queue": "q", "old_sha256": "x", "old_attempt": 1,
-        "old_code": None, "old_entry": "tasks/9-0", "old_lapsed": False, **old,
+        "old_code": None, "old_entry": "tasks/9-0", "old_free": False, **old,
     }  # fmt: skip
 
 
@@ -25,8 +25,9 @@ def seen(**old: object) -> dict[str, object]:
     [
         ({}, AlreadyRunning()),
         ({"old_state": None}, None),
-        ({"old_lapsed": True}, None),
-        ({"old_entry": "tasks/1-0"}, None),
+        ({"old_free": True}, None),
+        ({"old_entry": "tasks/1-0"}, StillRunning()),
+        ({"old_entry": "tasks/1-0", "old_free": True}, None),
         ({"old_state": "queued"}, None),
         ({"old_state": "retrying"}, None),
     ],
