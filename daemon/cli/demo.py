@@ -14,6 +14,7 @@ from daemon import config
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from daemon.dev.demo.real import Real
     from daemon.dev.demo.show import Trouble
 
 INTERRUPTED: Final = 130
@@ -25,8 +26,11 @@ _NEEDED: Final = ("rich",)
 @click.option("--keep", is_flag=True, help="Leave all running afterwards; prints addresses and a curl. Ctrl-C ends it.")
 @click.option("--plain", is_flag=True, help="Lines instead of a live view; the default without a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end, the view on stderr.")
+@click.option("--real", "provider", type=click.Choice(["deepseek", "openai", "gemini"]), help="One task on this real "
+              "provider, with its key from the environment, for less than $0.01; all else is embedded.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="With --real: do not ask first.")
 @click.option("--follow", metavar="TASK", help="Only print the events of that task in REDIS_URL, one JSON line each.")
-def command(*, keep: bool, plain: bool, as_json: bool, follow: str | None) -> None:
+def command(*, keep: bool, plain: bool, as_json: bool, provider: str | None, yes: bool, follow: str | None) -> None:
     """Start all parts, send tasks to all six queues through signed calls, watch them, and check what became of them.
 
     Uses REDIS_URL and DATABASE_URL where they are set and nobody else works there, else servers of its own.
@@ -41,13 +45,30 @@ def command(*, keep: bool, plain: bool, as_json: bool, follow: str | None) -> No
 
             asyncio.run(follow_task(settings.redis, follow, click.echo))
             return
-        good = _demo(settings, keep=keep, plain=plain, as_json=as_json)
+        real = None if provider is None else _real(settings, provider, keep=keep, yes=yes)
+        good = _demo(settings, keep=keep, plain=plain, as_json=as_json, real=real)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(0 if keep else INTERRUPTED)
     sys.exit(0 if good else 1)
 
 
-def _demo(settings: config.Settings, *, keep: bool, plain: bool, as_json: bool) -> bool:
+def _real(settings: config.Settings, provider: str, *, keep: bool, yes: bool) -> Real:
+    """What will be asked of the provider, once somebody has said yes."""
+    from daemon.dev.demo.real import real
+
+    if keep:
+        raise click.UsageError("--real is for one task: --keep would go on calling the provider")
+    found = real(settings, provider)
+    most = f"{found.output_tokens} tokens and ${found.cost_max_usd:.4f} at most"
+    click.echo(f"One task on {found.model.name} of {provider}: {most}.", err=True)
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("nobody can be asked here: --yes goes on without asking")
+    if not yes and not click.confirm("Go on?", err=True):
+        sys.exit(1)
+    return found
+
+
+def _demo(settings: config.Settings, *, keep: bool, plain: bool, as_json: bool, real: Real | None) -> bool:
     from rich.console import Console
 
     from daemon.dev.demo.show import Choice, Trouble, show
@@ -55,7 +76,7 @@ def _demo(settings: config.Settings, *, keep: bool, plain: bool, as_json: bool) 
     console = Console(stderr=as_json)
     live = console.is_terminal and not plain and settings.runtime.no_color is None
     try:
-        return asyncio.run(show(Choice(live=live, json=as_json, keep=keep), settings, console))
+        return asyncio.run(show(Choice(live=live, json=as_json, keep=keep, real=real), settings, console))
     except Trouble as trouble:
         _complain(console, trouble)
         return False

@@ -21,6 +21,7 @@ import asyncpg
 import pytest
 import redis
 
+from daemon.dev.fake_llm import FakeLLM
 from daemon.domain.queues import DEFAULT_QUEUES
 from tests.waiting import WaitUntil
 
@@ -123,6 +124,35 @@ async def test_every_task_ends_as_it_should_and_nothing_stays(demo: Run) -> None
     seen = demo.errors_path.read_text("utf-8")
     assert "LLM_ERROR after" in seen and "| Dear Fjordlight team," in seen and "三个优点" in seen
     assert demo.left() == []
+
+
+@pytest.mark.parametrize("provider", ["deepseek", "gemini"])
+async def test_one_task_on_a_provider_that_is_not_embedded(demo: Run, provider: str) -> None:
+    """With the key, the address and the model of whoever runs it; nothing else is called, and nothing stays."""
+    key = "test-key-0123456789"
+    async with FakeLLM(tokens_per_s=500, first_token_s=0.01) as theirs:
+        url = theirs.gemini_url if provider == "gemini" else theirs.openai_url
+        named: dict[str, Any] = {f"{provider.upper()}_API_KEY": key, f"{provider.upper()}_BASE_URL": url}
+        demo.start("--real", provider, "--yes", "--json", **named)
+        assert await demo.end() == 0, demo.errors_path.read_text()
+        [call] = theirs.calls
+    told = json.loads(demo.said)
+    [task] = told["tasks"]
+    assert (told["ok"], task["state"], task["serviceId"], call.stream) == (True, "done", "first-words", True)
+    seen = demo.errors_path.read_text("utf-8")
+    assert f"of {provider}" in seen and "at most" in seen and key not in seen + demo.said
+    assert demo.left() == []
+
+
+async def test_a_real_provider_is_not_called_unasked_or_without_its_key(demo: Run) -> None:
+    async with FakeLLM() as theirs:
+        demo.start("--real", "deepseek", DEEPSEEK_API_KEY="test-key-0123456789", DEEPSEEK_BASE_URL=theirs.openai_url)
+        assert await demo.end() == 2
+        assert "--yes" in demo.errors_path.read_text("utf-8")
+        demo.start("--real", "openai", "--yes", OPENAI_API_KEY="")
+        assert await demo.end() == 78
+        assert "OPENAI_API_KEY" in demo.errors_path.read_text("utf-8")
+        assert theirs.calls == []
 
 
 async def test_after_sigkill_everything_goes_by_itself(demo: Run, wait_until: WaitUntil) -> None:

@@ -22,6 +22,7 @@ from daemon.dev.demo import closing, staying
 from daemon.dev.demo.orders import PublishRefused, orders, publish
 from daemon.dev.demo.parts import PartFailed
 from daemon.dev.demo.plain import PlainScreen
+from daemon.dev.demo.real import Real
 from daemon.dev.demo.screen import LiveScreen, Screen
 from daemon.dev.demo.watching import Watched
 from daemon.dev.demo.world import InUse, World
@@ -31,16 +32,21 @@ Result = TypeVar("Result")
 
 LOOK_S: Final = 0.05  #: as often as the daemon flushes deltas
 END_S: Final = 90.0  #: everything takes some 15 s; what takes so long has failed
+TRY: Final = "python -m daemon try says what stands between this host and the provider"
 FAULT: Final = ("gpt-6-luna", "error-mid")  #: only the letter asks this model; its first answer breaks off with a 500
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How to show it. `live`: redraw a terminal; `json`: one object on stdout, all else on stderr."""
+    """How to show it. `live`: redraw a terminal; `json`: one object on stdout, all else on stderr.
+
+    `real`: one task on a real provider instead of eight on the stand-in.
+    """
 
     live: bool
     json: bool = False
     keep: bool = False
+    real: Real | None = None
 
 
 class Trouble(Exception):
@@ -59,9 +65,10 @@ async def show(choice: Choice, settings: Settings, console: Console) -> bool:
     """
     _end_on(signal.SIGTERM)
     began, run = time.monotonic(), secrets.token_hex(2)
-    tasks = [Watched(order, f"demo-{run}-{order.name}") for order in orders()]
+    asked = orders() if choice.real is None else [choice.real.order]
+    tasks = [Watched(order, f"demo-{run}-{order.name}") for order in asked]
     screen = _screen(choice, console, tasks, began)
-    world = World(settings, screen.part, stays=choice.keep)
+    world = World(settings, screen.part, stays=choice.keep, real=choice.real)
     async with AsyncExitStack() as stack:
         with screen:
             await _started(world, stack)
@@ -74,7 +81,9 @@ async def show(choice: Choice, settings: Settings, console: Console) -> bool:
         if choice.keep:
             staying.show(console, world)
             await _beside_watch(world, _until_interrupted())
-    if not choice.keep:
+    if choice.real is not None:
+        console.print(Text(TRY if not end.good else f"{tasks[0].text}\n", "dim"), soft_wrap=True)
+    elif not choice.keep:
         console.print(Text(staying.HINT, "dim"), soft_wrap=True)
     return end.good
 
@@ -125,7 +134,8 @@ async def _beside_watch(world: World, work: Coroutine[Any, Any, Result]) -> Resu
 async def _ask_and_watch(world: World, screen: Screen, tasks: Sequence[Watched], began: float) -> float | None:
     """Seconds from the start to the first streamed token, when all tasks have ended."""
     model, fault = FAULT
-    world.models.plan(fault, model=model)
+    if world.real is None:
+        world.models.plan(fault, model=model)
     for task in tasks:
         try:
             await publish(task.order, task.task_id, relay_url=world.relay_url, qstash=world.qstash.environment)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, cast
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Protocol, Self
 
 import asyncpg
 from redis.asyncio import Redis
@@ -21,6 +22,7 @@ from daemon.config.types import SecretStr
 from daemon.dev.demo.answers import answer
 from daemon.dev.demo.backend import Backend
 from daemon.dev.demo.parts import Part, PartFailed
+from daemon.dev.demo.real import Real
 from daemon.dev.embedded import Embedded
 from daemon.dev.embedded_postgres import EmbeddedPostgres
 from daemon.dev.embedded_redis import EmbeddedRedis
@@ -58,9 +60,11 @@ class World:
     `stays`: somebody will look around. Other programs can reach the embedded Postgres, and a gateway with a page runs.
     """
 
-    def __init__(self, settings: Settings, tell: Tell, *, stays: bool = False) -> None:
+    def __init__(self, settings: Settings, tell: Tell, *, stays: bool = False, real: Real | None = None) -> None:
         self._tell = tell
         self._stays = stays
+        self.real = real  #: a real provider instead of the stand-in
+        self._services_file = ""
         given = settings.sources
         self._redis_given = settings.redis if given.get("REDIS_URL", "default") != "default" else None
         self._postgres_given = settings.postgres.url if given.get("DATABASE_URL", "default") != "default" else None
@@ -109,9 +113,15 @@ class World:
     # --- start ----------------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        for name, stand_in in (("qstash", self.qstash), ("models", self.models)):
+        stand_ins: dict[str, Any] = {"qstash": self.qstash, "models": self.models}
+        if self.real is not None:
+            del stand_ins["models"]
+            self._tell("models", f"real  {self.real.model.name} of {self.real.model.provider}", 0.0)
+            folder = self._stack.enter_context(TemporaryDirectory(prefix="qstreamd-demo-"))
+            self._services_file = await asyncio.to_thread(_written, Path(folder), self.real.services_file)
+        for name, stand_in in stand_ins.items():
             began = time.monotonic()
-            await self._stack.enter_async_context(cast("Any", stand_in))
+            await self._stack.enter_async_context(stand_in)
             self._tell(name, f"stand-in  {stand_in.url}", time.monotonic() - began)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start_redis())
@@ -209,7 +219,8 @@ class World:
     # --- their settings -------------------------------------------------------------------------------------------
 
     def _shared_variables(self) -> dict[str, str]:
-        return {"NODE_ENV": "development", "REDIS_URL": self.redis_url, "QSTREAMD_LOG_FORMAT": "pretty"}
+        shared = {"NODE_ENV": "development", "REDIS_URL": self.redis_url, "QSTREAMD_LOG_FORMAT": "pretty"}
+        return {**shared, "SERVICES_FILE": self._services_file} if self._services_file else shared
 
     def _relay_variables(self, port: int) -> Mapping[str, str]:
         signing = {k: v for k, v in self.qstash.environment.items() if k.endswith("_SIGNING_KEY")}
@@ -234,6 +245,11 @@ class World:
             "DATABASE_URL": self.database_url,
             "OPS_PORT": str(port),
             "QSTREAMD_DRAIN_S": "1",  # whoever presses Ctrl-C does not want to wait for an answer
+            **(self._stand_in_variables() if self.real is None else self.real.variables),
+        }
+
+    def _stand_in_variables(self) -> Mapping[str, str]:
+        return {
             "DEEPSEEK_BASE_URL": self.models.openai_url,
             "OPENAI_BASE_URL": self.models.openai_url,
             "GEMINI_BASE_URL": self.models.gemini_url,
@@ -241,6 +257,14 @@ class World:
             "OPENAI_API_KEY": "demo-openai",
             "GEMINI_API_KEY": "demo-gemini",
         }
+
+
+def _written(folder: Path, services_file: str) -> str:
+    """The path of the services file; closed to others, for it may hold a proxy's password."""
+    path = folder / "services.toml"
+    path.touch(mode=0o600)
+    path.write_text(services_file, "utf-8")
+    return str(path)
 
 
 def _blobs(directory: Path) -> dict[str, str]:
