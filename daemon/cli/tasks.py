@@ -130,7 +130,7 @@ def show(*, task: str, content: bool, as_json: bool) -> None:
         head = ("TRY", "model", "started", "first-token", "took", "outcome", "code", "tokens", "cost")
         click.echo(t.table(head, map(_attempt, attempts), right="TRY first-token took tokens cost"))
     if result is not None:
-        click.echo(f"\nresult        db:result:{result.id}, {len(result.content)} characters, {result.content_sha256}")
+        click.echo(f"\nresult        db:result:{task}, {len(result.content)} characters, {result.content_sha256}")
         if result.finish_reason == "length":
             click.echo("finish        length: cut at a limit; see max_output_tokens of the service")
         if content:

@@ -83,7 +83,9 @@ class DoneEvent(_Event, frozen=True, tag="done"):
     """Terminal. The result is committed before this is written, so reading it by `resultRef` succeeds."""
 
     stage: Literal["write"]
-    result_ref: Annotated[str, Meta(pattern=r"^db:result:[0-9]+$", description="`db:result:` and the id in `results`")]
+    result_ref: Annotated[
+        str, Meta(pattern=ID_PATTERN.replace("^", "^db:result:"), description="`db:result:` and the task id")
+    ]
     usage: Usage
     model_id: Annotated[str, Meta(description="the model that answered; a fallback may differ from `started`")]
     content_sha256: Annotated[

@@ -156,11 +156,11 @@ def error(
 
 
 def done(
-    result_id: int, *, usage: Usage, model_id: str, content_sha256: str, result: Any, finish_reason: str | None = None
+    task_id: str, *, usage: Usage, model_id: str, content_sha256: str, result: Any, finish_reason: str | None = None
 ) -> EventDraft:
     """Terminal, after the row is committed. `result` only when its JSON is at most 4 KiB."""
     fields: dict[str, Any] = {
-        "stage": Stage.WRITE, "resultRef": f"db:result:{result_id}", "usage": usage, "modelId": model_id,
+        "stage": Stage.WRITE, "resultRef": f"db:result:{task_id}", "usage": usage, "modelId": model_id,
         "contentSha256": content_sha256, "finishReason": finish_reason,
     }  # fmt: skip
     if result is not None and len(msgspec.json.encode(result)) <= RESULT_INLINE_BYTES_MAX:

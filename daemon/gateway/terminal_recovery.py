@@ -65,7 +65,7 @@ class TerminalRecovery:
         """The terminal event made again from a row that has ended."""
         if row.state not in TERMINAL:
             raise ValueError(f"{row.task_id} is {row.state}")
-        draft = ended_event(AlreadyEnded(row.state, row.attempt, row.error_code, result))
+        draft = ended_event(row.task_id, AlreadyEnded(row.state, row.attempt, row.error_code, result))
         data = {
             "v": CONTRACT_VERSION, "type": draft.type, "taskId": row.task_id, "attempt": row.attempt, "seq": SEQ_LAST,
             "requestId": row.request_id, "traceId": row.trace_id, "timestamp": row.finished_at or row.heartbeat_at,

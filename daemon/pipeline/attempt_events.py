@@ -22,10 +22,10 @@ WAITING: Final[Mapping[Reason, str]] = {
 }
 
 
-def done_event(stored: StoredResult) -> EventDraft:
+def done_event(task_id: str, stored: StoredResult) -> EventDraft:
     """Terminal: the row is committed, and reading it succeeds."""
     return events.done(
-        stored.id,
+        task_id,
         usage=stored.usage,
         model_id=stored.model_id,
         content_sha256=stored.content_sha256,
@@ -62,8 +62,8 @@ def final_event(stage: Stage, code: Code, message: str = "", usage: Usage | None
     return events.error(stage, code, message or CODES[code].en, retryable=False, usage=usage)
 
 
-def ended_event(ended: AlreadyEnded) -> EventDraft:
+def ended_event(task_id: str, ended: AlreadyEnded) -> EventDraft:
     """The terminal event of a row that ended before, made again from what Postgres holds."""
     if ended.state is State.DONE and ended.result is not None:
-        return done_event(ended.result)
+        return done_event(task_id, ended.result)
     return final_event(Stage.EXECUTE, ended.error_code or Code.INTERNAL)

@@ -33,7 +33,7 @@ _LOOKS_MAX: Final = 5
 async def complete(x: Execution, stored: StoredResult) -> None:
     """The rest of the text and `done`, the permits, the entry: after the result was committed."""
     rest = await rest_of_text(x)
-    await append_last(x, [*rest, attempt_events.done_event(stored)])
+    await append_last(x, [*rest, attempt_events.done_event(x.task.task_id, stored)])
     await acknowledge(x)
 
 
@@ -42,7 +42,7 @@ async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
     x.in_flight.claimed(ended.attempt)
     x.row_ended()
     code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
-    event = attempt_events.ended_event(ended)
+    event = attempt_events.ended_event(x.task.task_id, ended)
     try:
         text = ended.result.content if x.plan.stream and ended.result is not None else ""
         await _append_last_with_text(x, event, text)

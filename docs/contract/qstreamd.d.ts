@@ -184,7 +184,7 @@ export interface DoneEvent {
   /** unix seconds at the writer; the stream id is the order, not this */
   timestamp: number;
   stage: "write";
-  /** `db:result:` and the id in `results` */
+  /** `db:result:` and the task id */
   resultRef: string;
   usage: Usage;
   /** the model that answered; a fallback may differ from `started` */

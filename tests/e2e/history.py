@@ -124,7 +124,7 @@ class TaskHistory:
         if end["type"] != "done" or not self.results:
             return
         [result] = self.results
-        if end["contentSha256"] != result["content_sha256"] or end["resultRef"] != f"db:result:{result['id']}":
+        if end["contentSha256"] != result["content_sha256"] or end["resultRef"] != f"db:result:{row['task_id']}":
             yield "I2: `done` names another result than the one in Postgres"
         if streams:
             last = [e["delta"] for e in self.events if e["type"] == "token_batch" and e["attempt"] == end["attempt"]

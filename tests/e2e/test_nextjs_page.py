@@ -104,7 +104,7 @@ def events() -> list[dict[str, Any]]:
         (2, token_batch("hm", Channel.REASONING)),
         (2, token_batch(text[:5], Channel.TEXT)),
         (2, token_batch(text[5:], Channel.TEXT)),
-        (2, done(7, usage=Usage(), model_id="m1", content_sha256=sha, result=None)),
+        (2, done("t1", usage=Usage(), model_id="m1", content_sha256=sha, result=None)),
     ]  # fmt: skip
     first = {**HEAD, "type": "queued", "attempt": 0, "seq": 0, "queueId": "q_paid_stream"}
     return [first, *(event(attempt, draft) for attempt, draft in drafts)]
@@ -268,9 +268,9 @@ async def test_old_events_show_the_same(app: Path, kind: str) -> None:
     begun = [status, {**head, "type": "started", "stage": "execute"}, {**head, **delta.get(kind, delta["token"])}]
     if kind == "today":
         begun = [events()[0], event(1, started("m1")), event(1, token_batch("Hello", Channel.TEXT))]
-    good = await node(app, "old.mjs", json.dumps([*begun, {**head, "type": "done", "resultRef": "db:result:987"}]))
+    good = await node(app, "old.mjs", json.dumps([*begun, {**head, "type": "done", "resultRef": "db:result:t1"}]))
     view = json.loads(good)
-    assert (view["state"], view["text"], view["resultRef"]) == ("done", "Hello", "db:result:987")
+    assert (view["state"], view["text"], view["resultRef"]) == ("done", "Hello", "db:result:t1")
     failed = {
         **head,
         "type": "error",

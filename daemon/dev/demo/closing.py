@@ -189,7 +189,7 @@ def _tasks(tasks: Sequence[Watched], *, wide: bool) -> Table:
             f"{t.duration_s:.1f}",
             Text(str(t.attempt), "yellow" if t.attempt > 1 else ""),
             f"{used.get('inputTokens', 0)}+{used.get('outputTokens', 0)}",
-            str(t.result_id) if t.phase is Phase.DONE else Text(t.code or t.phase, "red"),
+            str(t.phase) if t.phase is Phase.DONE else Text(t.code or t.phase, "red"),
         )
     return table
 
@@ -221,7 +221,7 @@ def as_json(end: Closing) -> dict[str, Any]:
                 "taskId": t.task_id, "queueId": t.order.queue, "serviceId": t.order.service, "state": str(t.phase),
                 "attempt": t.attempt, "waitS": round(t.wait_s, 3), "durationS": round(t.duration_s, 3),
                 "firstTokenS": None if t.first_token_s is None else round(t.first_token_s, 3),
-                "usage": t.done.get("usage"), "resultId": t.result_id, "contentSha256": t.done.get("contentSha256"),
+                "usage": t.done.get("usage"), "resultRef": t.result_ref, "contentSha256": t.done.get("contentSha256"),
                 "errorCode": t.code if t.phase is Phase.FAILED else None,
             }
             for t in end.tasks

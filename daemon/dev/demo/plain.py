@@ -71,7 +71,7 @@ def _said(task: Watched, event: Event) -> str:
             return f"waits      {REASONS.get(task.note, task.note)}" if task.phase is Phase.WAITING else ""
         case EventType.DONE:
             used = data["usage"]["outputTokens"]
-            return f"done       {task.duration_s:.1f} s, {used} tokens, {data['resultRef']}"
+            return f"done       {task.duration_s:.1f} s, {used} tokens"
         case EventType.ERROR if event.terminal:
             return f"failed     {task.code}: {task.note}"
         case EventType.ERROR:

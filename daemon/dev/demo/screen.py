@@ -155,8 +155,7 @@ def status(task: Watched, now: float) -> Text:
         case Phase.DONE:
             used = task.done["usage"]
             again = f"attempt {task.attempt}, " if task.attempt > 1 else ""
-            return Text(f"done in {task.duration_s:.1f} s, {again}{used['outputTokens']} tokens, "
-                        f"result {task.result_id}", "green")  # fmt: skip
+            return Text(f"done in {task.duration_s:.1f} s, {again}{used['outputTokens']} tokens", "green")
         case Phase.FAILED:
             return Text(f"{task.code}: {task.note}", "bold red")
 

@@ -80,10 +80,9 @@ class Watched:
         return self.ended_at - self.started_at if self.started_at else 0.0
 
     @property
-    def result_id(self) -> int | None:
-        """The id in `results`; None without a result."""
-        ref = str(self.done.get("resultRef", ""))
-        return int(ref.removeprefix("db:result:")) if ref.startswith("db:result:") else None
+    def result_ref(self) -> str | None:
+        """Where its result lies: `db:result:` and the task id; None without a result."""
+        return self.done.get("resultRef")
 
     def apply(self, event: Event) -> None:
         """Take one event in, in stream order."""

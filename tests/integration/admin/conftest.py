@@ -91,9 +91,9 @@ class System:
         answer = "canary-answer"
         usage, sha = Usage(7, 0, 3, 0, 0.01), content_sha256(answer)
         draft = ResultDraft(answer, None, sha, "deepseek-pro", usage, None, finish_reason)
-        stored = await self.ledger.finish(task_id, claimed.attempt, self.consumer, draft)
+        await self.ledger.finish(task_id, claimed.attempt, self.consumer, draft)
         event = done(
-            stored.id, usage=draft.usage, model_id=draft.model_id, content_sha256=draft.content_sha256, result=answer
+            task_id, usage=draft.usage, model_id=draft.model_id, content_sha256=draft.content_sha256, result=answer
         )
         task = self.identity(task_id, delivery.queue)
         await self.at.scripts.run(

@@ -59,7 +59,7 @@ async def test_every_stored_event_is_valid_under_the_published_schema(side: Side
     await side.events.queued(task(), position=3)
     drafts = [
         started("m"), text('quotes " and \\ and \u2028 and 😀'), progress(Stage.QUEUE, "x", percent=1.5),
-        done(7, usage=Usage(1, 0, 2), model_id="m", content_sha256="0" * 64, result={"a": [1]}),
+        done("t1", usage=Usage(1, 0, 2), model_id="m", content_sha256="0" * 64, result={"a": [1]}),
     ]  # fmt: skip
     await side.events.append(task(), 1, drafts)
     entries: Any = await side.client.xrange(STREAM)

@@ -12,7 +12,7 @@ from tests.integration.gateway.conftest import Open, Rig
 from tests.integration.gateway.frames import all_events, frames
 from tests.waiting import WaitUntil
 
-DONE = events.done(7, usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("ab"), result="ab")
+DONE = events.done("t1", usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("ab"), result="ab")
 
 
 def text(delta: str) -> events.EventDraft:

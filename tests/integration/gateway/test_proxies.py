@@ -26,7 +26,7 @@ from tests.waiting import WaitUntil
 
 DEPLOY: Final = Path(__file__).parents[3] / "docs" / "deploy"
 DONE: Final = events.done(
-    7, usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("01234"), result="01234"
+    "t1", usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("01234"), result="01234"
 )
 FIRST_BYTE_S: Final = 1.0  #: promised are 100 ms; this machine may be busy
 GONE_S: Final = 2.0

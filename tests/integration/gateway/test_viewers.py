@@ -18,7 +18,7 @@ from tests.waiting import WaitUntil
 TASKS, EACH = 20, 10  #: and viewers of each
 DELTAS = [str(number) for number in range(10)]
 DONE = events.done(
-    7, usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("".join(DELTAS)), result=None
+    "t1", usage=Usage(), model_id="m1", content_sha256=messages.content_sha256("".join(DELTAS)), result=None
 )
 
 

@@ -61,7 +61,7 @@ def event(attempt: int, draft: EventDraft) -> dict[str, Any]:
 def ended(text: str, result: Any = None, finish_reason: str | None = "stop") -> EventDraft:
     sha = hashlib.sha256(text.encode()).hexdigest()
     return done(
-        7, usage=Usage(), model_id="m1", content_sha256=sha, result=result, finish_reason=finish_reason
+        "t1", usage=Usage(), model_id="m1", content_sha256=sha, result=result, finish_reason=finish_reason
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_a_task_that_ends_well_is_verified(module: Path) -> None:
     assert (shown[0]["queueId"], shown[0]["position"], shown[1]["modelId"]) == ("q_paid_stream", 3, "m1")
     last = shown[-1]
     assert (last["text"], last["reasoning"], last["verified"], last["ended"]) == ("Good 好😀", "hm", True, True)
-    assert (last["resultRef"], last["cursor"]) == ("db:result:7", "1005-0")
+    assert (last["resultRef"], last["cursor"]) == ("db:result:t1", "1005-0")
 
 
 @pytest.mark.parametrize("reason", ["stop", None, *reducer.FINISHES])
@@ -161,7 +161,7 @@ def test_a_wrong_text_is_noticed_and_mended_where_it_can_be(module: Path) -> Non
     """A short answer travels in `done`; a longer one has to be read by its reference."""
     begun = [QUEUED, event(1, started("m1")), event(1, token_batch("Go d", Channel.TEXT))]
     long = views(module, *begun, event(1, ended("Good")))[-1]
-    assert (long["verified"], long["text"], long["resultRef"]) == (False, "Go d", "db:result:7")
+    assert (long["verified"], long["text"], long["resultRef"]) == (False, "Go d", "db:result:t1")
     short = views(module, *begun, event(1, ended("Good", "Good")))[-1]
     assert (short["verified"], short["text"]) == (True, "Good")
 

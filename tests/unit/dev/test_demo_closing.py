@@ -68,7 +68,7 @@ def test_programs_get_the_same_as_json() -> None:
     assert said["tasks"][0] | {"waitS": 0.5} == {
         "taskId": "t1", "queueId": "q_paid_stream", "serviceId": "cover-letter", "state": "done", "attempt": 2,
         "waitS": 0.5, "firstTokenS": 0.4, "durationS": 9.5, "usage": {"inputTokens": 7, "outputTokens": 3},
-        "resultId": 8, "contentSha256": content_sha256("Hello you"), "errorCode": None,
+        "resultRef": "db:result:t1", "contentSha256": content_sha256("Hello you"), "errorCode": None,
     }  # fmt: skip
     assert said["tasks"][1]["errorCode"] == "LLM_REFUSED"
     assert said["rows"][0]["usd"] == 0.001571

@@ -55,7 +55,7 @@ def test_a_finished_task_shows_how_its_answer_begins() -> None:
     task = watched(RETRIED[0], RETRIED[1], done(1, 2, "x"), order=BATCH)
     task.done["result"] = {"score": 78, "verdict": LONG}
     lines = drawn([task])
-    assert "done in 9.5 s, 3 tokens, result 8" in lines[2]
+    assert "done in 9.5 s, 3 tokens" in lines[2]
     assert lines[3].startswith('   │ {"score": 78, "verdict": "One sentence') and lines[3].endswith("…")
 
 
@@ -85,7 +85,7 @@ def test_every_phase_has_words() -> None:
     assert set(said) == set(Phase)
     assert said[Phase.WAITING] == "waits: this user's other task has to end first"
     assert said[Phase.RETRYING] == "LLM_ERROR after 1 word, again in 0.5 s"
-    assert said[Phase.DONE] == "done in 9.5 s, attempt 2, 3 tokens, result 8"
+    assert said[Phase.DONE] == "done in 9.5 s, attempt 2, 3 tokens"
     assert said[Phase.FAILED] == "LLM_REFUSED: refused"
     assert "again, after LLM_ERROR" in status(watched(*RETRIED), 105.0).plain
 
@@ -135,7 +135,7 @@ def test_a_pipe_gets_a_line_for_each_change_and_each_line_of_text() -> None:
         "letter       retry      attempt 1: LLM_ERROR after 4 words; again in 1.5 s",
         "letter       started    attempt 2, gpt",
         "letter       | Hello you",
-        "letter       done       9.5 s, 3 tokens, db:result:8",
+        "letter       done       9.5 s, 3 tokens",
     ]
 
 

@@ -25,7 +25,7 @@ def event(kind: str, attempt: int, seq: int, at: float = 100.0, **fields: Any) -
 def done(attempt: int, seq: int, text: str, at: float = 110.0) -> Event:
     """The terminal event over `text`."""
     sha = content_sha256(text)
-    return event("done", attempt, seq, at, usage=USAGE, resultRef="db:result:8", contentSha256=sha, result=text)
+    return event("done", attempt, seq, at, usage=USAGE, resultRef="db:result:t1", contentSha256=sha, result=text)
 
 
 def watched(*events: Event, order: Order = STREAM) -> Watched:
@@ -52,7 +52,7 @@ RETRIED = (
 def test_a_retried_task_shows_only_the_text_of_its_last_attempt() -> None:
     task = watched(*RETRIED, done(2, 3, "Hello you"))
     assert (task.phase, task.attempt, task.text, task.broken) == (Phase.DONE, 2, "Hello you", [])
-    assert task.ended and task.result_id == 8
+    assert task.ended and task.result_ref == "db:result:t1"
     assert task.wait_s == pytest.approx(0.5)
     assert task.first_token_s == pytest.approx(0.4)
     assert task.duration_s == pytest.approx(9.5)
@@ -71,7 +71,7 @@ def test_between_two_attempts_it_is_known_why_and_when() -> None:
 def test_a_parked_task_says_what_it_waits_for() -> None:
     task = watched(RETRIED[0], event("progress", 0, 1, reason="GUARD_USER", stage="guards", message="m"))
     assert (task.phase, task.note) == (Phase.WAITING, "GUARD_USER")
-    assert task.first_token_s is None and task.result_id is None
+    assert task.first_token_s is None and task.result_ref is None
 
 
 def test_a_failed_task_keeps_its_code_and_the_text_for_users() -> None:

@@ -24,9 +24,9 @@ BUILT: Final[list[EventDraft]] = [
     events.token_batch("hm", Channel.REASONING),
     events.error(Stage.EXECUTE, Code.LLM_ERROR, "text", retryable=True, retry_at=1_800_000_000.1234),
     events.error(Stage.DELIVER, Code.DELIVERY_FAILED, "text", retryable=False),
-    events.done(7, usage=Usage(), model_id="m1", content_sha256=SHA, result=None),
-    events.done(7, usage=Usage(1, 2, 3, 4, 0.5), model_id="m1", content_sha256=SHA, result={"score": 1}),
-    events.done(7, usage=Usage(), model_id="m1", content_sha256=SHA, result="x" * 5000),
+    events.done("t1", usage=Usage(), model_id="m1", content_sha256=SHA, result=None),
+    events.done("t1", usage=Usage(1, 2, 3, 4, 0.5), model_id="m1", content_sha256=SHA, result={"score": 1}),
+    events.done("t1", usage=Usage(), model_id="m1", content_sha256=SHA, result="x" * 5000),
 ]
 
 

@@ -17,15 +17,15 @@ STORED = StoredResult(7, "0" * 64, None, "the answer", "m", Usage(1, 0, 2))
 JSON = StoredResult(7, "0" * 64, {"score": 1}, '{"score": 1}', "m", Usage(1, 0, 2))
 
 ALL: list[EventDraft] = [
-    attempt_events.done_event(STORED),
-    attempt_events.done_event(JSON),
+    attempt_events.done_event("t1", STORED),
+    attempt_events.done_event("t1", JSON),
     attempt_events.requeued_event(),
     attempt_events.fallback_event("m2"),
     *(attempt_events.waiting_event(Stage.GUARDS, reason) for reason in Reason),
     *(attempt_events.final_event(Stage.EXECUTE, code) for code in Code),
     *(e for code in Code for e in attempt_events.retry_events(TaskError(code=code), Stage.EXECUTE, 1_800_000_000.5)),
     *(
-        attempt_events.ended_event(AlreadyEnded(state, 1, Code.LLM_ERROR, None))
+        attempt_events.ended_event("t1", AlreadyEnded(state, 1, Code.LLM_ERROR, None))
         for state in (State.FAILED, State.EXPIRED)
     ),
 ]
@@ -47,8 +47,8 @@ def test_only_the_end_is_terminal() -> None:
 
 def test_a_json_result_is_told_as_a_document() -> None:
     """What a reader gets inline is what the row holds as data, not its text."""
-    assert attempt_events.done_event(JSON).fields["result"] == {"score": 1}
-    assert attempt_events.done_event(STORED).fields["result"] == "the answer"
+    assert attempt_events.done_event("t1", JSON).fields["result"] == {"score": 1}
+    assert attempt_events.done_event("t1", STORED).fields["result"] == "the answer"
 
 
 def test_an_error_speaks_its_own_words_or_those_of_its_code() -> None:
@@ -64,8 +64,11 @@ def test_an_error_speaks_its_own_words_or_those_of_its_code() -> None:
 def test_the_end_is_told_again_as_it_was() -> None:
     """A row that is done makes the same `done`; one that failed its code; one without a code is ours."""
     assert (
-        attempt_events.ended_event(AlreadyEnded(State.DONE, 2, None, STORED)).fields
-        == attempt_events.done_event(STORED).fields
+        attempt_events.ended_event("t1", AlreadyEnded(State.DONE, 2, None, STORED)).fields
+        == attempt_events.done_event("t1", STORED).fields
     )
-    assert attempt_events.ended_event(AlreadyEnded(State.FAILED, 2, None, None)).fields["code"] == Code.INTERNAL
-    assert attempt_events.ended_event(AlreadyEnded(State.EXPIRED, 2, Code.EXPIRED, None)).fields["code"] == Code.EXPIRED
+    assert attempt_events.ended_event("t1", AlreadyEnded(State.FAILED, 2, None, None)).fields["code"] == Code.INTERNAL
+    assert (
+        attempt_events.ended_event("t1", AlreadyEnded(State.EXPIRED, 2, Code.EXPIRED, None)).fields["code"]
+        == Code.EXPIRED
+    )

@@ -12,10 +12,9 @@ export async function resultOf(taskId: string, userId: string) {
   });
 }
 
-/** By the `resultRef` of a `done` event: `db:result:` and the row's id. It succeeds from that event on. */
+/** By the `resultRef` of a `done` event: `db:result:` and the task id. It succeeds from that event on. */
 export async function resultByRef(resultRef: string, userId: string) {
-  const id = BigInt(resultRef.replace("db:result:", ""));
-  return prisma.qstreamdResult.findFirst({ where: { id, task: { userId } }, select: { content: true, data: true } });
+  return resultOf(resultRef.replace("db:result:", ""), userId);
 }
 
 /** The terminal event made again from the rows; nothing while the task has not ended. */
@@ -30,9 +29,9 @@ export async function endOf(taskId: string): Promise<TerminalEvent | undefined> 
     const code = (task.errorCode ?? "INTERNAL") as Code;
     return { ...head, type: "error", stage: "execute", code, message: "", retryable: false };
   }
-  const { id, content, data, contentSha256, modelId, usage, finishReason } = task.result;
+  const { content, data, contentSha256, modelId, usage, finishReason } = task.result;
   const done: DoneEvent = {
-    ...head, type: "done", stage: "write", resultRef: `db:result:${id}`, modelId: modelId ?? "", contentSha256,
+    ...head, type: "done", stage: "write", resultRef: `db:result:${taskId}`, modelId: modelId ?? "", contentSha256,
     usage: usage as unknown as Usage, finishReason: finishReason as DoneEvent["finishReason"], result: data ?? content,
   };
   return done;
