@@ -202,7 +202,7 @@ async def call_model(x: Execution) -> Outcome | None:
 
 async def commit_result(x: Execution) -> Outcome | None:
     """State `done` and result in one statement, by compare-and-set on the attempt; then events, permits and entry."""
-    draft = result_of(x.answer, x.data, x.permits.model)
+    draft = result_of(x.answer, x.data, x.permits.model, x.deps.clock.time())
     x.stage, x.in_flight.trace.usage = Stage.WRITE, draft.usage
     if x.writer is not None:  # all text first: whoever repeats the end after a crash has only the result
         await x.writer.flush()
@@ -232,7 +232,9 @@ async def _timed_call(x: Execution, request: ModelRequest) -> ModelAnswer:
         raise
     finally:
         in_flight.trace.execute_s = deps.clock.monotonic() - began
-        in_flight.trace.spent = total_usage(*(priced(permits.model, usage) for usage in request.spent))
+        in_flight.trace.spent = total_usage(
+            *(priced(permits.model, usage, deps.clock.time()) for usage in request.spent)
+        )
         in_flight.call_ended()
     permits.call_answered(answer)
     in_flight.trace.answered(answer.finished, answer.first_token_at, wall)

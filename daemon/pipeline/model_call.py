@@ -83,23 +83,23 @@ def _usable(text: str, finished: Finished) -> str:
     return text
 
 
-def result_of(answer: ModelAnswer, data: Any, model: Model) -> ResultDraft:
-    """The row of `results`: the raw text, its hash, parsed `data` for json services, and what it cost."""
+def result_of(answer: ModelAnswer, data: Any, model: Model, now: float) -> ResultDraft:
+    """The row of `results`: the raw text, its hash, parsed `data` for json services, and what it cost `now`."""
     return ResultDraft(
         content=answer.text,
         data=data,
         content_sha256=content_sha256(answer.text),
         model_id=model.id,
-        usage=priced(model, answer.finished.usage),
+        usage=priced(model, answer.finished.usage, now),
         first_token_at=answer.first_token_at,
         finish_reason=answer.finished.reason,
     )
 
 
-def priced(model: Model, usage: Usage) -> Usage:
+def priced(model: Model, usage: Usage, now: float) -> Usage:
     """`usage` with what it costs, if that is known."""
     try:
-        return cost(model, usage)
+        return cost(model, usage, now)
     except Exception as error:  # noqa: BLE001  # the answer is there and paid for: without its price it is still good
         _log.exception("cost.failed", error=type(error).__name__, model=model.id)
         return replace(usage, cost_usd=None)

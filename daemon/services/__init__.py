@@ -5,7 +5,8 @@ pipeline, the relay and the operator ask. `daemon.services.prompts` and `.schema
 rendered and answers validated, so that the relay stays small.
 """
 
-from daemon.services.catalog import Model, Output, Price, Service, ServiceCatalog, cost
+from daemon.services.catalog import Model, Output, Service, ServiceCatalog, cost
+from daemon.services.prices import Price
 from daemon.services.reader import load
 
 __all__ = ["Model", "Output", "Price", "Service", "ServiceCatalog", "cost", "load"]

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
-import msgspec
-
 from daemon.domain.events import Usage
 from daemon.domain.model_io import Reasoning
 from daemon.domain.queues import QueueSpec, Tier
+from daemon.services.prices import OffPeak, Price, price_at, priced
 
 Output = Literal["text", "json"]
 
@@ -40,15 +39,6 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """USD for a million tokens. Input that the provider had cached costs `cached_input`."""
-
-    input: float
-    cached_input: float
-    output: float
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """One `[models.*]` table: a modelId, as messages, guards and events name it."""
 
@@ -60,10 +50,16 @@ class Model:
     concurrency: Mapping[Tier, int] = field(default_factory=lambda: MappingProxyType({}))
     requests_per_minute: int | None = None  #: None: no limit of ours
     tokens_per_minute: int | None = None
-    price: Price | None = None  #: None: what a call costs is unknown, which is not zero
+    prices: tuple[Price, ...] = ()  #: by date; none: what a call costs is unknown, which is not zero
+    off_peak: tuple[OffPeak, ...] = ()  #: hours at which it costs less
     proxy: str = field(default="", repr=False)  #: http://… or DIRECT; "": QSTREAMD_HTTPS_PROXY decides
     reasoning: Reasoning | None = None  #: how much it thinks; None: as the provider has it
     sampling: bool = True  #: False: the model refuses a temperature, so none is sent
+
+    @property
+    def price(self) -> Price | None:
+        """The dearest one, for estimates."""
+        return max(self.prices, key=lambda price: price.output, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +114,6 @@ class ServiceCatalog:
         ]
 
 
-def cost(model: Model, usage: Usage) -> Usage:
-    """`usage` with `cost_usd` filled in, exact to 10 decimals.
-
-    None when the model has no price, or input or output is unknown. Unknown cached input is charged at the full price.
-    """
-    price, given, written = model.price, usage.input_tokens, usage.output_tokens
-    if price is None or given is None or written is None:
-        return msgspec.structs.replace(usage, cost_usd=None)
-    cached = min(usage.cached_input_tokens or 0, given)
-    millionths = (given - cached) * price.input + cached * price.cached_input + written * price.output
-    return msgspec.structs.replace(usage, cost_usd=round(millionths / 1e6, 10))
+def cost(model: Model, usage: Usage, at: float) -> Usage:
+    """`usage` of a call that ended at `at` (unix s) with `cost_usd` filled in; None where that is unknown."""
+    return priced(usage, price_at(model.prices, model.off_peak, at))

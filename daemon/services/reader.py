@@ -28,12 +28,12 @@ from daemon.services.catalog import (
     TEMPLATE_PATTERN,
     Model,
     Output,
-    Price,
     Service,
     ServiceCatalog,
     is_template_ref,
     nearest,
 )
+from daemon.services.price_tables import read_off_peak, read_prices
 from daemon.services.table import Table
 
 PROVIDERS: Final = ("deepseek", "openai", "gemini")
@@ -125,7 +125,8 @@ class _Reader:
             concurrency=self._concurrency(t),
             requests_per_minute=t.integer("requests_per_minute", 1, 10**9),
             tokens_per_minute=t.integer("tokens_per_minute", 1, 10**12),
-            price=self._price(t),
+            prices=read_prices(t),
+            off_peak=read_off_peak(t),
             proxy=self._proxy(t),
             reasoning=self._reasoning(t),
             sampling=t.flag("sampling", default=True),
@@ -157,16 +158,6 @@ class _Reader:
         limits = {tier: inner.integer(tier, 1, 10**6) for tier in TIERS}
         inner.close()
         return MappingProxyType({tier: limit for tier, limit in limits.items() if limit is not None})
-
-    def _price(self, t: Table) -> Price | None:
-        inner = t.table("price_per_million_usd")
-        if inner is None:
-            return None
-        paid = inner.number("input", 0, 10**6, required=True) or 0.0
-        cached = inner.number("cached_input", 0, 10**6)
-        price = Price(paid, paid if cached is None else cached, inner.number("output", 0, 10**6, required=True) or 0.0)
-        inner.close()
-        return price
 
     def _service(self, name: str, t: Table, models: Mapping[str, Model]) -> Service:
         service = Service(

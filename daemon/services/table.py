@@ -109,6 +109,20 @@ class Table:
         value = self._get(key, dict, required=required)
         return None if value is None else self._inside(key, value)
 
+    def listed(self, key: str) -> Iterator[Table]:
+        """The table inside this one, or each of a list of tables; nothing when absent."""
+        value = self._data.get(key)
+        if not isinstance(value, list):
+            found = self.table(key)
+            yield from () if found is None else (found,)
+            return
+        self._asked.append(key)
+        for at, each in enumerate(value):
+            if isinstance(each, dict):
+                yield self._inside(f"{key}[{at}]", each)
+            else:
+                self.mistake(key, f"holds {_kind(each)}; allowed: tables")
+
     def tables(self, key: str, pattern: str) -> Iterator[tuple[str, Table]]:
         """The named tables below `key`, such as every `[models.*]`."""
         outer = self._get(key, dict, required=False)

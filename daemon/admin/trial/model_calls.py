@@ -142,7 +142,7 @@ class Calls:
     def _answered(
         self, entry: Planned, request: ModelRequest, what: str, text: str, finished: Finished, first_s: float
     ) -> Result:
-        used = cost(entry.model, finished.usage)
+        used = cost(entry.model, finished.usage, self._clock.time())
         spent = "cost unknown" if used.cost_usd is None else f"${used.cost_usd:.5f}"
         counted = "unknown" if used.output_tokens is None else str(used.output_tokens)
         told = f"first text after {first_s:.1f} s, {counted} tokens, {spent}"

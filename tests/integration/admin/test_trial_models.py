@@ -45,7 +45,7 @@ def settings(url: str, proxy: str = "") -> ProviderSettings:
 
 
 def model(provider: str, name: str = "m", **more: Any) -> Model:
-    return Model(f"{provider}-{name}", provider, name, price=PRICE, **more)
+    return Model(f"{provider}-{name}", provider, name, prices=(PRICE,), **more)
 
 
 def changed(group: Group, **fields: Any) -> Group:

@@ -8,13 +8,13 @@ from types import MappingProxyType
 from daemon.admin.capacity import Load
 from daemon.admin.capacity_plan import Wishes, plan
 from daemon.domain.queues import Tier
-from daemon.services.catalog import Model, Price
+from daemon.services import Model, Price
 
 USUAL = Load(per_minute=10, mean_s=60, p95_s=180, sla_s=300)
 WISHES = Wishes(target=0.98, slots_a_process=10)
 MODEL = Model(
     "m", "openai", "gpt", concurrency=MappingProxyType({Tier.PAID: 4, Tier.FREE: 4}), requests_per_minute=600,
-    tokens_per_minute=100_000, price=Price(1.0, 0.1, 2.0),
+    tokens_per_minute=100_000, prices=(Price(1.0, 0.1, 2.0),),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from daemon.pipeline.model_call import ModelAnswer, ask_model, result_of
 from daemon.pipeline.timeouts import Timeouts
 from daemon.ports import DeltaWriter
 from daemon.services import Model
-from daemon.services.catalog import Price
+from daemon.services.prices import Price
 from tests.fakes import USAGE, ScriptedProvider, Step, finished, text, thought
 from tests.virtual_time import LoopClock, in_virtual_time
 
@@ -127,29 +127,30 @@ async def test_what_is_shown_is_what_can_be_stored() -> None:
     answer.text.encode()
 
 
+AT = 1_780_000_000.0
 ANSWER = ModelAnswer('{"a": 1}', Finished("stop", Usage(1_000_000, 0, 500_000)), 12.5)
 
 
 def test_the_raw_text_is_kept_beside_its_hash_and_its_document() -> None:
     """`contentSha256` is over what the model said, whatever was parsed out of it."""
-    draft = result_of(ANSWER, {"a": 1}, Model("m", "openai", "gpt"))
+    draft = result_of(ANSWER, {"a": 1}, Model("m", "openai", "gpt"), AT)
     assert (draft.content, draft.data, draft.content_sha256) == (ANSWER.text, {"a": 1}, content_sha256(ANSWER.text))
     assert (draft.model_id, draft.first_token_at) == ("m", 12.5)
 
 
 def test_the_price_is_the_models() -> None:
     """Unknown without a price in the services file, which is not zero."""
-    assert result_of(ANSWER, None, Model("m", "openai", "gpt")).usage.cost_usd is None
-    priced = Model("m", "openai", "gpt", price=Price(input=2, cached_input=1, output=4))
-    assert result_of(ANSWER, None, priced).usage.cost_usd == 4.0
+    assert result_of(ANSWER, None, Model("m", "openai", "gpt"), AT).usage.cost_usd is None
+    priced = Model("m", "openai", "gpt", prices=(Price(input=2, cached_input=1, output=4),))
+    assert result_of(ANSWER, None, priced, AT).usage.cost_usd == 4.0
 
 
 def test_a_price_that_cannot_be_worked_out_voids_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The call is paid for: its text is kept, its cost is unknown."""
 
-    def cost(model: Model, usage: Usage) -> Usage:
+    def cost(model: Model, usage: Usage, at: float) -> Usage:
         raise ZeroDivisionError
 
     monkeypatch.setattr("daemon.pipeline.model_call.cost", cost)
-    draft = result_of(ANSWER, None, Model("m", "openai", "gpt"))
+    draft = result_of(ANSWER, None, Model("m", "openai", "gpt"), AT)
     assert (draft.content, draft.usage.output_tokens, draft.usage.cost_usd) == (ANSWER.text, 500_000, None)

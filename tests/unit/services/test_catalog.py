@@ -9,14 +9,15 @@ from daemon.domain.queues import Tier
 from daemon.services import Model, Price, cost, load
 from daemon.services.catalog import is_template_ref, nearest
 
-PRICED = Model("m", "openai", "gpt", price=Price(input=0.30, cached_input=0.03, output=1.20))
+AT = 1_780_000_000.0
+PRICED = Model("m", "openai", "gpt", prices=(Price(input=0.30, cached_input=0.03, output=1.20),))
 
 
 def test_cost_counts_cached_input_apart() -> None:
     """1000 tokens in, 400 of them cached, 500 out: 180 + 12 + 600 millionths of a dollar."""
     usage = Usage(input_tokens=1000, cached_input_tokens=400, output_tokens=500, reasoning_tokens=200)
-    assert cost(PRICED, usage).cost_usd == 0.000792
-    assert cost(PRICED, usage).reasoning_tokens == 200
+    assert cost(PRICED, usage, AT).cost_usd == 0.000792
+    assert cost(PRICED, usage, AT).reasoning_tokens == 200
 
 
 @pytest.mark.parametrize(
@@ -33,18 +34,18 @@ def test_cost_counts_cached_input_apart() -> None:
     ],
 )
 def test_cost_is_exact_from_one_token_to_a_billion(usage: Usage, usd: float) -> None:
-    assert cost(PRICED, usage).cost_usd == usd
+    assert cost(PRICED, usage, AT).cost_usd == usd
 
 
 @pytest.mark.parametrize("usage", [Usage(), Usage(input_tokens=5), Usage(output_tokens=5)])
 def test_the_cost_of_unknown_tokens_is_unknown(usage: Usage) -> None:
     """Null, not zero: a report that adds it up as free would be wrong."""
-    assert cost(PRICED, usage).cost_usd is None
+    assert cost(PRICED, usage, AT).cost_usd is None
 
 
 def test_without_a_price_the_cost_is_unknown() -> None:
     """Unknown is not zero, even where a vendor filled something in."""
-    assert cost(Model("m", "openai", "gpt"), Usage(input_tokens=5, cost_usd=1.0)).cost_usd is None
+    assert cost(Model("m", "openai", "gpt"), Usage(input_tokens=5, cost_usd=1.0), AT).cost_usd is None
 
 
 def test_models_for_a_tier_come_default_first() -> None:

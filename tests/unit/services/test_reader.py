@@ -394,7 +394,8 @@ def test_no_damage_of_the_default_file_breaks_the_reader(place: Path) -> None:
 def test_the_guide_s_file_works_and_names_every_key(place: Path) -> None:
     guide = (Path(__file__).parents[3] / "docs" / "guides" / "services.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
-    assert [set(read(place, block).services) for block in blocks] == [{"resume-review", "screenshot"}]
+    assert set(read(place, blocks[0]).services) == {"resume-review", "screenshot"}
+    assert all(read(place, block + GOOD).models for block in blocks[1:]), "further ones are models"
     for line in mistakes(place, GOOD + "x = 1\n[models.flash.x]\n[queues.q_x]\ntier = 'paid'\nmode = 'batch'\nx = 1"):
         for key in line.partition("allowed: ")[2].split(", "):
             assert f"`{key}" in guide

@@ -15,7 +15,7 @@ prices = st.builds(Price, st.floats(0, 200), st.floats(0, 200), st.floats(0, 900
 
 
 def model(name: str, price: Price | None, provider: str = "openai") -> Model:
-    return Model(name, provider, name, price=price)
+    return Model(name, provider, name, prices=(price,) if price else ())
 
 
 @given(st.lists(st.none() | prices, max_size=40))
