@@ -232,9 +232,7 @@ async def _timed_call(x: Execution, request: ModelRequest) -> ModelAnswer:
         raise
     finally:
         in_flight.trace.execute_s = deps.clock.monotonic() - began
-        in_flight.trace.spent = total_usage(
-            *(priced(permits.model, usage, deps.clock.time()) for usage in request.spent)
-        )
+        in_flight.trace.spent = total_usage(*(priced(permits.model, u, deps.clock.time()) for u in request.spent))
         in_flight.call_ended()
     permits.call_answered(answer)
     in_flight.trace.answered(answer.finished, answer.first_token_at, wall)
