@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -14,6 +15,7 @@ from daemon.domain.errors import ModelUnavailable, ProviderError
 from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta, Finished, ModelRequest
 from daemon.ports import Provider
+from tests.conformance.error_table import page
 from tests.conformance.vendor_server import Case, VendorServer, adapter, read_cases, request, vendor_server
 
 CASES: Final = [*read_cases("reported"), *read_cases("own")]
@@ -130,3 +132,8 @@ async def test_a_read_may_end_at_any_byte(case: Case, server: VendorServer) -> N
             judge(case, await outcome(provider, request(case)))
     finally:
         await provider.aclose()
+
+
+def test_the_table_of_errors_is_what_this_suite_asserts() -> None:
+    """`python -m tests.conformance.error_table > docs/provider-errors.md`"""
+    assert (Path(__file__).parents[2] / "docs" / "provider-errors.md").read_text("utf-8") == page()
