@@ -13,11 +13,12 @@ from tests.conformance.vendor_server import Case, read_cases
 
 HEAD: Final = """# What a provider's errors lead to
 
-Generated from what `tests/conformance/test_vendor_answers.py` asserts (`python -m tests.conformance.error_table > docs/provider-errors.md`); do not
-edit. Each line is an answer in `tests/conformance/vendor_cases`, sent to the real adapter over HTTP.
+Generated from what `tests/conformance/test_vendor_answers.py` asserts
+(`python -m tests.conformance.error_table > docs/provider-errors.md`); do not edit. Each line is an answer in `tests/conformance/vendor_cases`, sent to the real adapter over HTTP.
 
 - **The model is closed** for all processes: the task waits or a fallback is asked, no failure is counted
-  ([flow control](guides/flow-control.md)). Once text of the answer has come, the same error is a failed attempt, since the text is paid for.
+  ([flow control](guides/flow-control.md)). Once text of the answer has come, the same error is a failed attempt, since
+  the text is paid for.
 - **Tried again**: a failed attempt; after `attempts` of them a dead letter. What is known of its cost is recorded.
 - **Ends**: the same request would be refused again.
 - No body of a provider is quoted in events, logs or letters, only its status and the words that are known to

@@ -135,5 +135,5 @@ async def test_a_read_may_end_at_any_byte(case: Case, server: VendorServer) -> N
 
 
 def test_the_table_of_errors_is_what_this_suite_asserts() -> None:
-    """`python -m tests.conformance.error_table > docs/provider-errors.md`"""
+    """`python -m tests.conformance.error_table > docs/provider-errors.md` writes it."""
     assert (Path(__file__).parents[2] / "docs" / "provider-errors.md").read_text("utf-8") == page()
