@@ -14,7 +14,8 @@ from tests.conformance.vendor_server import Case, read_cases
 HEAD: Final = """# What a provider's errors lead to
 
 Generated from what `tests/conformance/test_vendor_answers.py` asserts
-(`python -m tests.conformance.error_table > docs/provider-errors.md`); do not edit. Each line is an answer in `tests/conformance/vendor_cases`, sent to the real adapter over HTTP.
+(`python -m tests.conformance.error_table > docs/provider-errors.md`); do not edit.
+Each line is an answer in `tests/conformance/vendor_cases`, sent to the real adapter over HTTP.
 
 - **The model is closed** for all processes: the task waits or a fallback is asked, no failure is counted
   ([flow control](guides/flow-control.md)). Once text of the answer has come, the same error is a failed attempt, since
