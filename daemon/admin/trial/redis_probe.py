@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from daemon.admin.checkup.finding import round_trips
 from daemon.admin.trial.result import Result, fails, flawed, works
 from daemon.config import RedisSettings
+from daemon.domain.errors import ConfigError, RedisAway
 from daemon.ports import Clock
 from daemon.redis_client import keys
 from daemon.redis_client.connection import connect, node_of
@@ -25,10 +26,11 @@ LIFE_S: Final = 60
 BLOCK_MS: Final = 400
 WAKE_MS: Final = 3000
 _GROUP: Final = "daemon"
+_AWAY: Final = (rx.RedisError, OSError, RedisAway)
 _FIELDS: Final = {"task": "{}"}
 _CURE: Final = "is it running? Are address, password and firewall right? It is REDIS_URL that names it"
 #: a user who may do all that relay, daemon and gateway do
-_RIGHTS: Final = (
+RIGHTS: Final = (
     "ACL SETUSER NAME ~bp:queue:* ~{bp:queue:* ~task:* ~{task:* ~{guard}* ~qstreamd:* &qstreamd:control "
     "+@read +@write +@stream +@scripting +@pubsub +@connection +info +time"
 )
@@ -62,7 +64,7 @@ class Probe:
             ):  # fmt: skip
                 yield await self._guarded(what, probe)
         finally:
-            with suppress(rx.RedisError, OSError):
+            with suppress(*_AWAY):
                 for key in self._all:
                     await self._client.delete(key)
 
@@ -70,11 +72,11 @@ class Probe:
         try:
             return await probe()
         except rx.NoPermissionError as error:
-            return fails("redis", what, f"this user may not do it: {_said(error)}", _RIGHTS, "rights")
+            return fails("redis", what, f"this user may not do it: {_said(error)}", RIGHTS, "rights")
         except rx.ResponseError as error:
             cure = "use a server with Redis 7's commands"
             return fails("redis", what, f"the server refuses it: {_said(error)}", cure, "command")
-        except (rx.RedisError, OSError) as error:
+        except (*_AWAY, ConfigError) as error:
             return fails("redis", what, f"the connection failed: {type(error).__name__}", _CURE, "network")
 
     async def _reach(self) -> Result:
@@ -84,12 +86,12 @@ class Probe:
             return fails("redis", "connection", "it refuses user or password", "put right what stands before the @ in "
                          "REDIS_URL", "key")  # fmt: skip
         except rx.NoPermissionError as error:
-            return fails("redis", "connection", f"this user may not do it: {_said(error)}", _RIGHTS, "rights")
+            return fails("redis", "connection", f"this user may not do it: {_said(error)}", RIGHTS, "rights")
         except rx.ResponseError as error:
             key = any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid username", "invalid password"))
             kind = "key" if key else "command"
             return fails("redis", "connection", f"it refuses: {_said(error)}", _CURE, kind)
-        except (rx.RedisError, OSError) as error:
+        except (*_AWAY, ConfigError) as error:
             tls = "REDIS_URL with rediss:// is for TLS, redis:// for none; managed servers mostly want TLS. "
             text = f"it can't be reached ({_why(error)})"
             return fails("redis", "connection", text, tls + _CURE, "network")
@@ -118,7 +120,7 @@ class Probe:
         )
         refused = [name for name, ask in tried if not await _allowed(ask)]
         if refused:
-            return fails("redis", "rights", f"this user may not: {', '.join(refused)}", _RIGHTS, "rights")
+            return fails("redis", "rights", f"this user may not: {', '.join(refused)}", RIGHTS, "rights")
         return works("redis", "rights", f"{len(tried)} kinds of commands on all our kinds of keys")
 
     async def _expire(self) -> None:

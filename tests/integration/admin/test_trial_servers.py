@@ -26,6 +26,7 @@ from daemon.queues.reservations import Reservations
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.relay.server import Relay
+from tests.redis_clusters import EmbeddedCluster
 
 Group = TypeVar("Group", bound=BaseModel)
 CLOCK = SystemClock()
@@ -62,6 +63,16 @@ async def test_a_redis_that_serves_is_said_to_and_nothing_is_left_there(redis_se
     await client.aclose()
 
 
+async def test_a_cluster_is_tried_as_one_server(redis_settings: RedisSettings) -> None:
+    """Each command at the node that holds its key; named as one server it is told what to write."""
+    with EmbeddedCluster() as cluster:
+        found = await all_of(redis_probe.probe(changed(redis_settings, url=SecretStr(cluster.url)), CLOCK))
+        assert {r.state for r in found.values()} == {"works"}, found
+    plain = redis_settings.url.get_secret_value().replace("redis://", "redis+cluster://")
+    [refused] = (await all_of(redis_probe.probe(changed(redis_settings, url=SecretStr(plain)), CLOCK))).values()
+    assert refused.state == "fails"
+
+
 @pytest.mark.parametrize(
     ("rules", "what", "said"),
     [
@@ -89,6 +100,17 @@ async def test_a_user_without_a_right_is_told_which(
     assert (result.state, result.kind) == ("fails", "rights")
     assert said in result.cure + result.text
     assert "secret-of-poor" not in str(found)
+
+
+async def test_the_rights_that_it_names_are_enough(redis_settings: RedisSettings) -> None:
+    admin: Any = connect(redis_settings, size=1)
+    rules = redis_probe.RIGHTS.removeprefix("ACL SETUSER NAME ").split()
+    await admin.execute_command("ACL", "SETUSER", "given", "reset", "on", ">secret-of-given", *rules)
+    given = at(redis_settings.url.get_secret_value(), user="given", password="secret-of-given")
+    found = await all_of(redis_probe.probe(changed(redis_settings, url=given), CLOCK))
+    await admin.execute_command("ACL", "DELUSER", "given")
+    await admin.aclose()
+    assert {name: r.text for name, r in found.items() if r.state != "works"} == {}
 
 
 async def test_a_wrong_password_is_not_a_blocked_network(redis_settings: RedisSettings) -> None:
