@@ -24,9 +24,9 @@ def enqueue(peer: str, redis_url: str, records: Records, count: int, sleep_s: fl
         raise Broken(f"{peer} enqueue: {done.stderr[-800:]}")
 
 
-def worker(rig: Rig, peer: str, redis_url: str, records: Records, concurrency: int = 100) -> Program:
-    """One worker process."""
-    env = {"REDIS_URL": redis_url, "RECORDER_DIR": str(records.directory), "CONCURRENCY": str(concurrency)}
+def worker(rig: Rig, peer: str, redis_url: str, records: Records, concurrency: int = 100, **more: str) -> Program:
+    """One worker process; `more` are further variables for it."""
+    env = {"REDIS_URL": redis_url, "RECORDER_DIR": str(records.directory), "CONCURRENCY": str(concurrency), **more}
     if peer == "taskiq":
         arguments = (
             "worker", "bench.programs.peer_taskiq:broker", "--workers", "1", "--max-async-tasks", str(concurrency),

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""streaq with its defaults but for the concurrency, which is the same for all.
+"""streaq with its defaults but for the concurrency, and the lease where a case makes them equal.
 
 python -m bench.programs.peer_streaq work | enqueue COUNT SLEEP_S
 """
@@ -17,7 +17,11 @@ from streaq import Worker
 from bench.recorder import Recorder
 
 logging.basicConfig(level=logging.WARNING)
-worker = Worker(redis_url=os.environ["REDIS_URL"], concurrency=int(os.environ.get("CONCURRENCY", "100")))
+worker = Worker(
+    redis_url=os.environ["REDIS_URL"],
+    concurrency=int(os.environ.get("CONCURRENCY", "100")),
+    idle_timeout=float(os.environ.get("LEASE_S", "60")),  # 60 is its default
+)
 recorder = Recorder()
 
 

@@ -93,12 +93,13 @@ class ProofsOfDeath:
     def __init__(self, owner: str, facts: ProcessFacts, look: Callable[[int], Sighting] = sighting_of) -> None:
         self.owner = owner
         self.record = facts.record()
-        self.dead: set[str] = set()
+        self.dead: set[str] = set()  #: one set for the life of this process
         self._facts = facts
         self._look = look
 
     def look(self, records: Mapping[str, str]) -> set[str]:
-        """Judge every owner that has a record; those that are newly proved dead."""
+        """Judge every owner that has a record; those newly proved dead. One whose record is gone is dropped."""
+        self.dead.intersection_update(records)
         asked = records.keys() - self.dead - {self.owner}
         found = {owner for owner in asked if is_dead(ProcessFacts.of(records[owner]), self._facts, self._look)}
         self.dead |= found

@@ -127,4 +127,7 @@ def test_an_owner_is_proved_dead_once_and_never_ourselves() -> None:
     records = {"us": OURS.record(), "them": THEIRS.record(), "old": ""}
     assert proofs.look(records) == {"them"}
     assert proofs.look(records) == set()
-    assert proofs.dead == {"them"}
+    dead = proofs.dead
+    assert dead == {"them"}
+    assert proofs.look({"us": OURS.record()}) == set()
+    assert dead is proofs.dead == set()  # nothing of it is pending any more; the claims read this very set
