@@ -302,15 +302,15 @@ class LeaseSettings(Group):
     """Who owns a running attempt, and how soon another may take it."""
 
     lease_s: Annotated[float, seconds(least=0.1, most=3600)] = setting("QSTREAMD_LEASE_S", 20.0,
-        "take-over after SIGKILL stays under 30 s")
+        "another host takes over within 25 s; a failover of Redis of 10 s stops no call")
     beat_s: Annotated[float, seconds(least=0.02, most=1200)] = setting("QSTREAMD_BEAT_S", 5.0,
         "a quarter: two beats may fail")
     self_fence_s: Annotated[float, seconds(least=0.05, most=3600)] = setting("QSTREAMD_SELF_FENCE_S", 15.0,
         "without a good beat for so long the attempt stops itself")
-    liveness_s: Annotated[float, seconds(least=0.02, most=600)] = setting("QSTREAMD_LIVENESS_S", 8.0,
-        "the shared liveness read; eight a minute are a third of the idle bill")
-    liveness_ttl_s: Annotated[float, seconds(least=0.05, most=3600)] = setting("QSTREAMD_LIVENESS_TTL_S", 18.0,
-        "two reads and a little: with the next look of another process the dead are noticed within 26 s")
+    liveness_s: Annotated[float, seconds(least=0.02, most=600)] = setting("QSTREAMD_LIVENESS_S", 5.0,
+        "the shared liveness read; thirteen a minute are half of the idle bill")
+    liveness_ttl_s: Annotated[float, seconds(least=0.05, most=3600)] = setting("QSTREAMD_LIVENESS_TTL_S", 11.0,
+        "two reads and a little: another host notices a death within 16 s, before its leases have lapsed")
     sweep_s: Time = setting("QSTREAMD_SWEEP_S", 300.0,
         "an unasked sweep of every queue, in case the liveness key was lost")
     compare_s: Time = setting("QSTREAMD_COMPARE_S", 60.0,

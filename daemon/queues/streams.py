@@ -29,8 +29,6 @@ _encode_entry: Final = msgspec.json.Encoder().encode
 
 #: entries a page when the sweeper looks through a stream: a few hundred microseconds of the server's time
 _PAGE: Final = 500
-
-
 #: both streams from their first pending entry on
 START: Final = ("0-0", "0-0")
 

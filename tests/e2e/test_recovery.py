@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.redis_client import keys
 from tests.e2e.processes import ROOT, DaemonProcess, Process
 from tests.e2e.test_budgets import aiohttp_imports_in
@@ -139,6 +140,23 @@ async def lose_four_and_restart(world: World, daemons: int, waiting: int) -> Non
     assert took_s <= 12, took_s
     assert sum(call.user not in tags for call in world.llm.calls) < waiting, "the backlog was gone by then"
     await world.start_daemon(QUEUE, QUEUE_PARALLELISM_PAID_BATCH="400")  # for the rest
+
+
+async def test_redis_standing_still_for_six_seconds_stops_no_call(
+    redis_server: EmbeddedRedis, postgres_url: str, tmp_path: Path
+) -> None:
+    """With the lease as shipped; most of a heartbeat had passed when it began."""
+    async with World(redis_server.url, postgres_url, tmp_path, tokens_per_s=10) as world:
+        world.variables |= SHIPPED | {"USER_CONCURRENCY_PAID": "100"}
+        daemon = await world.start_daemon(QUEUE)
+        await world.publish_many([f"t{n}" for n in range(5)], queue=QUEUE, tokens=150)
+        await wait_until(lambda: len(world.llm.calls) == 5, description="they run", within_s=10)
+        await asyncio.sleep(4)
+        redis_server.pause()
+        await asyncio.sleep(6)
+        redis_server.resume()
+        await world.check(within_s=30, calls_max=1)
+        assert daemon.log("lease.lost") == []
 
 
 # --- what proves nothing ----------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_programs_get_json_with_typed_values(monkeypatch: pytest.MonkeyPatch) ->
         "value": 20.0,
         "source": "default",
         "unit": "s",
-        "reason": "take-over after SIGKILL stays under 30 s",
+        "reason": "another host takes over within 25 s; a failover of Redis of 10 s stops no call",
     }
     assert entries["ALLOWED_ORIGINS"]["value"] == []
     assert found.stderr.startswith("warning: REDIS_URL=redis://redis:6379/0")

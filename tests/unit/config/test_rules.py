@@ -24,7 +24,7 @@ KEY = "0123456789abcdef"
         ({"QSTREAMD_BEAT_S": "6.6"}, {"QSTREAMD_BEAT_S": "6.7"}, "at least 3 beats"),
         ({"QSTREAMD_SELF_FENCE_S": "19.9"}, {"QSTREAMD_SELF_FENCE_S": "20"}, "before its lease ends"),
         ({"QSTREAMD_SELF_FENCE_S": "10.1"}, {"QSTREAMD_SELF_FENCE_S": "10"}, "more than 2 beats"),
-        ({"QSTREAMD_LIVENESS_TTL_S": "16"}, {"QSTREAMD_LIVENESS_TTL_S": "15.9"}, "outlast 2 renewals"),
+        ({"QSTREAMD_LIVENESS_TTL_S": "10"}, {"QSTREAMD_LIVENESS_TTL_S": "9.9"}, "outlast 2 renewals"),
         ({"QSTREAMD_DRAIN_S": "209"}, {"QSTREAMD_DRAIN_S": "210"}, "before systemd kills"),
         ({"QSTREAMD_REDIS_BLOCK_S": "136"}, {"QSTREAMD_REDIS_BLOCK_S": "137"}, "a stop must be able to wait"),
         ({"QSTREAMD_SEEN_TTL_S": "901"}, {"QSTREAMD_SEEN_TTL_S": "900"}, "stay known for longer"),
