@@ -18,6 +18,7 @@ from daemon.domain.messages import check_message, identity_of
 from daemon.domain.model_io import ModelRequest
 from daemon.observability.logging import logger
 from daemon.pipeline import attempt_events, failure, settlement
+from daemon.pipeline.complete_again import complete_again
 from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.execution import Execution, Phase
 from daemon.pipeline.in_flight import InFlight
@@ -60,25 +61,7 @@ async def _run_steps(x: Execution) -> Outcome:
     except (LeaseLost, Stopping, DependencyAway, RedisFull):
         raise
     except Exception as error:  # noqa: BLE001  # of the task or a bug: this delivery fails, the daemon goes on
-        return await _failed(x, error)
-
-
-async def _failed(x: Execution, error: Exception) -> Outcome:
-    """The end of a delivery whose step raised `error`; raises it again where the entry is to stay pending."""
-    bug = not isinstance(error, TaskError)
-    known = error if isinstance(error, TaskError) else TaskError(detail=type(error).__name__)
-    if x.phase is Phase.RUNNING:
-        if bug:
-            _log.exception("attempt.crashed", error=type(error).__name__, task_id=x.task.task_id)
-        return await failure.fail_attempt(x, known)
-    # With an attempt, Postgres counts a crash when the entry is found again. Without one nothing would count it, so a
-    # bug ends the task at its second delivery.
-    d = x.in_flight.delivery
-    if x.phase is not Phase.UNCLAIMED or d.entry is None or (bug and not d.redelivered):
-        raise error
-    if bug:
-        _log.exception("delivery.crashed_again", error=type(error).__name__, task_id=x.task.task_id)
-    return await failure.reject(x, known)
+        return await failure.step_raised(x, error)
 
 
 # --- the steps, in their order ------------------------------------------------------------------------------------
@@ -126,7 +109,7 @@ async def claim_attempt(x: Execution) -> Outcome | None:
             x.in_flight.found_blobs(references(x.entry.message, claim.context))
             return None
         case AlreadyEnded():
-            return await settlement.complete_again(x, claim)
+            return await complete_again(x, claim)
         case AlreadyRunning():
             return await failure.drop(x)
         case StillRunning():

@@ -15,12 +15,15 @@ from daemon.domain.errors import Code, DependencyAway, LeaseLost, ProviderError,
 from daemon.domain.events import EventDraft, Reason, Stage
 from daemon.domain.permits import NoModelAvailable, WaitForPermit
 from daemon.domain.states import State
+from daemon.observability.logging import logger
 from daemon.pipeline import attempt_events, settlement
-from daemon.pipeline.execution import Execution
+from daemon.pipeline.execution import Execution, Phase
 from daemon.pipeline.outcome import Abandoned, Dropped, Failed, Fenced, Outcome, Refused, Requeued, Retrying, Snoozed
 from daemon.pipeline.permit_policy import snooze_for_permit, snooze_until_available
 from daemon.pipeline.retry_policy import GiveUp, Retry, WaitForModel, decide, final_code
 from daemon.ports import Transition
+
+_log = logger(__name__)
 
 #: requeueing happens in a hurry, since a lease may be over: longer, and the entry is left to be found by its lease
 _REQUEUE_S: Final = 5.0
@@ -32,6 +35,24 @@ def terminal_state(code: Code) -> State:
 
 
 # --- an attempt that failed ---------------------------------------------------------------------------------------
+
+
+async def step_raised(x: Execution, error: Exception) -> Outcome:
+    """The end of a delivery whose step raised `error`; raises it again where the entry is to stay pending."""
+    bug = not isinstance(error, TaskError)
+    known = error if isinstance(error, TaskError) else TaskError(detail=type(error).__name__)
+    if x.phase is Phase.RUNNING:
+        if bug:
+            _log.exception("attempt.crashed", error=type(error).__name__, task_id=x.task.task_id)
+        return await fail_attempt(x, known)
+    # With an attempt, Postgres counts a crash when the entry is found again. Without one nothing would count it, so a
+    # bug ends the task at its second delivery.
+    d = x.in_flight.delivery
+    if x.phase is not Phase.UNCLAIMED or d.entry is None or (bug and not d.redelivered):
+        raise error
+    if bug:
+        _log.exception("delivery.crashed_again", error=type(error).__name__, task_id=x.task.task_id)
+    return await reject(x, known)
 
 
 async def fail_attempt(x: Execution, error: TaskError) -> Outcome:

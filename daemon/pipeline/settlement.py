@@ -13,21 +13,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from daemon.domain.errors import Code, DependencyAway, RedisAway, RedisFull
-from daemon.domain.events import Channel, EventDraft, token_batch, total_usage
-from daemon.domain.states import State
+from daemon.domain.errors import Code, DependencyAway, RedisAway
+from daemon.domain.events import EventDraft, total_usage
 from daemon.observability.logging import logger
 from daemon.pipeline import attempt_events
 from daemon.pipeline.execution import Execution
-from daemon.pipeline.outcome import CompletedAgain, Outcome
-from daemon.ports import AlreadyEnded, StoredResult, Transition
+from daemon.ports import StoredResult, Transition
 
 _log = logger(__name__)
 
 #: the task is over and its viewer knows: a store that is slow now is left to the sweep
 _DROP_S: Final = 3.0
-#: how often the rest of a text is looked for; each further look means that somebody appended in between
-_LOOKS_MAX: Final = 5
 
 
 async def complete(x: Execution, stored: StoredResult) -> None:
@@ -35,24 +31,6 @@ async def complete(x: Execution, stored: StoredResult) -> None:
     rest = await rest_of_text(x)
     await append_last(x, [*rest, attempt_events.done_event(x.task.task_id, stored)])
     await acknowledge(x)
-
-
-async def complete_again(x: Execution, ended: AlreadyEnded) -> Outcome:
-    """The task had ended, and its last process may have died before it could say so: events, permits and entry."""
-    x.in_flight.claimed(ended.attempt)
-    x.row_ended()
-    code = None if ended.state is State.DONE else ended.error_code or Code.INTERNAL
-    event = attempt_events.ended_event(x.task.task_id, ended)
-    try:
-        text = ended.result.content if x.plan.stream and ended.result is not None else ""
-        await _append_last_with_text(x, event, text)
-        await _settle_entry(x, code, "ended before")
-    except (DependencyAway, RedisFull):
-        raise
-    except Exception as error:  # noqa: BLE001  # its end can't be told (the key of its events is no stream, say)
-        _log.exception("settlement.crashed", error=type(error).__name__, task_id=x.task.task_id)
-        await dead_letter(x, Code.INTERNAL, f"its end can't be told: {type(error).__name__}")
-    return CompletedAgain()
 
 
 async def leave_running(x: Execution, transition: Transition) -> bool:
@@ -88,25 +66,6 @@ async def append_last(x: Execution, drafts: Sequence[EventDraft]) -> None:
     in_flight.released_permits()
 
 
-async def _append_last_with_text(x: Execution, end_event: EventDraft, text: str) -> None:
-    """The end after what viewers lack of `text`, whoever ran the attempt.
-
-    Redis may have been away when the result was committed, and that process may still be about to send its rest: the
-    text that is there and the end are one compare-and-set, so nothing is doubled.
-    """
-    settlement, attempt = x.deps.settlement, x.in_flight.event_attempt
-    for _ in range(_LOOKS_MAX):
-        told, seq = await x.until_available(lambda: settlement.streamed_text(x.task, attempt), interruptible=False)
-        lacking = text[len(told) :] if text.startswith(told) else ""
-        drafts = [*([token_batch(lacking, Channel.TEXT)] if lacking else []), end_event]
-        step = partial(settlement.append_and_release, x.task, attempt, drafts, *x.in_flight.held, after=seq)
-        appended = await x.until_available(step, interruptible=False)
-        x.in_flight.released_permits()
-        if not appended.overtaken:
-            return
-    raise RedisAway("Redis: somebody appended at every look; the entry stays pending")
-
-
 async def acknowledge(x: Execution, *, whole_task: bool = True) -> None:
     """The entry is settled; with `whole_task` the task is over, and its images go."""
     if whole_task:
@@ -129,12 +88,13 @@ async def dead_letter(
 
 
 async def end(x: Execution, drafts: Sequence[EventDraft], code: Code, reason: str) -> None:
-    """Events, permits and entry of a task that failed. A cancelled one leaves no dead letter: its user wanted that."""
+    """Events, permits and entry of a task that failed."""
     await append_last(x, drafts)
-    await _settle_entry(x, code, reason)
+    await settle_entry(x, code, reason)
 
 
-async def _settle_entry(x: Execution, code: Code | None, reason: str) -> None:
+async def settle_entry(x: Execution, code: Code | None, reason: str) -> None:
+    """The entry of a task that has ended; a cancelled one leaves no dead letter: its user wanted that."""
     if code in {None, Code.CANCELLED}:
         await acknowledge(x)
     else:

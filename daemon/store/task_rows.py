@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -9,7 +10,8 @@ import msgspec
 
 from daemon.domain.errors import Code, Rejected, TaskError
 from daemon.domain.events import Usage
-from daemon.domain.messages import TaskMessage, WorkEntry, content_sha256
+from daemon.domain.messages import TaskMessage, WorkEntry, content_sha256, identity_of
+from daemon.domain.queues import QueueSpec
 from daemon.domain.states import TERMINAL, State
 from daemon.ports import (
     AlreadyEnded,
@@ -50,6 +52,21 @@ def without_images(message: TaskMessage) -> TaskMessage:
         return message
     bare = [msgspec.structs.replace(image, data=None) for image in message.images or ()]
     return msgspec.structs.replace(message, images=bare)
+
+
+def task_columns(
+    entry: WorkEntry, queue: str, entry_id: str, model_id: str | None, queues: Mapping[str, QueueSpec]
+) -> dict[str, Any]:
+    """One row of `tasks` as a claim inserts it."""
+    m = entry.message
+    identity, spec = identity_of(m), queues.get(queue)
+    return {
+        "task_id": m.task_id, "queue_id": queue, "entry_id": entry_id, "service_id": m.service_id,
+        "user_id": m.user_id, "tier": m.tier or (spec.tier if spec else None), "model_id": model_id, "job_id": m.job_id,
+        "refs": m.refs, "request_id": identity.request_id, "trace_id": identity.trace_id,
+        "message": without_images(m), "body_sha256": entry.sha256, "accepted_at": entry.accepted_at / 1000,
+        "wants_context": m.id_first,
+    }  # fmt: skip
 
 
 def storable_draft(draft: ResultDraft) -> ResultDraft:

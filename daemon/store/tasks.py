@@ -8,38 +8,30 @@ after a commit looks just like being fenced out. The `…_many` need no more sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from daemon.domain.errors import Code, LeaseLost, StoreAway, TaskError
-from daemon.domain.messages import WorkEntry, identity_of
 from daemon.domain.queues import DEFAULT_QUEUES, QueueSpec
 from daemon.domain.states import State
 from daemon.ports import ClaimOutcome, Delivery, ResultDraft, StoredResult, Transition
+from daemon.store.no_attempt import NoAttempt
 from daemon.store.pool import Pool, Row, SchemaMismatch, StatementRefused, StatementTimeout
-from daemon.store.sql import load_queries
 from daemon.store.task_rows import (
     ClaimRequest,
     claim_answer,
-    conflict_in,
     storable_draft,
     stored_result,
-    without_images,
+    task_columns,
 )
 
 CLAIM_LOOKS_MAX: Final = 5  #: each further look means that another claim got through in between
 
 
-def _default_queues() -> Mapping[str, QueueSpec]:
-    return DEFAULT_QUEUES
-
-
-class PostgresLedger:
+class PostgresLedger(NoAttempt):
     """`daemon.ports.Ledger` on Postgres. `queues` as they are now: their tier is for messages that name none."""
 
-    def __init__(self, pool: Pool, queues: Callable[[], Mapping[str, QueueSpec]] = _default_queues) -> None:
-        self._pool = pool
-        self._sql = load_queries()
-        self._queues = queues
+    def __init__(self, pool: Pool, queues: Callable[[], Mapping[str, QueueSpec]] = lambda: DEFAULT_QUEUES) -> None:
+        super().__init__(pool, queues)
 
     async def claim(
         self, delivery: Delivery, owner: str, model_id: str, lease_s: float, dead_owners: Sequence[str] = ()
@@ -67,9 +59,9 @@ class PostgresLedger:
             raise StoreAway("Postgres: a task changed hands at every look; its entry stays pending")
         return [answers[at] for at in range(len(requests))]
 
-    async def _claim_rows(self, batch: Mapping[int, ClaimRequest], *asker: Any) -> Sequence[Row]:
+    async def _claim_rows(self, batch: Mapping[int, ClaimRequest], *asker: object) -> Sequence[Row]:
         rows = [
-            {"ord": at, **self._input(r.delivery.queue, r.delivery.entry_id, r.entry, r.model_id)}
+            {"ord": at, **task_columns(r.entry, r.delivery.queue, r.delivery.entry_id, r.model_id, self._queues())}
             for at, r in batch.items()
         ]
         if not any(row["wants_context"] for row in rows):
@@ -142,31 +134,6 @@ class PostgresLedger:
         found = (row["attempt"], row["owner"], row["state"], row["outcome"], row["code"])
         return found == (attempt, owner, change.state, change.outcome, change.code)
 
-    async def end_unclaimed(self, entry: WorkEntry, state: State, code: Code, entry_id: str) -> bool:
-        """See `Ledger.end_unclaimed`. True as well when the same entry ended it in the same way before."""
-        return entry.message.task_id in await self.end_unclaimed_many([(entry, entry_id)], state, code)
-
-    async def end_unclaimed_many(self, ended: Sequence[tuple[WorkEntry, str]], state: State, code: Code) -> set[str]:
-        """The ids of those that ended, in one statement; of two entries of one task the first counts. Repeatable."""
-        rows = {
-            entry.message.task_id: self._input(entry.message.queue_id, entry_id, entry, None)
-            for entry, entry_id in reversed(ended)
-        }
-        ordered = [rows[task_id] for task_id in sorted(rows)]  # one lock order for all processes
-        return {row["task_id"] for row in await self._pool.fetch(self._sql["end_unclaimed"], ordered, state, code)}
-
-    async def task_id_conflict(self, queue: str, entry: WorkEntry) -> str:
-        """See `Ledger.task_id_conflict`."""
-        rows = await self._pool.fetch(self._sql["identity"], entry.message.task_id)
-        return conflict_in(rows[0], queue, entry) if rows else ""
-
-    async def release_claim(
-        self, task_id: str, entry_id: str, owner: str, lease_s: float, dead_owners: Sequence[str] = ()
-    ) -> bool:
-        """See `Ledger.release_claim`; a crash is counted as a claim would."""
-        sql = self._sql["let_go"]
-        return not await self._pool.fetch(sql, task_id, entry_id, owner, lease_s, list(dead_owners))
-
     async def heartbeat(self, attempts: Sequence[tuple[str, int]], owner: str) -> set[str]:
         """See `Ledger.heartbeat`."""
         if not attempts:
@@ -179,15 +146,3 @@ class PostgresLedger:
     async def _outcome(self, task_id: str, attempt: int) -> Row | None:
         rows = await self._pool.fetch(self._sql["outcome"], task_id, attempt)
         return rows[0] if rows else None
-
-    def _input(self, queue: str, entry_id: str, entry: WorkEntry, model_id: str | None) -> dict[str, Any]:
-        m = entry.message
-        identity, spec = identity_of(m), self._queues().get(queue)
-        tier = m.tier or (spec.tier if spec else None)
-        return {
-            "task_id": m.task_id, "queue_id": queue, "entry_id": entry_id, "service_id": m.service_id,
-            "user_id": m.user_id, "tier": tier, "model_id": model_id, "job_id": m.job_id,
-            "refs": m.refs, "request_id": identity.request_id, "trace_id": identity.trace_id,
-            "message": without_images(m), "body_sha256": entry.sha256, "accepted_at": entry.accepted_at / 1000,
-            "wants_context": m.id_first,
-        }  # fmt: skip

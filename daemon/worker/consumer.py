@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from redis.asyncio import Redis
 
@@ -132,16 +132,6 @@ class QueueConsumer:
     def room(self) -> int:
         """Slots that may be taken over into."""
         return 0 if self._stopping else self.slots.free
-
-    @contextmanager
-    def reserved(self) -> Iterator[int]:
-        """All that are free; nobody else takes them meanwhile. Given back before `accept`, in one step with it."""
-        slots = self.room
-        self.slots.take(slots)
-        try:
-            yield slots
-        finally:
-            self.slots.give(slots)
 
     def check_pending(self) -> None:
         """Look through our own pending entries for the next three leases: a reply may have been lost."""

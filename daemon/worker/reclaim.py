@@ -159,7 +159,8 @@ class Reclaimer:
         try:
             for queue, owners in dead.items():
                 some = random.sample(owners, min(len(owners), AT_ONCE))
-                with self._consumers[queue].reserved() as slots:
+                consumer = self._consumers[queue]
+                with consumer.slots.reserved(consumer.room) as slots:
                     if slots:
                         taken.append((queue, await self._work.take_over(queue, some, slots)))
             if deliveries := [d for _, swept in taken for d in swept.deliveries]:

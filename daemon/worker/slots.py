@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Slots:
@@ -42,6 +44,15 @@ class Slots:
         """Give `count` back."""
         self._used -= count
         self._changed.set()
+
+    @contextmanager
+    def reserved(self, count: int) -> Iterator[int]:
+        """Take `count` for the time of the block; given back before the caller takes them one by one."""
+        self.take(count)
+        try:
+            yield count
+        finally:
+            self.give(count)
 
     def resize(self, total: int) -> None:
         """Change the number; what runs goes on."""
