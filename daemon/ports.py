@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from daemon.domain.errors import Code, TaskError
-from daemon.domain.events import Channel, EventDraft, Usage
+from daemon.domain.events import Channel, Event, EventDraft, Usage
 from daemon.domain.messages import TaskIdentity as TaskIdentity
 from daemon.domain.messages import TaskMessage, WorkEntry
 from daemon.domain.model_io import FinishReason, ModelRequest, Picture, Piece
@@ -159,10 +159,7 @@ class Ledger(Protocol):
         """
 
     async def raise_attempt(self, task_id: str, attempt: int, owner: str, to: int) -> bool:
-        """Give the attempt, which has not begun, the number `to`: its events know its own. Repeatable.
-
-        False: it is not ours.
-        """
+        """Give our attempt, which has not begun, the number `to`. False: it is not ours (any more). Repeatable."""
 
     async def finish(self, task_id: str, attempt: int, owner: str, result: ResultDraft) -> StoredResult:
         """Commit `done` and the result by compare-and-set on (`task_id`, `attempt`, `owner`, `running`).
@@ -259,6 +256,9 @@ class Settlement(Protocol):
 
         `after`: the events only if the attempt's last one is still that with this `seq`, whoever ran it.
         """
+
+    async def ending(self, task: TaskIdentity) -> tuple[Event, str] | None:
+        """The terminal event that viewers were told and the text of its attempt; None: there is none (any more)."""
 
     async def streamed_text(self, task: TaskIdentity, attempt: int) -> tuple[str, int]:
         """The text that viewers of this attempt have so far, and the `seq` of its last event."""

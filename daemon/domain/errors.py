@@ -48,6 +48,7 @@ class Code(StrEnum):
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
     DELIVERY_FAILED = "DELIVERY_FAILED"
+    RESULT_LOST = "RESULT_LOST"
     INTERNAL = "INTERNAL"
 
 
@@ -108,6 +109,7 @@ CODES: Final[Mapping[Code, CodeInfo]] = MappingProxyType(
         Code.CANCELLED: _info(_X, None, "The task was cancelled.", "任务已取消。"),
         Code.EXPIRED: _info(_X, None, "The task waited too long and was dropped.", "任务等待超时，已放弃。"),
         Code.DELIVERY_FAILED: _info(_X, None, "The task could not be delivered.", "任务投递失败。"),
+        Code.RESULT_LOST: _info(_X, None, "The result was lost.", "结果已丢失。"),
         Code.INTERNAL: _info(Disposition.BUG, 500, "Something went wrong on our side.", "服务内部错误。"),
     }
 )

@@ -102,6 +102,16 @@ class TaskIdentity:
     trace_id: str
 
 
+class Origin(msgspec.Struct, frozen=True, rename="camel"):
+    """What a row of a task needs and its events do not tell; noted beside them at each start."""
+
+    entry_id: str
+    service_id: str
+    user_id: str
+    tier: str | None
+    sha256: str
+
+
 def identity_of(message: TaskMessage) -> TaskIdentity:
     """The identity of a task. Ids that the producer left out are made from the task id, so relay and daemon agree."""
     m, made_up = message, hashlib.sha256(message.task_id.encode()).hexdigest()[:32]

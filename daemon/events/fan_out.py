@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from daemon.config import RedisSettings
 from daemon.domain.errors import RedisAway, RedisFull
+from daemon.domain.events import EventType
 from daemon.events.stored_event import START, Cursor, EventBatch, StoredEvent, cursor_of, is_cursor, parse, text_of
 from daemon.events.subscription import Subscription
 from daemon.observability.logging import logger
@@ -60,6 +61,7 @@ class FanOut:
         self._settings = settings
         self._topics: dict[str, _Topic] = {}
         self.viewers: set[Subscription] = set()
+        self.done: set[str] = set()  #: tasks whose stream was found to end with `done`; emptied by who checks rows
         self.recover_end = recover_end
         self.reads = 0  #: shared reads so far
         self._changed = asyncio.Event()
@@ -91,7 +93,10 @@ class FanOut:
             pipe.xrevrange(key, count=1)
             pipe.xrange(key, min=f"({after}", count=PAGE)
             first, tail, page = await pipe.execute()
-        return next(iter(parse(first)), None), next(iter(parse(tail)), None), parse(page)
+        last = next(iter(parse(tail)), None)
+        if last is not None and last.type == EventType.DONE:
+            self.done.add(task_id)
+        return next(iter(parse(first)), None), last, parse(page)
 
     async def page(self, task_id: str, after: Cursor) -> tuple[list[StoredEvent], Cursor, bool]:
         """The next page after the cursor, the cursor behind it, and whether that was all there is."""

@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.config import EventSettings
 from daemon.domain.events import Channel, Event, EventDraft, EventType, Reason, Stage, progress
-from daemon.domain.messages import CONTRACT_VERSION
+from daemon.domain.messages import CONTRACT_VERSION, Origin
 from daemon.events import scripts as lua
 from daemon.ports import Appended, Clock, TaskIdentity
 from daemon.redis_client import keys
@@ -56,10 +56,12 @@ class EventLog:
         *,
         position: int | None = None,
         after: int | None = None,
+        origin: bytes = b"",
     ) -> Call:
         """The script call of one append, to be sent in a batch with others; the same drafts make the same nonce.
 
         `after`: only if the attempt's last event is still the one with this `seq`, whoever ran it.
+        `origin`: an `Origin` as JSON, kept beside the events.
         """
         now = round(self._clock.time(), 3)
         common = _encode(task.task_id), _common(task, now)
@@ -74,6 +76,7 @@ class EventLog:
             ttl_s=self._ttl_s,
             ended_ttl_s=self._ended_ttl_s,
             queued=_queued(task, position, common),
+            origin=origin,
             events=[lua.EventParts(d.type.value, int(d.terminal), *_pieces(d, *common)) for d in drafts],
         )
 
@@ -102,6 +105,21 @@ class EventLog:
                         parts.append(event.data["delta"])
             after = page[-1].id
         return "".join(parts), seq
+
+    async def ending(self, task_id: str) -> tuple[Event, str] | None:
+        """The terminal event and the text of its attempt; None: the events have not ended, or are gone. Reads all."""
+        with translated():
+            entries: Any = await self._scripts.client.xrevrange(keys.events(task_id), count=1)
+        last = decode(*entries[0]) if entries else None
+        if last is None or not last.terminal:
+            return None
+        return last, (await self.streamed_text(task_id, last.data["attempt"]))[0]
+
+    async def origin(self, task_id: str) -> Origin | None:
+        """What the first claim noted beside the events; None: they are gone, or of a former release."""
+        with translated():
+            noted: Any = await self._scripts.client.hget(keys.events_state(task_id), "origin")
+        return None if noted is None else msgspec.json.decode(noted, type=Origin)
 
 
 def decode(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:

@@ -34,13 +34,14 @@ def append(
     ttl_s: int,
     ended_ttl_s: int,
     queued: bytes,
+    origin: bytes,
     events: Sequence[EventParts],
 ) -> Call:
     """Appends events of one attempt to a task's stream."""
     return Call(
         SCRIPTS["append"],
         (stream, state),
-        (nonce, fence, owner, ttl_s, ended_ttl_s, queued, *(part for event in events for part in event)),
+        (nonce, fence, owner, ttl_s, ended_ttl_s, queued, origin, *(part for event in events for part in event)),
     )
 
 

@@ -19,6 +19,7 @@ from daemon.domain.states import TERMINAL, State
 from daemon.events.fan_out import FanOut
 from daemon.events.stored_event import StoredEvent
 from daemon.gateway.access import Access
+from daemon.gateway.lost_rows import LostRows
 from daemon.gateway.responses import json_answer, not_found
 from daemon.limiter.waiting import WaitReader, WaitStatus
 from daemon.ports import Clock, StoredResult
@@ -38,6 +39,7 @@ class Results:
         self,
         *,
         records: TaskRecords,
+        lost_rows: LostRows,
         fan_out: FanOut,
         waits: WaitReader,
         queues: Callable[[], Mapping[str, QueueSpec]],
@@ -45,6 +47,7 @@ class Results:
         clock: Clock,
     ) -> None:
         self._records = records
+        self._lost_rows = lost_rows
         self._fan_out = fan_out
         self._waits = waits
         self._queues = queues
@@ -92,6 +95,8 @@ class Results:
         first, last, _ = await self._fan_out.look(task_id, "0-0")
         if first is None or last is None:
             return None
+        if last.type == EventType.DONE and (restored := await self._lost_rows.restore(task_id)) is not None:
+            return _of_row(*restored)
         view = _of_events(first, last)
         if not last.terminal and isinstance(view["queueId"], str):
             view["waiting"] = await self._why(view["queueId"], task_id)
@@ -109,7 +114,7 @@ def _of_row(row: TaskRow, result: StoredResult | None) -> dict[str, Any]:
     if result is not None:
         view["result"] = result.content if result.data is None else result.data
         view["finishReason"], view["usage"] = result.finish_reason, result.usage
-    if row.state in TERMINAL and row.state is not State.DONE:
+    if row.state in TERMINAL and (row.state is not State.DONE or result is None):
         view["error"] = _error(row.error_code or Code.INTERNAL)
     return view
 
@@ -120,7 +125,7 @@ def _of_events(first: StoredEvent, last: StoredEvent) -> dict[str, Any]:
     view: dict[str, Any] = {"queueId": begun.get("queueId"), "createdAt": begun.get("timestamp")}
     if last.terminal:
         view["state"], view["finishedAt"] = ended_state(last), said.get("timestamp")
-        view["error"] = _error(_code(said)) if view["state"] is not State.DONE else None
+        view["error"] = _error(Code.RESULT_LOST if view["state"] is State.DONE else _code(said))
     return view
 
 

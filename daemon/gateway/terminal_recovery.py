@@ -17,6 +17,7 @@ from daemon.domain.messages import CONTRACT_VERSION
 from daemon.domain.states import TERMINAL
 from daemon.events.fan_out import FanOut
 from daemon.events.stored_event import StoredEvent
+from daemon.gateway.lost_rows import LostRows
 from daemon.observability.logging import logger
 from daemon.pipeline.attempt_events import ended_event
 from daemon.ports import AlreadyEnded, Clock, StoredResult
@@ -33,8 +34,9 @@ ASKED_MAX: Final = 5000  #: tasks in one statement
 class TerminalRecovery:
     """Asks the ledger. `run` is its loop."""
 
-    def __init__(self, records: TaskRecords, clock: Clock) -> None:
+    def __init__(self, records: TaskRecords, lost_rows: LostRows, clock: Clock) -> None:
         self._records = records
+        self._lost_rows = lost_rows
         self._clock = clock
 
     async def of(self, task_id: str) -> StoredEvent | None:
@@ -50,6 +52,7 @@ class TerminalRecovery:
         """Tell the viewers of silent tasks when the ledger says that they have ended; until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S * random.uniform(0.8, 1.0))
+            await self._write_back(fan_out)
             silent = fan_out.silent(SILENT_S)
             for at in range(0, len(silent), ASKED_MAX):
                 try:
@@ -60,6 +63,15 @@ class TerminalRecovery:
                 for row, result in ended:
                     if (row.finished_at or 0.0) < self._clock.time() - SILENT_S:
                         fan_out.tell(row.task_id, [self.entry(row, result)])
+
+    async def _write_back(self, fan_out: FanOut) -> None:
+        """Of tasks whose viewers found `done` in the stream: those that have no row get it back."""
+        done, fan_out.done = list(fan_out.done)[:ASKED_MAX], set()
+        try:
+            for task_id in (set(done) - (await self._records.over(done)).keys()) if done else ():
+                await self._lost_rows.restore(task_id)
+        except QstreamdError as error:
+            _log.warning("results.unavailable", error=type(error).__name__)
 
     def entry(self, row: TaskRow, result: StoredResult | None) -> StoredEvent:
         """The terminal event made again from a row that has ended."""

@@ -129,9 +129,8 @@ async def begin_attempt(x: Execution) -> Outcome | None:
         # The row is ours, but the events know this number: Postgres has lost commits, and hands it out again.
         await x.raise_attempt(appended.attempt + 1)
         appended = await _start(x)
-    if appended.ended:  # its viewer was told the end (cancelled, DELIVERY_FAILED): there is nobody to run it for
-        code = Code.CANCELLED if appended.cancel else Code.DELIVERY_FAILED
-        return await failure.give_up(x, TaskError(code=code), stage=Stage.DELIVER)
+    if appended.ended:  # its viewer was told the end: there is nobody to run it for
+        return await failure.end_as_told(x, appended)
     x.check_appended(appended)
     x.phase = Phase.RUNNING
     return None

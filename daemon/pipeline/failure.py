@@ -12,16 +12,28 @@ from functools import partial
 from typing import Final
 
 from daemon.domain.errors import Code, DependencyAway, LeaseLost, ProviderError, RedisFull, TaskError
-from daemon.domain.events import EventDraft, Reason, Stage
+from daemon.domain.events import EventDraft, EventType, Reason, Stage
 from daemon.domain.permits import NoModelAvailable, WaitForPermit
 from daemon.domain.states import State
 from daemon.observability.logging import logger
 from daemon.pipeline import attempt_events, settlement
 from daemon.pipeline.execution import Execution, Phase
-from daemon.pipeline.outcome import Abandoned, Dropped, Failed, Fenced, Outcome, Refused, Requeued, Retrying, Snoozed
+from daemon.pipeline.outcome import (
+    Abandoned,
+    CompletedAgain,
+    Dropped,
+    Failed,
+    Fenced,
+    Outcome,
+    Refused,
+    Requeued,
+    Retrying,
+    Snoozed,
+)
 from daemon.pipeline.permit_policy import snooze_for_permit, snooze_until_available
 from daemon.pipeline.retry_policy import GiveUp, Retry, WaitForModel, decide, final_code
-from daemon.ports import Transition
+from daemon.pipeline.told_result import told_result
+from daemon.ports import Appended, Transition
 
 _log = logger(__name__)
 
@@ -131,6 +143,30 @@ async def give_up(
 async def _transition(x: Execution, transition: Transition) -> None:
     if not await settlement.leave_running(x, transition):
         raise LeaseLost("the attempt is not ours any more")
+
+
+async def end_as_told(x: Execution, appended: Appended) -> Outcome:
+    """The events have ended and the row has not: it ends as viewers were told, without a model call.
+
+    `done`: Postgres has lost the commit. Row and result are written back, or the row says that the result is lost.
+    """
+    told = await x.until_available(lambda: x.deps.settlement.ending(x.task))
+    if told is None or told[0].type is not EventType.DONE:
+        known = Code.CANCELLED if appended.cancel else Code.DELIVERY_FAILED
+        code = Code.__members__.get(str(told[0].data.get("code"))) if told is not None else None
+        return await give_up(x, TaskError(code=code or known), stage=Stage.DELIVER)
+    if appended.attempt > x.claim.attempt:
+        await x.raise_attempt(appended.attempt)
+    draft = told_result(*told)
+    if draft is None:
+        await _transition(x, Transition(State.DONE, Code.RESULT_LOST, "done"))
+    else:
+        attempt, owner = x.claim.attempt, x.deps.owner
+        await x.until_available(lambda: x.deps.ledger.finish(x.task.task_id, attempt, owner, draft))
+        x.row_ended()
+    await settlement.append_last(x, ())
+    await settlement.acknowledge(x)
+    return CompletedAgain()
 
 
 # --- before an attempt --------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from daemon.events.log import EventLog
 from daemon.gateway.access import Access, ApiKeys
 from daemon.gateway.cancel import Cancel
 from daemon.gateway.follow import Follow
+from daemon.gateway.lost_rows import LostRows
 from daemon.gateway.qstash import Qstash
 from daemon.gateway.results import Results
 from daemon.gateway.server import Gateway, Part
@@ -132,18 +133,19 @@ class GatewayProcess:
             raise ConfigError(["TASK_TOKEN_SECRET is not set"])
         records = TaskRecords(self._pool)
         self._services = self._read_services()
-        self._terminal_recovery = TerminalRecovery(records, clock)
+        scripts = Scripts(self._client)
+        events = EventLog(scripts, s.events, clock)
+        lost_rows = LostRows(records, events)
+        self._terminal_recovery = TerminalRecovery(records, lost_rows, clock)
         self.fan_out = FanOut(self._client, s.redis, self._terminal_recovery.of)
         self.metrics.watched_tasks.set_function(lambda: self.fan_out.topics)
         tokens = Tokens(s.gateway.task_token_secret, clock, s.gateway.token_ttl_s)
         access = Access(ApiKeys(s.gateway.api_keys), tokens, s.gateway.allowed_origins, clock)
         self._audit = AuditLog(self._pool, clock)
         self._shielded = ShieldedTasks()
-        scripts = Scripts(self._client)
         disk = None if s.blobs.store == "s3" else DiskBlobs(s.blobs, clock, inspect_and_decode if installed() else None)
         self._reservations = Reservations(scripts, s.queues)
         admission = Admission(scripts, s.queues, clock, disk if s.blobs.store == "disk" else None)
-        events = EventLog(scripts, s.events, clock)
         at_hand = {"file": disk, "disk": disk, "key": self._bucket}
         stores: dict[str, Blobs] = {scheme: store for scheme, store in at_hand.items() if store is not None}
         parts: list[Part] = [
@@ -162,7 +164,7 @@ class GatewayProcess:
                 records=records, fan_out=self.fan_out, access=access, audit=self._audit, shielded=self._shielded,
             ),
             Results(
-                records=records, fan_out=self.fan_out, waits=WaitReader(self._client),
+                records=records, lost_rows=lost_rows, fan_out=self.fan_out, waits=WaitReader(self._client),
                 queues=lambda: self._services.queues,
                 access=access, clock=clock,
             ),

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from daemon.domain.events import EventDraft
+import msgspec
+
+from daemon.domain.events import Event, EventDraft
+from daemon.domain.messages import Origin
 from daemon.domain.permits import CallReport, Permit
 from daemon.events.log import EventLog
 from daemon.limiter.permits import RedisLimiter
@@ -39,10 +42,17 @@ class RedisSettlement(EntryMoves):
     async def begin(self, d: Delivery, task: TaskIdentity, attempt: int, draft: EventDraft) -> tuple[bool, Appended]:
         """Release the slot in the queue and append `started`, in one flush; False: the entry is no longer ours."""
         (owned, clamped), appended = await self._scripts.run(
-            [self._work.begin_call(d, task.task_id), self._events.append_call(task, attempt, [draft])]
+            [
+                self._work.begin_call(d, task.task_id),
+                self._events.append_call(task, attempt, [draft], origin=origin_of(d)),
+            ]
         )
         self.count_clamp(d.queue, clamped)
         return bool(owned), self._count_fenced(EventLog.appended(appended))
+
+    async def ending(self, task: TaskIdentity) -> tuple[Event, str] | None:
+        """The terminal event that viewers were told, and the text of its attempt."""
+        return await self._events.ending(task.task_id)
 
     async def append(self, task: TaskIdentity, attempt: int, drafts: Sequence[EventDraft]) -> Appended:
         """Append events of one attempt in order, under one nonce."""
@@ -88,3 +98,11 @@ class RedisSettlement(EntryMoves):
         if not (appended.accepted or appended.ended or appended.overtaken):
             self._metrics.fenced.labels("event").inc()
         return appended
+
+
+def origin_of(d: Delivery) -> bytes:
+    """What a row needs beside the events, should Postgres lose it."""
+    if d.entry is None:
+        return b""
+    m = d.entry.message
+    return msgspec.json.encode(Origin(d.entry_id, m.service_id, m.user_id, m.tier, d.entry.sha256))

@@ -97,7 +97,7 @@ def events(task_id: str) -> str:
 
 
 def events_state(task_id: str) -> str:
-    """Hash beside the events: attempt, owner, seq, op, ended, cancel."""
+    """Hash beside the events: attempt, owner, seq, op, ended, cancel, origin (of a row that may be lost)."""
     return f"{{task:{task_id}:events}}:state"
 
 

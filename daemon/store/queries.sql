@@ -147,7 +147,7 @@ WITH left_running AS (
     UPDATE qstreamd.tasks
     SET state = $3::text, error_code = $4::text, failures = failures + $6::int, heartbeat_at = now(),
         model_id = coalesce($8::text, model_id),
-        finished_at = CASE WHEN $3::text IN ('failed', 'cancelled', 'expired') THEN now() END
+        finished_at = CASE WHEN $3::text IN ('done', 'failed', 'cancelled', 'expired') THEN now() END
     WHERE task_id = $1::text AND attempt = $2::int AND owner = $10::text AND state = 'running'
     RETURNING task_id
 ), closed AS (
@@ -275,6 +275,35 @@ SELECT to_timestamp(at), actor, role, ip, action, target, params, reason, result
 FROM jsonb_to_recordset($1::jsonb) AS i (
     at float8, actor text, role text, ip text, action text, target text, params jsonb, reason text, result text,
     request_id text)
+
+-- name: write_back
+-- $1 a task that ended with `done` and whose row Postgres has lost; nothing where there is a row.
+WITH input AS MATERIALIZED (
+    SELECT * FROM jsonb_to_record($1::jsonb) AS i (
+        task_id text, queue_id text, entry_id text, service_id text, user_id text, tier text, model_id text,
+        request_id text, trace_id text, attempt int, message jsonb, body_sha256 text, error_code text,
+        created_at float8, finished_at float8, content text, data jsonb, content_sha256 text, usage jsonb,
+        finish_reason text)
+), written AS (
+    INSERT INTO qstreamd.tasks (
+        task_id, queue_id, entry_id, service_id, user_id, tier, model_id, request_id, trace_id, state, attempt,
+        message, body_sha256, error_code, created_at, finished_at)
+    SELECT task_id, queue_id, entry_id, service_id, user_id, tier, model_id, request_id, trace_id, 'done', attempt,
+           message, body_sha256, error_code, to_timestamp(created_at), to_timestamp(finished_at)
+    FROM input
+    ON CONFLICT (task_id) DO NOTHING
+    RETURNING task_id
+), noted AS (
+    INSERT INTO qstreamd.attempts (task_id, attempt, model_id, started_at, finished_at, outcome, code, usage)
+    SELECT i.task_id, i.attempt, i.model_id, to_timestamp(i.finished_at), to_timestamp(i.finished_at), 'done',
+           i.error_code, i.usage
+    FROM written JOIN input i USING (task_id)
+)
+INSERT INTO qstreamd.results (task_id, attempt, content, data, content_sha256, model_id, usage, finish_reason)
+SELECT i.task_id, i.attempt, i.content, i.data, i.content_sha256, i.model_id, i.usage, i.finish_reason
+FROM written JOIN input i USING (task_id)
+WHERE i.content IS NOT NULL
+RETURNING task_id
 
 -- name: forgotten
 -- Rows that should have an entry somewhere in Redis and showed no life for $2 seconds; oldest first, after ($4, $5).

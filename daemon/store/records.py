@@ -5,9 +5,9 @@ Never on the way of an attempt: that is `store.tasks`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -73,6 +73,10 @@ class TaskRecords:
     async def over(self, task_ids: Sequence[str]) -> dict[str, bool]:
         """Those of `task_ids` that have a row, and whether they have ended; one statement for any number."""
         return {row["task_id"]: row["over"] for row in await self._pool.fetch(self._sql["over"], list(task_ids))}
+
+    async def write_back(self, row: Mapping[str, Any]) -> None:
+        """Insert a task that ended with `done`, and its result if `content` is not None, unless it has a row."""
+        await self._pool.fetch(self._sql["write_back"], row)
 
     async def cancel_waiting(self, task_id: str) -> bool:
         """End a task that waits (`queued`, `retrying`) as `cancelled`; False: it runs, has ended, or has no row."""

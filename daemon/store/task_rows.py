@@ -89,7 +89,7 @@ def claim_answer(request: ClaimRequest, row: Row) -> ClaimOutcome | None:
     state = State(row["old_state"])
     if state in TERMINAL:
         code = Code(row["old_code"]) if row["old_code"] else None
-        return AlreadyEnded(state, row["old_attempt"], code, stored_result(row) if state is State.DONE else None)
+        return AlreadyEnded(state, row["old_attempt"], code, stored_result(row) if row["id"] is not None else None)
     if state is State.RUNNING and not row["old_free"]:
         return StillRunning() if row["old_entry"] == request.delivery.entry_id else AlreadyRunning()
     return None

@@ -238,7 +238,7 @@ export interface ErrorEvent {
 }
 
 /** Stable error codes; the protocol page says what each one means. */
-export type Code = "CANCELLED" | "CONTEXT_NOT_FOUND" | "DELIVERY_FAILED" | "EXPIRED" | "IMAGE_NOT_FOUND" | "IMAGE_REJECTED" | "INTERNAL" | "INVALID_PAYLOAD" | "LLM_BAD_OUTPUT" | "LLM_ERROR" | "LLM_QUOTA" | "LLM_REFUSED" | "LLM_TIMEOUT" | "QUEUE_FULL" | "RATE_LIMITED" | "STORE_ERROR" | "UNKNOWN_SERVICE" | "WORKER_LOST" | "WORKER_OVERLOADED";
+export type Code = "CANCELLED" | "CONTEXT_NOT_FOUND" | "DELIVERY_FAILED" | "EXPIRED" | "IMAGE_NOT_FOUND" | "IMAGE_REJECTED" | "INTERNAL" | "INVALID_PAYLOAD" | "LLM_BAD_OUTPUT" | "LLM_ERROR" | "LLM_QUOTA" | "LLM_REFUSED" | "LLM_TIMEOUT" | "QUEUE_FULL" | "RATE_LIMITED" | "RESULT_LOST" | "STORE_ERROR" | "UNKNOWN_SERVICE" | "WORKER_LOST" | "WORKER_OVERLOADED";
 
 /** The field `data` of one entry of the stream `task:{taskId}:events`. */
 export type WorkerEvent = QueuedEvent | StartedEvent | ProgressEvent | TokenBatchEvent | DoneEvent | ErrorEvent;

@@ -30,6 +30,7 @@ export const ERROR_TEXTS = {
   CANCELLED: { en: "The task was cancelled.", zh: "任务已取消。" },
   EXPIRED: { en: "The task waited too long and was dropped.", zh: "任务等待超时，已放弃。" },
   DELIVERY_FAILED: { en: "The task could not be delivered.", zh: "任务投递失败。" },
+  RESULT_LOST: { en: "The result was lost.", zh: "结果已丢失。" },
   INTERNAL: { en: "Something went wrong on our side.", zh: "服务内部错误。" },
 };
 

@@ -1,10 +1,11 @@
 -- Appends events of one attempt to a task's stream; the single owner of their order (protocol 5).
 -- KEYS: stream, state
--- ARGV: nonce, fence, owner, ttl_s, ended_ttl_s, queued, events[type, terminal, head, tail]…
+-- ARGV: nonce, fence, owner, ttl_s, ended_ttl_s, queued, origin, events[type, terminal, head, tail]…
 --   fence: the attempt; -1 whatever the stream saw last; `2@7` attempt 2, if nothing came since its seq 7
 --   owner: who runs the attempt; '' a bystander, or whoever repeats the end of an attempt
 --   ended_ttl_s: takes the place of ttl_s once the stream has ended
 --   queued: JSON of the event `queued`, appended if the stream is empty; '' none
+--   origin: JSON of what a row of the task needs and its events do not tell; '' as before
 --   head, tail: the JSON of an event is head .. attempt .. ',"seq":' .. seq .. tail
 -- Reply: {status, attempt, seq, cancel}; status 1 appended, 2 this nonce was applied before, 0 a higher attempt
 --   exists, or another owner's of this number, or this number has started, -1 ended, -2 something came since
@@ -13,8 +14,8 @@
 --   kept apart: a bystander between an attempt's append and its repetition must not make the attempt's nonce
 --   forgotten, or a delta would be doubled.
 local stream, state = unpack(KEYS)
-local nonce, fence, owner, ttl_s, ended_ttl_s, queued = unpack(ARGV, 1, 6)
-local events = take_records(ARGV, 7, {'type', 'terminal', 'head', 'tail'})
+local nonce, fence, owner, ttl_s, ended_ttl_s, queued, origin = unpack(ARGV, 1, 7)
+local events = take_records(ARGV, 8, {'type', 'terminal', 'head', 'tail'})
 
 local last_attempt, last_seq, op, side, has_ended, cancel_mark, last_owner =
   unpack(redis.call('HMGET', state, 'attempt', 'seq', 'op', 'side', 'ended', 'cancel', 'owner'))
@@ -52,6 +53,7 @@ if #events > 0 then
   redis.call('HSET', state, 'attempt', attempt, 'seq', seq, 'owner', owner, nonce_field, nonce)
 end
 if ends then redis.call('HSET', state, 'ended', 1) end
+if origin ~= '' then redis.call('HSET', state, 'origin', origin) end
 local ttl = ends and ended_ttl_s or ttl_s
 redis.call('EXPIRE', stream, ttl)
 redis.call('EXPIRE', state, ttl)

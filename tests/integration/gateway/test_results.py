@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from daemon.config import QueueSettings, Settings
@@ -23,7 +24,7 @@ from daemon.redis_client import keys
 from daemon.redis_client.scripts import Scripts
 from daemon.store.pool import Pool
 from daemon.store.tasks import PostgresLedger
-from tests.integration.gateway.conftest import KEY, Rig, running
+from tests.integration.gateway.conftest import KEY, Rig, identity, running
 from tests.integration.gateway.frames import all_events, frames
 from tests.integration.gateway.test_follow import text
 from tests.waiting import WaitUntil
@@ -275,3 +276,68 @@ async def test_many_cancels_make_one_end(rig: Rig, wait_until: WaitUntil) -> Non
     assert {told["state"] for _, told in answers} == {"cancelled"}
     assert await codes(rig) == [None, "CANCELLED"]
     assert await left(rig) == [0, 0, 0, 0, 0]
+
+
+ANSWER = "an answer" + " of more than four kilobytes" * 200
+ORIGIN = messages.Origin("tasks/1-1", "resume-review", "u1", "paid", "a" * 64)
+
+
+async def told_done(rig: Rig, *, whole: bool = True, origin: bool = True) -> str:
+    """The events of a task that ended with `done`, as a daemon leaves them, and no row. The id of the last one."""
+    task, noted = identity("t1"), msgspec.json.encode(ORIGIN) if origin else b""
+    words = [text(ANSWER[at : at + 1000]) for at in range(0, len(ANSWER), 1000)]
+    usage, sha256 = Usage(3, 0, 2, 0), messages.content_sha256(ANSWER)
+    end = events.done("t1", usage=usage, model_id="m1", content_sha256=sha256, result=ANSWER, finish_reason="stop")
+    for drafts in ([events.started("m1")], words if whole else words[1:], [end]):
+        await Scripts(rig.redis).run([rig.events.append_call(task, 2, drafts, origin=noted)])
+    return (await rig.events.read("t1"))[-1].id
+
+
+async def test_a_row_that_postgres_lost_is_written_back(rig: Rig, pool: Pool) -> None:
+    """`GET` finds `done` in the events and no row: the result comes from the text, and stays in Postgres."""
+    await told_done(rig)
+    for _ in range(2):  # from the events, then from the row
+        status, told = await task(rig)
+        assert (status, told["state"], told["attempt"], told["queueId"]) == (200, "done", 2, "q_paid_stream")
+        assert (told["result"], told["finishReason"], told["error"]) == (ANSWER, "stop", None)
+        assert told["usage"]["outputTokens"] == 2 and told["finishedAt"] >= told["createdAt"]
+        await rig.redis.delete(keys.events("t1"), keys.events_state("t1"))
+    [row] = await pool.fetch("SELECT * FROM qstreamd.tasks JOIN qstreamd.results USING (task_id)")
+    assert (row["user_id"], row["service_id"], row["tier"], row["body_sha256"]) == (
+        "u1",
+        "resume-review",
+        "paid",
+        "a" * 64,
+    )
+    [attempt] = await pool.fetch("SELECT attempt, outcome FROM qstreamd.attempts")
+    assert (attempt["attempt"], attempt["outcome"]) == (2, "done")
+
+
+@pytest.mark.parametrize("origin", [True, False])
+async def test_a_result_that_is_lost_is_said_to_be(rig: Rig, pool: Pool, *, origin: bool) -> None:
+    """A part of the text is no result. Without a note of whose task it is there is no row either (a former release)."""
+    await told_done(rig, whole=not origin, origin=origin)
+    for _ in range(2):
+        status, told = await task(rig)
+        assert (status, told["state"], told["result"], told["error"]["code"]) == (200, "done", None, "RESULT_LOST")
+    assert len(await pool.fetch("SELECT FROM qstreamd.tasks")) == origin
+    assert await pool.fetch("SELECT FROM qstreamd.results") == []
+
+
+async def test_following_writes_back_too(
+    rig: Rig, pool: Pool, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Viewers get the events as they are, and whoever reads the result afterwards finds it; a row is left as it is."""
+    monkeypatch.setattr(terminal_recovery, "LOOK_S", 0.1)
+    last = await told_done(rig)
+    async with rig.follow("t1") as answer:
+        assert (await all_events(answer))[-1].event == "done"
+
+    async def written() -> bool:
+        return bool(await pool.fetch("SELECT FROM qstreamd.results WHERE content = $1", ANSWER))
+
+    await wait_until(written, description="the row is written back")
+    async with rig.follow("t1", after=last) as answer:
+        assert answer.status == 204
+    await wait_until(lambda: not rig.fan_out.done, description="its row is looked for once more")
+    assert await written()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.domain.errors import LeaseLost, StoreAway
+from daemon.domain.errors import Code, LeaseLost, ProviderError, StoreAway
+from daemon.domain.messages import WorkEntry
 from daemon.domain.permits import Permit
 from daemon.pipeline.in_flight import InFlight
-from daemon.pipeline.outcome import Done, Fenced, Refused, Snoozed
+from daemon.pipeline.outcome import CompletedAgain, Done, Failed, Fenced, Refused, Snoozed
 from daemon.redis_client import keys
-from tests.fakes import ANSWER, Crash, Trouble, finished, text
+from tests.fakes import ANSWER, Crash, Step, Trouble, finished, text
 from tests.integration.pipeline.conftest import Bench, Process, message
 from tests.waiting import wait_until
 
@@ -149,3 +150,65 @@ async def test_what_a_dead_owner_ran_is_taken_at_once(bench: Bench, *, full: boo
     assert (row["crashes"], row["state"]) == (1, "queued" if full else "done")
     if full:
         await bench.finish_all(b, rounds_max=400)
+
+
+async def done_without_a_row(bench: Bench, *script: Step) -> Process:
+    """`a` told `done` and died before its ack; then Postgres lost its commits. Another process, that is to find it."""
+    bench.plan("t1", script or ANSWER)
+    a = bench.process("a")
+    hold = await arrive(bench, a)
+    a.recorder.trouble = Trouble(len(TOLD), "before", Crash)
+    with pytest.raises(Crash):
+        await a.run(hold)
+    assert a.recorder.calls == [*TOLD, "settlement.ack"]
+    await lose_commits(bench)
+    return bench.process("b")
+
+
+TOLD = ["limiter.acquire", "ledger.claim", "settlement.begin", "ledger.finish", "settlement.append_and_release"]
+
+
+async def test_a_result_that_was_told_is_written_back(bench: Bench) -> None:
+    """Row and result are those that `done` names; the model is not called again."""
+    b = await done_without_a_row(bench)
+    before = await bench.events()
+    assert await bench.finish_all(b) == [CompletedAgain()]
+    assert await bench.events() == before and bench.calls() == 1
+    row, [result] = await bench.row(), await bench.results()
+    assert (row["state"], row["attempt"], row["error_code"]) == ("done", 1, None)
+    assert (result["content"], result["content_sha256"]) == ("the answer", before[-1].data["contentSha256"])
+    assert await bench.attempts() == [(1, "done", None)]
+    assert await bench.permits() == {} and await bench.letters() == []
+
+
+async def test_a_result_that_nobody_has_is_lost_and_not_made_again(bench: Bench) -> None:
+    """Its text has a hole: the row is `done` and says so, and its end can be repeated as any other one."""
+    words = [text(f"{n} " + "x" * 900) for n in range(8)]
+    b = await done_without_a_row(bench, *words, finished())
+    delta = next(e for e in await bench.events() if e.type == "token_batch")
+    await bench.client.xdel(keys.events("t1"), delta.id)
+    assert await bench.finish_all(b) == [CompletedAgain()]
+    row = await bench.row()
+    assert (row["state"], row["error_code"], row["finished_at"] is None) == ("done", "RESULT_LOST", False)
+    assert await bench.results() == [] and bench.calls() == 1
+    await bench.accept(message())  # the same task once more: a duplicate
+    await bench.add_raw(WorkEntry(message=message(), sha256="sha-t1", accepted_at=1))
+    assert await bench.finish_all(b) == [CompletedAgain()]
+
+
+async def test_a_failure_that_was_told_is_the_rows_too(bench: Bench) -> None:
+    """Not `done` but `error`, and its row is lost: it ends with the code that viewers know."""
+    bench.plan("t1", (ProviderError(code=Code.LLM_REFUSED),))
+    a = bench.process("a")
+    hold = await arrive(bench, a)
+    a.recorder.before = _dies_at_the_letter
+    with pytest.raises(Crash):
+        await a.run(hold)
+    await lose_commits(bench)
+    assert await bench.finish_all(bench.process("b")) == [Failed(Code.LLM_REFUSED)]
+    assert (await bench.row())["error_code"] == "LLM_REFUSED" and bench.calls() == 1
+
+
+async def _dies_at_the_letter(call: str) -> None:
+    if call == "settlement.dead_letter":
+        raise Crash

@@ -51,7 +51,7 @@ class Wire(Scripts):
         return [ACCEPTED] * len(calls) if trouble is None else trouble
 
     def _apply(self, call: Call) -> None:
-        nonce, events = call.args[0], call.args[6:]
+        nonce, events = call.args[0], call.args[7:]
         if nonce not in self._nonces:
             self._nonces.add(nonce)
             tails = [msgspec.json.decode(b"{" + cast("bytes", tail).lstrip(b",")) for tail in events[3::4]]
