@@ -63,7 +63,7 @@ _NO_FINISH: Final = frozenset({"", "null", "none", "unspecified"})
 _REASONS: Final[Mapping[Meaning, FinishReason]] = MappingProxyType({"stop": "stop", "length": "length"})
 _HOLDS_TEXT: Final = re.compile(rb'"(?:content|text)"\s*:(?!\s*(?:""|null))')
 _WORD: Final = re.compile("[a-z_]{1,40}")  #: what a reason may look like to be logged; everything else may be content
-_NAME_CHARS: Final = 80
+_NAME_CHARS: Final = 128  #: of a model's name, a request's id
 
 
 class Answer(ABC):
@@ -166,9 +166,9 @@ class Answer(ABC):
 
     def _names(self, model: object, request_id: object) -> None:
         if isinstance(model, str):
-            self.model_name = model or self.model_name
+            self.model_name = _storable(model) or self.model_name
         if isinstance(request_id, str):
-            self.request_id = self.request_id or request_id
+            self.request_id = self.request_id or _storable(request_id)
 
     def _paired(self, channel: Channel, text: str) -> str:
         text = self._half.pop(channel, "") + text
@@ -226,5 +226,10 @@ class Answer(ABC):
             raise empty
         if self._finish is not None and meaning is None:
             odd = self._finish if _WORD.fullmatch(self._finish) else "no word"
-            _log.warning("provider.finish_unknown", model_name=self.model_name[:_NAME_CHARS], finish_reason=odd)
+            _log.warning("provider.finish_unknown", model_name=self.model_name, finish_reason=odd)
         return Finished(_REASONS[meaning] if meaning else None, self.usage, self.model_name, self.request_id)
+
+
+def _storable(name: str) -> str:
+    """A name of the provider's, as logs and spans can hold it."""
+    return name[:_NAME_CHARS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,8 +1,8 @@
 """What a chunk of an OpenAI-compatible vendor says. The usual shape is decoded at once, every other one by hand.
 
-Vendors' habits that this module knows: `reasoning_content`, `reasoning` or `reasoning_details`; content as text, parts
-or an object; `message` where `delta` would be; usage in a last chunk with `choices: []`, in a choice (Kimi) or under
-`x_groq`; errors as an object, a text, in a choice, or as the whole answer.
+Vendors' habits that this module knows: `reasoning_content`, `reasoning`, `thinking` or `reasoning_details`; content as
+text, parts or an object; `message` where `delta` would be; usage in a last chunk with `choices: []`, in a choice (Kimi)
+or under `x_groq`; errors as an object, a text, in a choice, or as the whole answer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class _Said(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    thinking: str | None = None
     reasoning_details: Any = None
     refusal: Any = None
 
@@ -50,6 +51,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
+NESTED_MAX: Final = 3  #: errors inside errors
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 
 
@@ -80,7 +82,7 @@ class OpenAIAnswer(Answer):
         found: list[Delta] = []
         for choice in chunk.choices or ():
             if choice.error:
-                raise self._fails(_refusal(choice.error))
+                raise self._fails(refusal_of(choice.error))
             said = choice.delta
             if said is not None:
                 self._spoken(said, found)
@@ -100,7 +102,7 @@ class OpenAIAnswer(Answer):
         return found
 
     def _spoken(self, said: _Said, found: list[Delta]) -> None:
-        thought = said.reasoning_content or said.reasoning
+        thought = said.reasoning_content or said.reasoning or said.thinking
         if thought:
             self._say(found, _THOUGHT, thought)
         elif said.reasoning_details:
@@ -116,7 +118,7 @@ class OpenAIAnswer(Answer):
         if not error and "choices" not in chunk and _is_error(chunk):
             error = chunk
         if error:
-            raise self._fails(_refusal(error))
+            raise self._fails(refusal_of(error))
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:
@@ -125,15 +127,21 @@ def _is_error(chunk: dict[str, Any]) -> bool:
     return named or (chunk.get("message") is not None and chunk.get("code") not in (None, 0, "0", ""))
 
 
-def _refusal(error: object) -> Refusal:
-    """What an error inside an answer means; one that holds another is that other."""
+def refusal_of(error: object, status: int = 0, named_s: float | None = None) -> Refusal:
+    """What an `error` means, an object or a text; one that holds another is that other.
+
+    `status` and `named_s` are those of the response; 0: the error came inside an answer and says its own.
+    """
     told = fields(error)
-    for _ in range(3):
+    for _ in range(NESTED_MAX):
         told = fields(told.get("error")) or told
     code = told.get("code")
-    plain = int(code) if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3 else code
-    status = plain if isinstance(plain, int) and 400 <= plain <= 599 else 0
-    return Refusal(status, known_words([code, told.get("type"), told.get("message"), error, told.get("error")]))
+    if isinstance(code, str) and code.isascii() and code.isdigit():
+        code = int(code[:4])
+    if not status and isinstance(code, int) and 400 <= code <= 599:
+        status = code
+    words = [told.get("code"), told.get("type"), told.get("message"), error, told.get("error")]
+    return Refusal(status, known_words(words), named_s)
 
 
 # --- any shape --------------------------------------------------------------------------------------------------
@@ -162,6 +170,7 @@ def _said(said: object) -> _Said:
         content=_joined([part for part in items(content) if not _is_thought(part)]),
         reasoning_content=_joined(said.get("reasoning_content")),
         reasoning=_joined(said.get("reasoning")) or _joined(thoughts),
+        thinking=_joined(said.get("thinking")),
         reasoning_details=said.get("reasoning_details"),
         refusal=said.get("refusal"),
     )

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 from daemon.domain.errors import ProviderError
 from daemon.domain.model_io import ModelRequest, Parameter
 from daemon.providers.adapter import Adapter, Connection
-from daemon.providers.error_mapping import Refusal, known_words, refused_parameter, retry_after_s
+from daemon.providers.error_mapping import refused_parameter, retry_after_s
 from daemon.providers.lenient_json import fields
-from daemon.providers.openai_answer import OpenAIAnswer
+from daemon.providers.openai_answer import OpenAIAnswer, refusal_of
 from daemon.providers.reasoning import openai_fields
 
 if TYPE_CHECKING:
@@ -94,11 +94,7 @@ class OpenAICompatible(Adapter["openai.AsyncOpenAI", OpenAIAnswer]):
         if not hasattr(error, "status_code"):  # an APIConnectionError
             return answer.cut(error.__cause__ or error)
         told = fields(error.body)
-        refusal = Refusal(
-            error.status_code,
-            known_words([told.get("code"), told.get("type"), told.get("message")]),
-            retry_after_s(error.response.headers),
-        )
+        refusal = refusal_of(error.body, error.status_code, retry_after_s(error.response.headers))
         refused = self._error(refusal)
         sent = arguments(self._dialect, request)
         names = sent.keys() | sent.get("extra_body", {}).keys()

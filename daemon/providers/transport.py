@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,9 @@ import aiohttp
 import httpx2
 import yarl
 
+from daemon.domain.errors import ProviderError
 from daemon.providers.body_end import BODY
+from daemon.providers.lenient_json import Unreadable, documents
 
 ERROR_BODY_BYTES_MAX: Final = 64 * 1024  #: of a refusal's body; a vendor's error is a few hundred bytes
 KEEPALIVE_S: Final = 15.0  #: an idle connection older than this is not used again: the far end may just have dropped it
@@ -150,6 +153,7 @@ def _translate(error: Exception) -> httpx2.TransportError:
     return httpx2.RemoteProtocolError(type(error).__name__)
 
 
+_OF_THE_BODY: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 #: set while an SDK makes a call whose open answer is wanted: `RawBodyClient` puts it here
 _captured: ContextVar[list[httpx2.Response] | None] = ContextVar("qstreamd_captured", default=None)
 
@@ -168,16 +172,30 @@ def capture_response() -> Iterator[list[httpx2.Response]]:
 class RawBodyClient(httpx2.AsyncClient):
     """Lets an SDK build, sign and send a request and judge its status, and hands us the body to read.
 
-    For an SDK without a public way to the raw lines. A refusal reaches the SDK unchanged.
+    For an SDK without a public way to the raw lines. Of a refusal's body an SDK sees one JSON object or nothing: they
+    raise their own errors over bodies that are cut, of another encoding or of another form.
     """
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         """As httpx2 does it, but see `capture_response`."""
         captured = _captured.get()
-        if captured is None:
-            return await super().send(request, stream=stream, **options)
         answer = await super().send(request, stream=True, **options)
-        if answer.status_code != 200:
-            return answer  # the SDK reads and closes it
+        if not answer.is_success:
+            return await _readable(answer)
+        if captured is None:
+            return answer
         captured.append(answer)
         return httpx2.Response(200, request=request, content=b"")
+
+
+async def _readable(refusal: httpx2.Response) -> httpx2.Response:
+    """The same with a body that every SDK can read; closed."""
+    try:
+        found = documents(await refusal.aread())
+    except (httpx2.HTTPError, Unreadable, ProviderError):
+        found = []
+    finally:
+        await refusal.aclose()
+    headers = [(name, value) for name, value in refusal.headers.raw if name.lower() not in _OF_THE_BODY]
+    content = json.dumps(found[0]).encode() if found else b""
+    return httpx2.Response(refusal.status_code, headers=headers, content=content, request=refusal.request)

@@ -162,6 +162,33 @@ async def vendor_server() -> AsyncIterator[VendorServer]:
         await asyncio.gather(*server.answering, return_exceptions=True)
 
 
+class RawServer:
+    """Answers each call with the same bytes, HTTP or not, and hangs up."""
+
+    def __init__(self) -> None:
+        self.raw = b""
+        self.url = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, one call."""
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+            await reader.readexactly(int(length[1]) if length else 0)
+            writer.write(self.raw)
+            await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def raw_server() -> AsyncIterator[RawServer]:
+    """A server on a free port."""
+    server = RawServer()
+    async with await asyncio.start_server(server.answer, "127.0.0.1", 0) as listening:
+        server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        yield server
+
+
 def adapter(url: str, *, gemini: bool) -> Provider:
     """The real adapter, asking that server."""
     told: dict[str, Any] = {"api_key": "k", "base_url": url, "connections_max": 20, "connect_timeout_s": 5.0}
