@@ -39,9 +39,9 @@ RIGHTS: Final = (
 class Probe:
     """One run against one server (or cluster)."""
 
-    def __init__(self, client: Redis, settings: RedisSettings, clock: Clock) -> None:
+    def __init__(self, client: Redis, environment: str, clock: Clock) -> None:
         self._client: Any = client  # redis-py types a reply as a union of what any server may say
-        self._settings = settings
+        self._environment = environment
         self._clock = clock
         nonce = secrets.token_hex(4)
         self._queue = keys.queue_keys(f"q_try_{nonce}")
@@ -57,6 +57,10 @@ class Probe:
         yield reached
         if reached.state == "fails":
             return
+        foreign = await self._foreign()
+        if foreign is not None:
+            yield foreign
+            return
         try:
             for what, probe in (
                 ("rights", self._rights), ("blocking read", self._blocking), ("Lua", self._lua),
@@ -67,6 +71,17 @@ class Probe:
             with suppress(*_AWAY):
                 for key in self._all:
                     await self._client.delete(key)
+
+    async def _foreign(self) -> Result | None:
+        """Whose Redis it is, when it is not ours: then nothing is written. A user who may not ask is told so later."""
+        try:
+            owner = await self._client.get(keys.ENVIRONMENT)
+        except _AWAY:
+            return None
+        if owner in {None, self._environment.encode()}:
+            return None
+        text = f"this Redis belongs to NODE_ENV={owner.decode(errors='replace')[:40]}, not to {self._environment}"
+        return fails("redis", "environment", text, "name another Redis in REDIS_URL, or set NODE_ENV", "environment")
 
     async def _guarded(self, what: str, probe: Callable[[], Awaitable[Result]]) -> Result:
         try:
@@ -196,11 +211,11 @@ class Probe:
                       "orders such as `queues pause` take effect at the next look only", "command")  # fmt: skip
 
 
-async def probe(settings: RedisSettings, clock: Clock) -> AsyncGenerator[Result, None]:
+async def probe(settings: RedisSettings, environment: str, clock: Clock) -> AsyncGenerator[Result, None]:
     """Results as they come."""
     client = connect(settings, size=4, name="qstreamd-try", retries=0)
     try:
-        async with aclosing(Probe(client, settings, clock).run()) as found:
+        async with aclosing(Probe(client, environment, clock).run()) as found:
             async for result in found:
                 yield result
     finally:

@@ -39,7 +39,7 @@ class Trial:
         """Results as they come; servers first, for they cost nothing."""
         clock, s = SystemClock(), self.settings
         probes: dict[str, Callable[[], AsyncGenerator[Result, None]]] = {
-            "redis": lambda: redis_probe.probe(s.redis, clock),
+            "redis": lambda: redis_probe.probe(s.redis, s.runtime.environment, clock),
             "postgres": lambda: postgres_probe.probe(s.postgres, clock),
             "qstash": lambda: qstash_trip.probe(s, self.catalog, clock),
             "models": lambda: calls.run(self.planned),

@@ -23,6 +23,7 @@ from daemon.events.log import EventLog
 from daemon.observability.metrics import Metrics
 from daemon.queues.admission import Admission
 from daemon.queues.reservations import Reservations
+from daemon.redis_client import keys
 from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.relay.server import Relay
@@ -53,7 +54,7 @@ def at(url: str, *, user: str = "", password: str = "", database: str | None = N
 
 
 async def test_a_redis_that_serves_is_said_to_and_nothing_is_left_there(redis_settings: RedisSettings) -> None:
-    found = await all_of(redis_probe.probe(redis_settings, CLOCK))
+    found = await all_of(redis_probe.probe(redis_settings, "test", CLOCK))
     assert {name: r.state for name, r in found.items()} == {
         f"redis {what}": "works"
         for what in ("connection", "rights", "blocking read", "Lua", "XAUTOCLAIM", "channel")
@@ -63,13 +64,35 @@ async def test_a_redis_that_serves_is_said_to_and_nothing_is_left_there(redis_se
     await client.aclose()
 
 
+async def test_nothing_is_written_to_a_redis_of_another_environment(redis_settings: RedisSettings) -> None:
+    client: Any = connect(redis_settings, size=1)
+    await client.set(keys.ENVIRONMENT, "production")
+    before = await written(client)
+    found = await all_of(redis_probe.probe(redis_settings, "test", CLOCK))
+    after = await written(client)
+    await client.delete(keys.ENVIRONMENT)
+    await client.aclose()
+    assert [(r.what, r.state) for r in found.values()] == [("connection", "works"), ("environment", "fails")]
+    assert "NODE_ENV=production" in found["redis environment"].text
+    assert before == after
+
+
+async def written(client: Any) -> dict[str, int]:
+    """How often the server was asked to write, by command."""
+    told = await client.info("commandstats")
+    return {
+        name: told.get(f"cmdstat_{name}", {}).get("calls", 0)
+        for name in ("set", "xadd", "zadd", "hset", "incr", "eval")
+    }
+
+
 async def test_a_cluster_is_tried_as_one_server(redis_settings: RedisSettings) -> None:
     """Each command at the node that holds its key; named as one server it is told what to write."""
     with EmbeddedCluster() as cluster:
-        found = await all_of(redis_probe.probe(changed(redis_settings, url=SecretStr(cluster.url)), CLOCK))
+        found = await all_of(redis_probe.probe(changed(redis_settings, url=SecretStr(cluster.url)), "test", CLOCK))
         assert {r.state for r in found.values()} == {"works"}, found
     plain = redis_settings.url.get_secret_value().replace("redis://", "redis+cluster://")
-    [refused] = (await all_of(redis_probe.probe(changed(redis_settings, url=SecretStr(plain)), CLOCK))).values()
+    [refused] = (await all_of(redis_probe.probe(changed(redis_settings, url=SecretStr(plain)), "test", CLOCK))).values()
     assert refused.state == "fails"
 
 
@@ -93,7 +116,7 @@ async def test_a_user_without_a_right_is_told_which(
     poor = changed(
         redis_settings, url=at(redis_settings.url.get_secret_value(), user="poor", password="secret-of-poor")
     )
-    found = await all_of(redis_probe.probe(poor, CLOCK))
+    found = await all_of(redis_probe.probe(poor, "test", CLOCK))
     await admin.execute_command("ACL", "DELUSER", "poor")
     await admin.aclose()
     result = found[f"redis {what}"]
@@ -107,7 +130,7 @@ async def test_the_rights_that_it_names_are_enough(redis_settings: RedisSettings
     rules = redis_probe.RIGHTS.removeprefix("ACL SETUSER NAME ").split()
     await admin.execute_command("ACL", "SETUSER", "given", "reset", "on", ">secret-of-given", *rules)
     given = at(redis_settings.url.get_secret_value(), user="given", password="secret-of-given")
-    found = await all_of(redis_probe.probe(changed(redis_settings, url=given), CLOCK))
+    found = await all_of(redis_probe.probe(changed(redis_settings, url=given), "test", CLOCK))
     await admin.execute_command("ACL", "DELUSER", "given")
     await admin.aclose()
     assert {name: r.text for name, r in found.items() if r.state != "works"} == {}
@@ -116,10 +139,10 @@ async def test_the_rights_that_it_names_are_enough(redis_settings: RedisSettings
 async def test_a_wrong_password_is_not_a_blocked_network(redis_settings: RedisSettings) -> None:
     url = redis_settings.url.get_secret_value()
     wrong = changed(redis_settings, url=at(url, user="nobody", password="wrong-password"))
-    [refused] = (await all_of(redis_probe.probe(wrong, CLOCK))).values()
+    [refused] = (await all_of(redis_probe.probe(wrong, "test", CLOCK))).values()
     assert (refused.state, refused.kind, "wrong-password" in str(refused)) == ("fails", "key", False)
     away = changed(redis_settings, url=SecretStr("redis://127.0.0.1:1/0"))
-    [gone] = (await all_of(redis_probe.probe(away, CLOCK))).values()
+    [gone] = (await all_of(redis_probe.probe(away, "test", CLOCK))).values()
     assert (gone.state, gone.kind) == ("fails", "network")
 
 
@@ -170,14 +193,14 @@ async def qstash() -> AsyncIterator[FakeQstash]:
 @pytest.fixture
 async def system(qstash: FakeQstash, settings: Settings) -> AsyncIterator[Settings]:
     """A relay with QStash's keys on a real Redis, and the settings of whoever tries it."""
-    keys = QstashSettings(
+    signing = QstashSettings(
         url=qstash.url, token=SecretStr(qstash.token), current_keys=(SecretStr(qstash.current_key),),
         next_keys=(SecretStr(qstash.next_key),),
     )  # fmt: skip
     client = connect(settings.redis, size=4)
     scripts = Scripts(client)
     relay = Relay(
-        settings=RelaySettings(), qstash=keys, signing_keys=(qstash.current_key.encode(),), queues=DEFAULT_QUEUES,
+        settings=RelaySettings(), qstash=signing, signing_keys=(qstash.current_key.encode(),), queues=DEFAULT_QUEUES,
         admission=Admission(scripts, settings.queues, CLOCK),
         reservations=Reservations(scripts, settings.queues), events=EventLog(scripts, settings.events, CLOCK),
         ping=client.ping, metrics=Metrics(process=False), clock=CLOCK,
@@ -187,7 +210,7 @@ async def system(qstash: FakeQstash, settings: Settings) -> AsyncIterator[Settin
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base = f"http://127.0.0.1:{runner.addresses[0][1]}"
     relay.settings = RelaySettings(base_url=base)
-    yield changed(settings, qstash=keys, relay=RelaySettings(base_url=base))
+    yield changed(settings, qstash=signing, relay=RelaySettings(base_url=base))
     await runner.cleanup()
     await client.aclose()
 
