@@ -62,7 +62,7 @@ FinishReason = Literal["stop", "length", "filtered"]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The provider's last word. A stream that ends without one is an error (`LLM_ERROR`), raised by the adapter.
+    """The end of a response: finish reason and usage. A stream without one is an error (`LLM_ERROR`) of the adapter.
 
     `usage.cost_usd` is always None here: prices belong to the services file.
     """

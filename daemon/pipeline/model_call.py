@@ -23,7 +23,7 @@ _log = logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """A whole answer: its raw text, the provider's last word, and when it began (unix s; None for batch)."""
+    """A whole answer: its raw text, the end of the response, and when it began (unix s; None for batch)."""
 
     text: str
     finished: Finished

@@ -1,4 +1,4 @@
-"""What the vendors' adapters share: a client that is built once, a call from request to last word, a place for faults.
+"""What the vendors' adapters share: a client that is built once, a call from request to finish reason, a place for faults.
 
 A vendor's module says how its client is built, how a call is posted, what its SDK's errors mean and how an answer is
 read. Nothing here retries, and no clock runs but the connect limit; the caller's clocks cancel.
@@ -71,7 +71,7 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
         """What the SDK raises."""
 
     @abstractmethod
-    def _judged(self, error: Any, request: ModelRequest, answer: AnswerT) -> ProviderError | None:
+    def _error_of(self, error: Any, request: ModelRequest, answer: AnswerT) -> ProviderError | None:
         """Our error for one of those; None: the answer was complete all the same."""
 
     async def prepare(self) -> None:
@@ -100,7 +100,7 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
                         end.came(payload=bool(found), texts=texts)
                     broken = end.stopped
         except self._sdk_errors() as error:
-            refused = self._judged(error, request, answer)
+            refused = self._error_of(error, request, answer)
         except http.HTTPError as error:
             broken = error
         finally:

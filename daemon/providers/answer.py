@@ -117,6 +117,9 @@ class Answer(ABC):
 
     def _take_odd(self, data: bytes) -> list[Delta]:
         self._odd = True
+        if data.strip(b"\"' ") == DONE:
+            self.done = True
+            return []
         for whole in (self._torn + b"\n" + data, data) if self._torn else (data,):
             try:
                 chunks = documents(whole)
@@ -203,7 +206,7 @@ class Answer(ABC):
         return None if self.may_end else lost(error)
 
     def finished(self) -> Finished:
-        """The last word, when the body has ended. Raises `ProviderError` for an answer that is not one.
+        """The end of the response: finish reason and usage. Raises `ProviderError` for an answer that is not one.
 
         `insufficient_system_resource` (DeepSeek) closes the model as overloaded if nothing was said, else is an error.
         """

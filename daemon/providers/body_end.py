@@ -1,7 +1,7 @@
 """When to stop reading a body that stays open although its answer seems to be whole.
 
-Some servers send the last word and leave the connection open, or the last byte of it gets lost. Then the answer ends
-without them: two seconds after its last payload where nothing more was expected, else after three times the longest
+Some servers send the whole response and leave the connection open, or its last byte gets lost. Then the answer ends
+without it: two seconds after its last payload where nothing more was expected, else after three times the longest
 pause that this stream has made between two texts. Only one text came: just before the caller's own limit for a pause.
 """
 
@@ -56,10 +56,11 @@ class BodyEnd:
             self._timer.cancel()
 
     def _due(self) -> float:
+        latest = self._text + self._idle_s
         if self._answer.nothing_follows:
-            return self._payload + NOTHING_FOLLOWS_S  # keep-alives after the end put nothing off
+            return min(self._payload + NOTHING_FOLLOWS_S, latest)  # keep-alives after the end put nothing off
         pause_s = max(NOTHING_FOLLOWS_S, PAUSES * self._longest) if self._texts > 1 else self._idle_s
-        return min(self._byte + pause_s, self._text + max(self._idle_s, NOTHING_FOLLOWS_S))
+        return min(self._byte + pause_s, latest)
 
     def _arm(self) -> None:
         self._timer = self._loop.call_at(self._due(), self._fire)

@@ -63,7 +63,7 @@ class Gemini(Adapter["genai.Client", GeminiAnswer]):
     def _sdk_errors(self) -> tuple[type[Exception], ...]:
         return (importlib.import_module("google.genai.errors").APIError,)
 
-    def _judged(self, error: Any, request: ModelRequest, answer: GeminiAnswer) -> ProviderError:
+    def _error_of(self, error: Any, request: ModelRequest, answer: GeminiAnswer) -> ProviderError:
         body = fields(error.details)
         said = body.get("error", body)
         named_s = retry_after_s(error.response.headers) if error.response is not None else None

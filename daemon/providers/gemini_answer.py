@@ -97,7 +97,7 @@ class GeminiAnswer(Answer):
         return self._blocked or super().may_end
 
     def finished(self) -> Finished:
-        """The last word. Raises `ProviderError` for an answer that is not one."""
+        """The end of the response. Raises `ProviderError` for an answer that is not one."""
         if self._blocked:
             raise ProviderError(code=Code.LLM_REFUSED, detail="prompt blocked")
         return super().finished()

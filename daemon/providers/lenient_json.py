@@ -41,7 +41,11 @@ def documents(payload: bytes) -> list[dict[str, Any]]:
 
 def _loaded(raw: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(raw.decode("utf-8", "replace"), strict=False, parse_int=_integer)
+        text = raw.decode("utf-8", "surrogatepass")  # some servers write surrogates as bytes
+    except UnicodeDecodeError:
+        text = raw.decode("utf-8", "replace")
+    try:
+        found = json.loads(text, strict=False, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise Unreadable(type(error).__name__) from None
     if not isinstance(found, dict):

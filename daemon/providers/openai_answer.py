@@ -67,13 +67,13 @@ class OpenAIAnswer(Answer):
     def _strict(self, data: bytes) -> list[Delta]:
         chunk = _decode(data)
         if chunk.error or (not chunk.choices and chunk.usage is None):
-            self._judge(fields(msgspec.json.decode(data)))
+            self._raise_error(fields(msgspec.json.decode(data)))
         if not self.request_id or chunk.model != self.model_name:
             self._names(chunk.model, chunk.id)
         return self._read(chunk)
 
     def _lenient(self, chunk: dict[str, Any]) -> list[Delta]:
-        self._judge(chunk)
+        self._raise_error(chunk)
         self._names(chunk.get("model"), chunk.get("id"))
         choices = [_choice(fields(each)) for each in items(chunk.get("choices"))]
         return self._read(_Chunk(choices=choices, usage=chunk.get("usage"), x_groq=chunk.get("x_groq")))
@@ -112,7 +112,7 @@ class OpenAIAnswer(Answer):
         if said.refusal:
             self._refusal = True
 
-    def _judge(self, chunk: dict[str, Any]) -> None:
+    def _raise_error(self, chunk: dict[str, Any]) -> None:
         """Raise what a chunk says instead of an answer."""
         error = chunk.get("error")
         if not error and "choices" not in chunk and _is_error(chunk):
@@ -124,7 +124,7 @@ class OpenAIAnswer(Answer):
 def _is_error(chunk: dict[str, Any]) -> bool:
     """`{"object": "error", …}`, `{"type": "error", …}`, `{"code": 503, "message": …}`."""
     named = "error" in (chunk.get("object"), chunk.get("type"))
-    return named or (chunk.get("message") is not None and chunk.get("code") not in (None, 0, "0", ""))
+    return named or (chunk.get("message") is not None and chunk.get("code") not in (None, 0, 200, "0", "200", ""))
 
 
 def refusal_of(error: object, status: int = 0, named_s: float | None = None) -> Refusal:

@@ -90,7 +90,7 @@ class OpenAICompatible(Adapter["openai.AsyncOpenAI", OpenAIAnswer]):
         sdk = importlib.import_module("openai")
         return sdk.APIStatusError, sdk.APIConnectionError
 
-    def _judged(self, error: Any, request: ModelRequest, answer: OpenAIAnswer) -> ProviderError | None:
+    def _error_of(self, error: Any, request: ModelRequest, answer: OpenAIAnswer) -> ProviderError | None:
         if not hasattr(error, "status_code"):  # an APIConnectionError
             return answer.cut(error.__cause__ or error)
         told = fields(error.body)

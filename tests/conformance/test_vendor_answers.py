@@ -11,9 +11,13 @@ from typing import Any, Final
 
 import pytest
 
+from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ModelUnavailable, ProviderError
 from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta, Finished, ModelRequest
+from daemon.pipeline.call_scope import CallScope
+from daemon.pipeline.model_call import ask_model
+from daemon.pipeline.timeouts import Timeouts
 from daemon.ports import Provider
 from tests.conformance.error_table import page
 from tests.conformance.vendor_server import Case, VendorServer, adapter, read_cases, request, vendor_server
@@ -132,6 +136,21 @@ async def test_a_read_may_end_at_any_byte(case: Case, server: VendorServer) -> N
             judge(case, await outcome(provider, request(case)))
     finally:
         await provider.aclose()
+
+
+@pytest.mark.parametrize("tail", [b"", b"data: [DONE]\n\n"])
+async def test_an_open_body_is_left_before_the_callers_clock_ends_the_call(server: VendorServer, tail: bytes) -> None:
+    """One text and its finish reason in one chunk, then silence: the answer is whole, and no time-out."""
+    chunk = b'data: {"choices": [{"delta": {"content": "all of it"}, "finish_reason": "stop"}]}\n\n'
+    case = Case("o-one-text-open", Script([(0.0, chunk + tail)], "open"))
+    server.script = case.script
+    provider = adapter(server.url, gemini=False)
+    try:
+        asked = request(case, idle_s=1.0)
+        answer = await ask_model(asked, provider, CallScope(), Timeouts(1.0, 1.0, 10.0), None, SystemClock())
+    finally:
+        await provider.aclose()
+    assert (answer.text, answer.finished.reason) == ("all of it", "stop")
 
 
 def test_the_table_of_errors_is_what_this_suite_asserts() -> None:

@@ -58,6 +58,7 @@ def test_a_clean_end_is_one_for_a_vendor_that_says_stop_in_each_chunk() -> None:
 
 def test_done_without_a_finish_reason_is_an_end() -> None:
     assert after(chunk("a"), b"[DONE]").finished().reason is None
+    assert after(chunk("a"), b'"[DONE]"').finished().reason is None
     with pytest.raises(ProviderError) as raised:
         after(chunk("a")).finished()
     assert raised.value.code is Code.LLM_ERROR

@@ -67,6 +67,8 @@ async def test_one_text_says_nothing_of_pauses() -> None:
 async def test_the_caller_never_ends_first() -> None:
     _, end = heard((0, chunk("a")), (30, chunk("b", "stop")), (5, b""))
     assert due(end) < IDLE_S - 5
+    _, end = heard((0, chunk("a")), (39, chunk(finish="stop")))
+    assert due(end) < 1
 
 
 async def test_an_answer_that_opens_again_is_not_left() -> None:

@@ -14,6 +14,7 @@ def test_what_the_strict_decoder_refuses_is_read() -> None:
     assert documents(rb'{"a": "\ud83d"}') == [{"a": "\ud83d"}]
     assert documents(b'{"a": "x\ny\tz"}') == [{"a": "x\ny\tz"}]
     assert documents(b'{"a": "\xf0"}') == [{"a": "\ufffd"}]
+    assert documents(b'{"a": "\xed\xa0\xbd"}') == [{"a": "\ud83d"}]
     assert documents(b"\xef\xbb\xbf data: data: {}") == [{}]
     assert documents(b'{"a": ' + b"9" * 5000 + b"}") == [{"a": float("inf")}]
 
