@@ -1,4 +1,4 @@
-"""What the vendors' adapters share: a client that is built once, a call from request to finish reason, a place for faults.
+"""What the vendors' adapters share: a client that is built once, a call from request to end, a place for faults.
 
 A vendor's module says how its client is built, how a call is posted, what its SDK's errors mean and how an answer is
 read. Nothing here retries, and no clock runs but the connect limit; the caller's clocks cancel.

@@ -20,7 +20,7 @@ from daemon.pipeline.model_call import ask_model
 from daemon.pipeline.timeouts import Timeouts
 from daemon.ports import Provider
 from tests.conformance.error_table import page
-from tests.conformance.vendor_server import Case, VendorServer, adapter, read_cases, request, vendor_server
+from tests.conformance.vendor_server import Case, Script, VendorServer, adapter, read_cases, request, vendor_server
 
 CASES: Final = [*read_cases("reported"), *read_cases("own")]
 #: each in two reads, cut at every byte; those with pauses, resets and open bodies are told by the whole
