@@ -33,6 +33,8 @@ _log = logger("providers")
 
 Meaning = Literal["stop", "length", "filtered", "failed", "overloaded"]
 
+TORN_BYTES_MAX: Final = 256 * 1024  #: of payloads that can't be read, while a later one may complete them
+
 #: what vendors call the end of an answer, in lower case; `failed` may end otherwise at another try
 FINISHES: Final[Mapping[str, Meaning]] = MappingProxyType(
     {
@@ -130,6 +132,8 @@ class Answer(ABC):
             self._torn = b""
             return [delta for chunk in chunks for delta in self._lenient(chunk)]
         self._torn = self._torn + b"\n" + data if self._torn else data
+        if len(self._torn) > TORN_BYTES_MAX:
+            raise ProviderError(detail="unreadable answer: no JSON")
         return []
 
     def _skip_torn(self) -> None:

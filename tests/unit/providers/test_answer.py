@@ -116,5 +116,13 @@ def test_what_is_torn_after_the_end_matters_only_if_it_holds_text(torn: bytes, *
         assert raised.value.code is Code.LLM_ERROR
 
 
+def test_an_endless_flow_of_what_is_no_json_is_refused() -> None:
+    """Each further payload is read together with those before it."""
+    answer = OpenAIAnswer()
+    with pytest.raises(ProviderError, match="no JSON"):
+        for _ in range(100):
+            answer.take(b'{"a": ' + b"x" * 5000)
+
+
 def test_words_between_the_chunks_say_nothing() -> None:
     assert after(chunk("a"), b"ping", b"7", chunk("b", "stop")).finished().reason == "stop"
