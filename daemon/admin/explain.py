@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from daemon.admin.task_facts import GuardFill, TaskFacts
+from daemon.admin.task_facts import LimiterUse, TaskFacts
 from daemon.domain.errors import CODES, Code
 from daemon.domain.states import TERMINAL, State
 
@@ -155,8 +155,8 @@ def _delayed(f: TaskFacts, _: float) -> Explanation | None:
     }
     if f.parked in words:
         en, zh = words[f.parked]
-        guard = _fill(f, {"GUARD_USER": "user", "GUARD_MODEL": "model"}.get(f.parked, ""))
-        count, count_zh = _count(guard)
+        limiter = _fill(f, {"GUARD_USER": "user", "GUARD_MODEL": "model"}.get(f.parked, ""))
+        count, count_zh = _count(limiter)
         closed, closed_zh = _closed(f)
         since = f", since {f.now - f.parked_at:.0f} s" if f.parked_at else ""
         return Explanation(
@@ -199,13 +199,13 @@ def _queued(f: TaskFacts, _: float) -> Explanation | None:
 
 
 def _promised(f: TaskFacts, _: float) -> Explanation | None:
-    if f.promised_at is None or f.entry_id or f.row is not None:
+    if f.reserved_at is None or f.entry_id or f.row is not None:
         return None
     return Explanation(
         "PROMISED",
-        f"A place was taken {f.now - f.promised_at:.0f} s ago, but the call with the task has not come. QStash delivers"
+        f"A place was taken {f.now - f.reserved_at:.0f} s ago, but the call with the task has not come. QStash delivers"
         " it, or the place is given back.",
-        f"{f.now - f.promised_at:.0f} 秒前已占位，但任务调用尚未到达；QStash 会投递，否则将释放占位。",
+        f"{f.now - f.reserved_at:.0f} 秒前已占位，但任务调用尚未到达；QStash 会投递，否则将释放占位。",
         "look for the message in QStash's console (Logs, DLQ)",
     )
 
@@ -260,20 +260,20 @@ def _start(f: TaskFacts) -> str:
     return f"start a daemon: python -m daemon --queues {f.queue.name if f.queue else '…'}"
 
 
-def _fill(f: TaskFacts, what: str) -> GuardFill | None:
-    return next((guard for guard in f.guards if guard.what == what), None)
+def _fill(f: TaskFacts, what: str) -> LimiterUse | None:
+    return next((limiter for limiter in f.guards if limiter.what == what), None)
 
 
-def _count(guard: GuardFill | None) -> tuple[str, str]:
-    if guard is None:
+def _count(limiter: LimiterUse | None) -> tuple[str, str]:
+    if limiter is None:
         return "", ""
-    if guard.rank is None:
+    if limiter.rank is None:
         line = line_zh = ""
-    elif guard.rank == 0:
+    elif limiter.rank == 0:
         line, line_zh = "; it is next", "，下一个就是它"
     else:
-        line, line_zh = f"; {guard.rank} wait before it", f"，前面还有 {guard.rank} 个"
-    return f" ({guard.in_use} of {guard.limit} in use{line})", f"（{guard.in_use}/{guard.limit}{line_zh}）"
+        line, line_zh = f"; {limiter.rank} wait before it", f"，前面还有 {limiter.rank} 个"
+    return f" ({limiter.in_use} of {limiter.limit} in use{line})", f"（{limiter.in_use}/{limiter.limit}{line_zh}）"
 
 
 def _closed(f: TaskFacts) -> tuple[str, str]:
@@ -321,7 +321,7 @@ def life(f: TaskFacts) -> list[Phase]:
 
 def _points(f: TaskFacts) -> Iterator[tuple[float, str, int, str]]:
     """When something began: (unix seconds, kind of the stretch that begins, attempt, detail)."""
-    begin = f.row.created_at if f.row else f.promised_at or next((e.at for e in f.events), None)
+    begin = f.row.created_at if f.row else f.reserved_at or next((e.at for e in f.events), None)
     if begin is not None:
         yield begin, "queued", 0, ""
     for event in f.events:

@@ -57,10 +57,10 @@ async def cancel(settings: Settings, task_id: str, reason: str) -> ActionResult:
 
 
 async def _cancel(at: Connections, task_id: str) -> ActionResult:
-    place = await locate(at, task_id, None)
-    if place is None and await at.records.row(task_id) is None:
+    location = await locate(at, task_id, None)
+    if location is None and await at.records.row(task_id) is None:
         return ActionResult(task_id, good=False, state="unknown", text=UNKNOWN)
-    queued = None if place is None else TaskIdentity(task_id, place.queue, "", "")
+    queued = None if location is None else TaskIdentity(task_id, location.queue, "", "")
     ended = await _cancellation(at).end(task_id, queued, CANCEL_WAIT_S)
     if ended.by_us:
         when = "before it started" if ended.unclaimed else "while it waited"
@@ -103,13 +103,13 @@ async def retry(settings: Settings, task_id: str, reason: str) -> ActionResult:
 
 
 async def _retry(at: Connections, task_id: str, reason: str) -> ActionResult:
-    place = await locate(at, task_id, None)
-    if place is not None and place.due_at is not None and await _work(at).hasten(place.queue, task_id):
-        return ActionResult(task_id, good=True, state="ready", text=f"no longer delayed: in :ready of {place.queue}")
+    location = await locate(at, task_id, None)
+    if location is not None and location.due_at is not None and await _work(at).hasten(location.queue, task_id):
+        return ActionResult(task_id, good=True, state="ready", text=f"no longer delayed: in :ready of {location.queue}")
     found = await at.records.row(task_id)
     if found is None:
-        text = UNKNOWN if place is None else "it has not been started yet; `tasks explain` says what it waits for"
-        return ActionResult(task_id, good=False, state="unknown" if place is None else State.QUEUED, text=text)
+        text = UNKNOWN if location is None else "it has not been started yet; `tasks explain` says what it waits for"
+        return ActionResult(task_id, good=False, state="unknown" if location is None else State.QUEUED, text=text)
     row = found[0]
     if row.state not in REPLAYABLE:
         return ActionResult(

@@ -65,7 +65,7 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardState:
+class LimiterState:
     """Places of one model and tier, over all processes."""
 
     model: str
@@ -82,7 +82,7 @@ class Overview:
     at: float
     queues: list[QueueState]
     consumers: list[ConsumerState]
-    guards: list[GuardState]
+    guards: list[LimiterState]
     recent: list[Recent] | None
     window_s: float
     notes: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ async def read_overview(at: Connections, *, recent: bool = True) -> Overview:
     consumers = sorted(_consumers(members, readers, depths.at_s), key=lambda c: (c.queue, c.name))
     queues = [_queue(specs[depth.queue], depth, due[depth.queue], depths.at_s, at.settings) for depth in depths.queues]
     guards = [
-        GuardState(
+        LimiterState(
             model, tier, used, limit_of(models[model], tier, at.settings.guards), depths.unavailable.get(model, "")
         )
         for (model, tier), used in depths.permits_in_use.items()

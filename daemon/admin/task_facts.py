@@ -51,13 +51,13 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardFill:
-    """A guard that this task must pass."""
+class LimiterUse:
+    """A concurrency limiter that this task must pass."""
 
     what: str  #: `user` or `model`
     in_use: int
     limit: int
-    holds: bool  #: the task has a place there
+    holds: bool  #: the task holds a permit of it
     rank: int | None  #: others that wait before it; None: it is not in line
 
 
@@ -74,17 +74,17 @@ class TaskFacts:
     ended: bool  #: the event stream has its terminal event
     cancel_asked: bool
     entry_id: str  #: as accepted; "" if the acceptance was forgotten
-    promised_at: float | None  #: a place is taken and it has not started
+    reserved_at: float | None  #: a slot is reserved and it has not started
     position: int | None  #: among those that have not started, from 1
     pending: Pending | None
     in_stream: str  #: the stream where it lies unread; ""
     due_at: float | None  #: in :retry until then
-    parked: str  #: why it was parked
+    parked: str  #: why it was snoozed
     parked_at: float | None
     user_id: str
     model_id: str | None
     tier: str
-    guards: list[GuardFill] = field(default_factory=list)
+    guards: list[LimiterUse] = field(default_factory=list)
     closed: tuple[str, float] | None = None  #: why its model is closed, and for how many seconds more
     recent: list[Recent] = field(default_factory=list)
     no_store: str = ""
@@ -100,7 +100,7 @@ async def gather(at: Connections, task_id: str) -> TaskFacts | None:
         return None
     name = row.queue_id if row else found.queue if found else ""
     queue = next((q for q in overview.queues if q.name == name), None)
-    where = found or Place(name)
+    where = found or Location(name)
     pending, in_stream = await _entry(at, where, row, task_id, overview.consumers) if queue else (None, "")
     held = where.held
     user_id = row.user_id if row else held.message.user_id if held else ""
@@ -110,7 +110,7 @@ async def gather(at: Connections, task_id: str) -> TaskFacts | None:
     return TaskFacts(
         task_id=task_id, now=overview.at, queue=queue, row=row, attempts=attempts, events=events,
         ended=b"ended" in state, cancel_asked=b"cancel" in state, entry_id=where.entry_id,
-        promised_at=where.promised_at, position=where.position, pending=pending, in_stream=in_stream,
+        reserved_at=where.reserved_at, position=where.position, pending=pending, in_stream=in_stream,
         due_at=where.due_at, parked=held.parked if held else "",
         parked_at=held.parked_at / 1000 if held and held.parked_at else None, user_id=user_id, model_id=model_id,
         tier=tier, guards=guards, closed=closed, recent=overview.recent or [], no_store=at.no_store,
@@ -163,18 +163,18 @@ def _told(fields: Mapping[bytes, bytes]) -> Told | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where a queue's keys name a task."""
 
     queue: str
     entry_id: str = ""
-    promised_at: float | None = None
+    reserved_at: float | None = None
     position: int | None = None
     due_at: float | None = None
     held: WorkEntry | None = None
 
 
-async def locate(at: Connections, task_id: str, known: str | None) -> Place | None:
+async def locate(at: Connections, task_id: str, known: str | None) -> Location | None:
     """The first queue whose keys name the task; one round."""
     names = [known] if known else list(at.catalog.queues)
     with translated():
@@ -190,7 +190,7 @@ async def locate(at: Connections, task_id: str, known: str | None) -> Place | No
     for name in names:
         seen, promised, rank, due, held = (next(replies) for _ in range(5))
         if any(reply is not None for reply in (seen, promised, due, held)):
-            return Place(
+            return Location(
                 name, seen.decode().partition(":")[0] if seen else "", promised / 1000 if promised else None,
                 None if rank is None else int(rank) + 1, due / 1000 if due else None, _held(held),
             )  # fmt: skip
@@ -205,7 +205,7 @@ def _held(raw: bytes | None) -> WorkEntry | None:
 
 
 async def _entry(
-    at: Connections, where: Place, row: TaskRow | None, task_id: str, consumers: Iterable[Any]
+    at: Connections, where: Location, row: TaskRow | None, task_id: str, consumers: Iterable[Any]
 ) -> tuple[Pending | None, str]:
     """Who has the task's entry in hand, or in which stream it lies unread."""
     alive = {c.name: c.alive for c in consumers if c.queue == where.queue}
@@ -250,29 +250,29 @@ async def _in_ready(at: Connections, key: str, task_id: str) -> list[str]:
 
 async def _guards(
     at: Connections, queue: str, task_id: str, user_id: str, model_id: str | None, tier: str
-) -> tuple[list[GuardFill], tuple[str, float] | None]:
+) -> tuple[list[LimiterUse], tuple[str, float] | None]:
     if not user_id or tier not in {*Tier}:
         return [], None
     limits, paid = at.settings.guards, tier == Tier.PAID
-    places = [("user", Permit(keys.user_permits(user_id), limits.user_paid if paid else limits.user_free))]
+    limiters = [("user", Permit(keys.user_permits(user_id), limits.user_paid if paid else limits.user_free))]
     model = at.catalog.models.get(model_id or "")
     if model is not None:
-        places.append(("model", Permit(keys.model_permits(model.id, tier), limit_of(model, Tier(tier), limits))))
+        limiters.append(("model", Permit(keys.model_permits(model.id, tier), limit_of(model, Tier(tier), limits))))
     with translated():
         pipe = at.redis.pipeline(transaction=False)
         pipe.time()
-        for _, place in places:
-            pipe.zrange(place.key, 0, -1, withscores=True)
-            pipe.zrank(keys.waiters_of(place.key), f"{queue}/{task_id}")
+        for _, limiter in limiters:
+            pipe.zrange(limiter.key, 0, -1, withscores=True)
+            pipe.zrank(keys.waiters_of(limiter.key), f"{queue}/{task_id}")
         closed = keys.model_keys(model_id or "").cooldown
         pipe.get(closed)
         pipe.pttl(closed)
         (seconds, micros), *replies = await pipe.execute()
     now_ms, fills = seconds * 1000 + micros // 1000, []
-    for n, (what, place) in enumerate(places):
+    for n, (what, limiter) in enumerate(limiters):
         members, rank = replies[2 * n], replies[2 * n + 1]
         living = [member.decode("utf-8", "replace") for member, score in members if score > now_ms]
         holds = any(member.partition(":")[0] == task_id for member in living)
-        fills.append(GuardFill(what, len(living), place.limit, holds, rank))
+        fills.append(LimiterUse(what, len(living), limiter.limit, holds, rank))
     why, left_ms = replies[-2:]
     return fills, (why.decode("utf-8", "replace"), left_ms / 1000) if why and left_ms > 0 else None

@@ -9,7 +9,7 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.status import GuardState, Overview, QueueState, read_overview
+from daemon.admin.status import LimiterState, Overview, QueueState, read_overview
 from daemon.cli import terminal as t
 from daemon.store.history import Recent
 
@@ -24,7 +24,7 @@ from daemon.store.history import Recent
 )
 @t.as_json
 def command(*, watch: bool, every: float, as_json: bool) -> None:
-    """Queues, consumers, guards and what ended in the last hour.
+    """Queues, consumers, concurrency limiters and what ended in the last hour.
 
     Reads sizes from the streams themselves, so they are right however many entries were deleted. Exit 0; 75 when Redis
     is away. Without Postgres all but the last hour is shown.
@@ -64,10 +64,10 @@ def screen(overview: Overview) -> Iterator[str]:
     if lapsed:
         lost = sum(c.pending for c in lapsed)
         yield click.style(f"           {len(lapsed)} lapsed, {lost} tasks of theirs wait to be taken over", fg="yellow")
-    used = [guard for guard in overview.guards if guard.in_use or guard.closed]
+    used = [limiter for limiter in overview.guards if limiter.in_use or limiter.closed]
     if used:
         yield ""
-        yield t.table(("MODEL", "tier", "in-use", "", "state"), map(_guard, used), right="in-use", keep="MODEL")
+        yield t.table(("MODEL", "tier", "in-use", "", "state"), map(_limiter, used), right="in-use", keep="MODEL")
     yield ""
     yield from _recent(overview)
     yield from (click.style(note, fg="yellow") for note in overview.notes)
@@ -81,7 +81,7 @@ def _row(q: QueueState) -> tuple[str, ...]:
     return q.name, str(q.waiting), oldest, f"{q.running}/{q.slots}", str(q.delayed), dead, _places(q), _state(q)
 
 
-def _guard(g: GuardState) -> tuple[str, ...]:
+def _limiter(g: LimiterState) -> tuple[str, ...]:
     state = click.style(f"unavailable: {t.safe(g.closed)}", fg="yellow") if g.closed else "available"
     return g.model, g.tier, f"{g.in_use}/{g.limit}", t.share(g.in_use, g.limit), state
 

@@ -192,7 +192,7 @@ class GatewayProcess:
         return Qstash(self._http, s.qstash.url, s.qstash.token, s.relay.base_url)
 
     async def _expire(self) -> None:
-        """Give places back whose message never came."""
+        """Expire the reservations whose message never came."""
         every_s = self._settings.queues.promise_ttl_s / 4
         while True:
             await asyncio.sleep(every_s * random.uniform(0.8, 1.0))
@@ -203,7 +203,7 @@ class GatewayProcess:
                     _log.warning("reservations.expiry_failed", error=type(error).__name__)
                     break
                 if gone:
-                    _log.info("reservations.expired", queue=queue, places=gone)
+                    _log.info("reservations.expired", queue=queue, slots=gone)
 
     async def _listen(self, app: web.Application) -> web.AppRunner:
         settings = self._settings.gateway

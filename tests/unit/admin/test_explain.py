@@ -9,7 +9,7 @@ import pytest
 
 from daemon.admin.explain import PHASES, Phase, explain, life, mean_s
 from daemon.admin.status import QueueState
-from daemon.admin.task_facts import GuardFill, Pending, TaskFacts, Told
+from daemon.admin.task_facts import LimiterUse, Pending, TaskFacts, Told
 from daemon.domain.errors import Code
 from daemon.domain.states import State
 from daemon.store.history import AttemptRow, Recent
@@ -33,7 +33,7 @@ def facts(**changed: Any) -> TaskFacts:
     """A task that lies unread in a queue with free slots."""
     plain = TaskFacts(
         task_id="t1", now=NOW, queue=QUEUE, row=None, attempts=[], events=[], ended=False, cancel_asked=False,
-        entry_id="1-0", promised_at=990.0, position=1, pending=None, in_stream="tasks", due_at=None, parked="",
+        entry_id="1-0", reserved_at=990.0, position=1, pending=None, in_stream="tasks", due_at=None, parked="",
         parked_at=None, user_id="u", model_id="m", tier="paid",
     )  # fmt: skip
     return replace(plain, **changed)
@@ -64,13 +64,13 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
         "GUARD_USER",
         {
             "due_at": 1002.0, "parked": "GUARD_USER", "parked_at": 994.0,
-            "guards": [GuardFill("user", 3, 3, holds=False, rank=2)],
+            "guards": [LimiterUse("user", 3, 3, holds=False, rank=2)],
         },
         ["since 6 s", "(3 of 3 in use; 2 wait before it)", "in 2 s at the latest"],
     ),
     (
         "GUARD_MODEL",
-        {"due_at": 999.0, "parked": "GUARD_MODEL", "guards": [GuardFill("model", 50, 50, holds=False, rank=0)]},
+        {"due_at": 999.0, "parked": "GUARD_MODEL", "guards": [LimiterUse("model", 50, 50, holds=False, rank=0)]},
         ["it is next", "asks again now"],
     ),
     (
@@ -96,7 +96,7 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     ("LOST", {"row": replace(ROW, state=State.QUEUED), "in_stream": ""}, ["no entry of it is in Redis"]),
     ("SETTLED", {"in_stream": "", "no_store": "is not set"}, ["Postgres is not set"]),
-    ("UNKNOWN", {"in_stream": "", "promised_at": None}, ["Ask again"]),
+    ("UNKNOWN", {"in_stream": "", "reserved_at": None}, ["Ask again"]),
 ]  # fmt: skip
 
 
@@ -160,4 +160,4 @@ def test_a_running_attempt_shows_its_first_token_from_the_events() -> None:
 
 
 def test_a_task_without_a_trace_has_no_life() -> None:
-    assert life(facts(promised_at=None)) == []
+    assert life(facts(reserved_at=None)) == []
