@@ -175,10 +175,9 @@ class Notifier:
         every_s = min(STATUS_EVERY_S, self._watchdog_s / 2 if self._watchdog_s else STATUS_EVERY_S)
         while not draining.is_set():
             self._beat(status)
-            try:
-                await asyncio.wait_for(draining.wait(), every_s)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):  # not wait_for, which swallows a cancellation that comes with the word to stop
+                async with asyncio.timeout(every_s):
+                    await draining.wait()
         self.send("STOPPING=1", *_status(status))
         while True:  # a drain lasts minutes: the watchdog goes on biting
             if not self.progress.stalled():  # one that is set longer than TimeoutStopSec is no hang

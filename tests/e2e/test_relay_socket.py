@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import socket
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +29,18 @@ async def test_a_relay_listens_where_systemd_listened_for_it(redis_url: str) -> 
         reply = await relay.call()
         assert (reply.status, reply.body["status"]) == (200, "queued")
         assert "Listening on 127.0.0.1" in relay.words()
+
+
+@pytest.mark.parametrize("command", [("-m", "daemon", "relay"), pytest.param(("-c", LISTEN), id="socket")])
+async def test_a_relay_under_systemd_ends_when_it_is_told_to(
+    redis_url: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """At once where nothing is in flight. It asked systemd for more time for ever, and was killed in the end."""
+    if command[0] == "-c" and ACTIVATE is None:
+        pytest.skip("systemd-socket-activate is not installed")
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(address)
+        with running_relay(redis_url, command=command, NOTIFY_SOCKET=address) as relay:
+            assert (await relay.call()).status == 200
+            assert await asyncio.to_thread(relay.stop, 8) == 0

@@ -120,6 +120,26 @@ async def test_a_drain_that_goes_on_asks_for_more_time(systemd: Systemd, wait_un
         watch.cancel()
 
 
+@pytest.mark.parametrize("rounds", range(5))
+async def test_a_process_with_nothing_to_drain_ends_at_once(
+    systemd: Systemd, wait_until: WaitUntil, rounds: int
+) -> None:
+    """Cancelled some rounds of the loop after the word to stop: a wait that has just ended must not swallow it."""
+    ready, draining = asyncio.Event(), asyncio.Event()
+    ready.set()
+    watch = asyncio.ensure_future(  # noqa: TID251  # awaited below
+        Notifier(SystemdSettings(notify_socket=systemd.address)).follow(ready, draining)
+    )
+    await wait_until(lambda: "READY=1" in systemd.heard(), description="ready")
+    draining.set()
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    watch.cancel()
+    done, _ = await asyncio.wait([watch], timeout=2)
+    watch.cancel()
+    assert done and watch.cancelled()
+
+
 async def test_without_a_watchdog_only_the_state_is_told(systemd: Systemd, wait_until: WaitUntil) -> None:
     """No WatchdogSec, or one meant for another process."""
     for settings in (
