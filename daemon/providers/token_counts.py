@@ -31,13 +31,18 @@ class TokenCounts:
 
     def merge(self, counts: Counts) -> bool:
         """Take what can be read of one chunk's counts. False: there was nothing to know."""
-        news = False
+        news, known = False, self._known
         for name, value in counts.items():
+            if value is None:
+                continue
+            if type(value) is int and 0 < value <= TOKENS_MAX:  # as nearly always, and some vendors count in each chunk
+                known[name], news = value, True
+                continue
             count = token_count(value)
             if count or (count == 0 and name in ("cached", "thoughts")):
                 news = True
-                if count or not self._known.get(name):
-                    self._known[name] = count
+                if count or not known.get(name):
+                    known[name] = count
         return news
 
     def usage(self) -> Usage:
