@@ -206,8 +206,8 @@ class ConcurrencyLimiter(Protocol):
     ) -> Granted | Denied:
         """Release the permits of one model with `report`, acquire another one's; the shared ones are kept."""
 
-    async def retake(self, token: str, permits: Sequence[Permit], lease_ms: int) -> int | None:
-        """None: all permits are ours for `lease_ms`. Else the index of the first full limiter; nothing was taken."""
+    async def retake(self, token: str, permits: Sequence[Permit], lease_ms: int) -> None:
+        """All permits are ours for `lease_ms`, whatever the limits: for an attempt that runs and has lost them."""
 
     async def renew(self, held: Sequence[tuple[str, Sequence[Permit]]], lease_ms: int) -> set[str]:
         """Renew the permits of many tokens in one script; the tokens that lost one come back."""

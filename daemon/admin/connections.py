@@ -15,8 +15,8 @@ from daemon import services
 from daemon.config import Settings
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ConfigError, StoreAway
-from daemon.redis_client import keys
 from daemon.redis_client.connection import connect, translated
+from daemon.redis_client.ownership import check_environment
 from daemon.redis_client.scripts import Scripts
 from daemon.services import ServiceCatalog
 from daemon.store.history import History
@@ -76,11 +76,7 @@ class Connections:
 
     async def require_ours(self) -> None:
         """Raises `ConfigError` when this Redis belongs to another NODE_ENV: nothing of it may be changed."""
-        ours = self.settings.runtime.environment
-        with translated():
-            owner = await self.redis.get(keys.ENVIRONMENT)
-        if owner not in {None, ours.encode()}:
-            raise ConfigError([f"NODE_ENV: this is {ours!r}, but the Redis of REDIS_URL belongs to {owner!r:.40}"])
+        await check_environment(self.redis, self.settings.runtime.environment)
 
     async def _open_store(self) -> None:
         if self.settings.postgres.url is None:

@@ -44,16 +44,15 @@ class RedisLimiter:
         # What waits is ended by its own process after wait_max_s; what is never seen again goes with its line.
         self._wait_ttl_ms = int(self._settings.wait_max_s * 2000) + 600_000
 
-    async def retake(self, token: str, permits: Sequence[Permit], lease_ms: int) -> int | None:
-        """Take lost permits again, if there is room: None, or the index of the first full limiter; repeatable.
+    async def retake(self, token: str, permits: Sequence[Permit], lease_ms: int) -> None:
+        """Take permits again that vanished, whatever the limits: who had them and still runs comes first. Repeatable.
 
-        Looks at no waiters and no model: whoever had the permits and still runs comes first.
+        Only for an attempt that is proved to be ours.
         """
-        call = lua.retake_permits(
-            permits=[p.key for p in permits], token=token, lease_ms=lease_ms, limits=[p.limit for p in permits]
+        held = [p.key for p in permits]
+        await self._scripts.one(
+            lua.renew_permits(permits=held, lease_ms=lease_ms, retake=True, tokens=[token] * len(held))
         )
-        full = await self._scripts.one(call)
-        return None if full == 0 else int(full) - 1
 
     async def acquire(self, ask: PermitRequest, lease_ms: int) -> Outcome:
         """All shared permits and that of the first available candidate, or why not; repeatable with the same member."""

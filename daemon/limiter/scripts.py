@@ -183,14 +183,9 @@ def release_permits(
     )
 
 
-def renew_permits(*, permits: Sequence[str], lease_ms: int, tokens: Sequence[str]) -> Call:
+def renew_permits(*, permits: Sequence[str], lease_ms: int, retake: bool = False, tokens: Sequence[str]) -> Call:
     """Renews permits of many tokens."""
-    return Call(SCRIPTS["renew_permits"], permits, (lease_ms, *tokens))
-
-
-def retake_permits(*, permits: Sequence[str], token: str, lease_ms: int, limits: Sequence[int]) -> Call:
-    """Takes back permits that were lost, or none."""
-    return Call(SCRIPTS["retake_permits"], permits, (token, lease_ms, *limits))
+    return Call(SCRIPTS["renew_permits"], permits, (lease_ms, int(retake), *tokens))
 
 
 def sweep_permits(

@@ -40,6 +40,7 @@ from daemon.pipeline.in_flight import InFlight
 from daemon.pipeline.outcome import Abandoned, Fenced, Refused
 from daemon.pipeline.retry_budget import RetryBudget
 from daemon.ports import Blobs, Provider
+from daemon.processes.environment import Environment
 from daemon.processes.lifecycle import Notifier, Progress, Signals, collect_rarely, end, is_shared, sample_loop_lag
 from daemon.processes.rooms import arm_failpoints, optional
 from daemon.providers.registry import Registry
@@ -50,13 +51,11 @@ from daemon.queues.settlement import RedisSettlement
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect, pool_sizes
-from daemon.redis_client.ownership import claim_environment as claim_redis
 from daemon.redis_client.scripts import Scripts
 from daemon.redis_client.server_check import check_server
 from daemon.services.limits_in_force import limit_of, max_size_of, spec_in_force
 from daemon.store.batching import BatchingLedger
 from daemon.store.migrate import check_schema
-from daemon.store.migrate import claim_environment as claim_database
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
 from daemon.store.templates import PostgresTemplates
@@ -148,6 +147,7 @@ class Daemon:
                     loops.create_task(self._reclaimer.run(sweep), name="reclaimer"),
                     loops.create_task(self._rescuer.run(), name="upkeep"),
                     loops.create_task(self._blob_sweeper.run(), name="blobs-sweep"),
+                    loops.create_task(self._environment.keep(self._leases.redis_forgot), name="environment"),
                     loops.create_task(sample_loop_lag(self.metrics), name="loop-lag"),
                 ]
                 readers = [
@@ -181,12 +181,12 @@ class Daemon:
         self._reads_client = connect(s.redis, size=len(self._specs) + 1, name="qstreamd-fetch", retries=0)
         stack.push_async_callback(self._reads_client.aclose)
         self._blocks = await check_server(self._client, s.redis)
-        await claim_redis(self._client, s.runtime.environment)
         self._pool = Pool(s.postgres)
         stack.push_async_callback(self._pool.close)
         await self._pool.start()
         await check_schema(self._pool)
-        await claim_database(self._pool, s.runtime.environment)
+        self._environment = Environment(self._client, self._pool, s)
+        await self._environment.check()
         self._registry = Registry(s.providers)
         stack.push_async_callback(self._registry.aclose)
         self._scripts, self._heartbeat_scripts = BatchedScripts(self._client), Scripts(heartbeat_client)
@@ -251,6 +251,7 @@ class Daemon:
         await self._controls.refresh()
         await self._reclaimer.register()
         await self._serve(stack, self._admin_routes(events))
+        await self._environment.claim()
 
     async def _serve(self, stack: AsyncExitStack, more: Sequence[web.RouteDef]) -> None:
         """Health, metrics and what else the ops port serves, once there is something to tell of."""

@@ -39,16 +39,15 @@ from daemon.limiter.waiting import WaitReader
 from daemon.observability.logging import configure, logger
 from daemon.observability.metrics import Metrics
 from daemon.ports import Blobs
+from daemon.processes.environment import Environment
 from daemon.processes.lifecycle import Notifier, Signals, end, sample_loop_lag
 from daemon.queues.admission import Admission
 from daemon.queues.reservations import Reservations
 from daemon.redis_client.connection import connect
-from daemon.redis_client.ownership import claim_environment as claim_redis
 from daemon.redis_client.scripts import Scripts
 from daemon.services.limits_in_force import queues_in_force
 from daemon.store.audit import AuditLog
 from daemon.store.migrate import check_schema
-from daemon.store.migrate import claim_environment as claim_database
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
 from daemon.store.tasks import PostgresLedger
@@ -100,6 +99,8 @@ class GatewayProcess:
                 try:
                     runner = await self._listen(gateway.app())
                     stack.push_async_callback(runner.cleanup)  # also when a loop of ours died
+                    await self._environment.claim()
+                    beside.append(group.create_task(self._environment.keep(), name="environment"))
                     self.ready.set()
                     await self._stopping.wait()
                     gateway.closed = "stopping"
@@ -115,7 +116,6 @@ class GatewayProcess:
         s = self._settings
         self._client: Redis = connect(s.redis, name="qstreamd-gateway")
         stack.push_async_callback(self._client.aclose)
-        await claim_redis(self._client, s.runtime.environment)
         self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         stack.push_async_callback(self._http.close)
         self._bucket = S3Blobs(s.blobs, self._clock) if s.blobs.has_bucket else None
@@ -125,7 +125,8 @@ class GatewayProcess:
         stack.push_async_callback(self._pool.close)
         await self._pool.start()
         await check_schema(self._pool)
-        await claim_database(self._pool, s.runtime.environment)
+        self._environment = Environment(self._client, self._pool, s)
+        await self._environment.check()
 
     def _compose(self) -> Gateway:
         s, clock = self._settings, self._clock

@@ -20,9 +20,9 @@ from daemon.processes.lifecycle import Notifier, Signals, collect_rarely, inheri
 from daemon.processes.rooms import arm_failpoints
 from daemon.queues.admission import Admission
 from daemon.queues.reservations import Reservations
+from daemon.redis_client import ownership
 from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
-from daemon.redis_client.ownership import claim_environment
 from daemon.relay.server import Relay
 from daemon.services.limits_in_force import queues_in_force
 
@@ -96,9 +96,9 @@ class RelayProcess:
                 beside = [
                     group.create_task(Notifier(self._settings.systemd).follow(ready, signals.draining), name="notify"),
                     group.create_task(sample_loop_lag(self.relay.metrics), name="loop-lag"),
-                    group.create_task(self._stamp(), name="stamp"),
                 ]
                 runner = await self._listen()
+                beside.append(group.create_task(self._stamp(), name="stamp"))
                 ready.set()
                 await signals.draining.wait()
                 await self._drain(signals.force_stop)
@@ -130,12 +130,16 @@ class RelayProcess:
         return runner
 
     async def _stamp(self) -> None:
-        """Open as soon as Redis says that it is ours. A relay that died while Redis is away would help nobody."""
+        """Open as soon as Redis says that it is ours, and keep it so.
+
+        A relay that died while Redis is away would help nobody.
+        """
+        environment = self._settings.runtime.environment
         said = False
         while True:
             try:
                 async with asyncio.timeout(self._settings.relay.redis_deadline_s):
-                    await claim_environment(self._client, self._settings.runtime.environment)
+                    await ownership.claim_environment(self._client, environment)
             except (DependencyAway, RedisFull, TimeoutError) as error:
                 if not said:
                     _log.warning("redis.away", error=error)
@@ -146,6 +150,7 @@ class RelayProcess:
         if self.relay.closed == UNSTAMPED:
             self.relay.closed = ""
         _log.info("relay.ready", queues=sorted(self.relay.queues))
+        await ownership.keep_environment(self._client, environment, asyncio.Event(), self._settings.lease.sweep_s)
 
     async def _drain(self, cut: asyncio.Event) -> None:
         with suppress(TimeoutError):

@@ -305,7 +305,7 @@ class WorkStreams:
     # --- leases and liveness ---------------------------------------------------------------------------------
 
     def renew_call(self, queue: str, stream: str, ids: Sequence[str]) -> Call:
-        """Renew entries of one stream: reply the ids that are no longer ours."""
+        """Renew entries of one stream: reply {ids that another consumer has, ids that are pending to nobody}."""
         names = keys.queue_keys(queue)
         key = names.ready if stream == "ready" else names.tasks
         return lua.renew_leases(stream=key, consumer=self.consumer, entry_ids=ids)

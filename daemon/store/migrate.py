@@ -4,7 +4,7 @@ A file runs in one transaction together with the note that it ran, so a crash le
 first line is `-- no transaction` (for CREATE INDEX CONCURRENTLY) runs bare and must be safe to repeat. Applied files
 are history: a changed one, or one that this release does not know, stops the run before anything is touched. A file
 with the line `-- expand-only` suits the releases before it: they start on its schema, and it is applied beside them.
-Called by `cli.migrate`, by tests, and (for `check_schema` and `claim_environment`) by `processes` at start.
+Called by `cli.migrate`, by tests, and (for schema and environment) by `processes` at start.
 """
 
 from __future__ import annotations
@@ -138,11 +138,15 @@ async def check_schema(pool: Pool) -> None:
 
 
 async def claim_environment(pool: Pool, environment: str) -> None:
-    """Stamp the database with `NODE_ENV` if nobody did; `ConfigError` when it belongs to another environment."""
-    queries = load_queries()
-    await pool.fetch(queries["environment_claim"], environment)
-    owner = (await pool.fetch(queries["environment"]))[0]["name"]
-    if owner != environment:
+    """Stamp the database with `NODE_ENV` if nobody did; raises as `check_environment`. Only after the start."""
+    await pool.fetch(load_queries()["environment_claim"], environment)
+    await check_environment(pool, environment)
+
+
+async def check_environment(pool: Pool, environment: str) -> None:
+    """`ConfigError` when the database belongs to another environment. Writes nothing."""
+    stamps = await pool.fetch(load_queries()["environment"])
+    if stamps and (owner := stamps[0]["name"]) != environment:
         why = f"NODE_ENV={environment}, but the database of DATABASE_URL belongs to {owner!r}"
         raise ConfigError(
             [f"{why}; one environment must not work on the data of another (stamp: qstreamd.environment)"]

@@ -91,6 +91,7 @@ class QueueConsumer:
                         await self._wait_while_paused()
                     except NoGroup:
                         _log.warning("consumer_group.missing", queue=self.queue)
+                        self._leases.redis_forgot.set()
                         self.check_pending()
                         await self._remake_group()
                     except (RedisAway, RedisFull) as error:

@@ -1,8 +1,9 @@
 """Leases of everything this process runs: one beat renews entries, guards and Postgres heartbeats together.
 
 The beat has its own connection, so a busy pool never delays it. A refused beat, or none for the self-fence time,
-interrupts the model call: whoever took the task over must not run beside us. Beats go on through a drain, until the
-last attempt has ended.
+interrupts the model call: whoever took the task over must not run beside us. Where Redis has forgotten an entry or a
+permit, nobody has taken it: the row proves that the attempt is ours (docs/decisions/0009-ownership.md). Beats go on
+through a drain, until the last attempt has ended.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from daemon.config import LeaseSettings
 from daemon.domain.errors import LeaseLost, RedisAway, RedisFull, StoreAway
+from daemon.domain.permits import Permit
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
@@ -43,10 +45,12 @@ class Leases:
         self._work = work
         self._ledger = ledger
         self._settings = settings
+        self._lease_ms = int(settings.lease_s * 1000)
         self._metrics = metrics
         self._clock = clock
         self._in_flight: dict[tuple[str, str, str], InFlight] = {}
         self.busy = asyncio.Event()  #: set while something runs
+        self.redis_forgot = asyncio.Event()  #: what Redis knew has vanished; cleared by whoever puts something back
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -85,9 +89,21 @@ class Leases:
             progress()
             await asyncio.sleep(self._settings.beat_s * random.uniform(0.85, 1.0))
             if self._in_flight:
-                async with asyncio.TaskGroup() as renewals:
-                    renewals.create_task(self._renew_redis(), name="beat-redis")
-                    renewals.create_task(self._renew_ledger(), name="beat-ledger")
+                await self._beat()
+
+    async def _beat(self) -> None:
+        now = self._clock.monotonic()
+        async with asyncio.TaskGroup() as renewals:
+            entries = renewals.create_task(self._renew_entries(now), name="beat-redis")
+            rows = renewals.create_task(self._renew_rows(), name="beat-ledger")
+        vanished, lost_permits = entries.result()
+        if vanished:
+            self.redis_forgot.set()
+        # FLUSHALL, a failover that lost writes, XGROUP DELCONSUMER: the row says whose the attempt is. Before the claim
+        # there is no row; the claim will say it.
+        kept = [h for h in vanished if h in rows.result() or h.attempt is None or h.row_released]
+        _mark_renewed(kept, now)
+        await self._retake_permits({token: h for token, h in lost_permits.items() if h.renewed_at >= now})
 
     async def _watch(self) -> None:
         """Beside the beats, not after them: one that does not come back must not keep us from stopping in time."""
@@ -95,32 +111,36 @@ class Leases:
             await asyncio.sleep(self._settings.beat_s / 2)
             self._fence_overdue()
 
-    async def _renew_redis(self) -> None:
+    async def _renew_entries(self, now: float) -> tuple[list[InFlight], dict[str, InFlight]]:
+        """Those whose entry is pending to nobody, and by token those that lost a permit."""
         deliveries = self._renewable()
-        if not deliveries:
-            return
         by_stream: defaultdict[tuple[str, str], list[InFlight]] = defaultdict(list)
         for in_flight in deliveries:
             by_stream[in_flight.delivery.queue, in_flight.delivery.stream].append(in_flight)
         calls = [self._work.renew_call(q, s, [h.delivery.id for h in group]) for (q, s), group in by_stream.items()]
-        now = self._clock.monotonic()
+        vanished: list[InFlight] = []
+        if not calls:
+            return vanished, {}
         try:
             async with asyncio.timeout(self._settings.beat_s):
                 replies = await self._scripts.run_each(calls)
-                await self._renew_permits(deliveries)
+                lost_permits = await self._renew_permits(deliveries)
         except (RedisAway, RedisFull, TimeoutError) as error:
-            self._metrics.redis_errors.labels("away").inc()
-            _log.warning("lease.renewal_failed", error=type(error).__name__, holds=len(deliveries))
-            return
+            self._renewal_failed(error, len(deliveries))
+            return vanished, {}
         for group, reply in zip(by_stream.values(), replies, strict=True):
             if isinstance(reply, NoGroup):
-                # FLUSHALL: nobody else can own these entries any more. Postgres still fences, and its heartbeat keeps
-                # the sweeper away, so the answers that are under way are not thrown away.
-                _mark_renewed(group, now)
+                vanished += group
             elif not isinstance(reply, Exception):
-                lost = {entry_id.decode() for entry_id in reply}
-                self._fence([h for h in group if h.delivery.id in lost], "the entry belongs to another consumer")
-                _mark_renewed([h for h in group if h.delivery.id not in lost], now)
+                taken, gone = ({entry_id.decode() for entry_id in ids} for ids in reply)
+                self._fence([h for h in group if h.delivery.id in taken], "the entry belongs to another consumer")
+                vanished += [h for h in group if h.delivery.id in gone]
+                _mark_renewed([h for h in group if h.delivery.id not in taken | gone], now)
+        return vanished, lost_permits
+
+    def _renewal_failed(self, error: Exception, holds: int) -> None:
+        self._metrics.redis_errors.labels("away").inc()
+        _log.warning("lease.renewal_failed", error=type(error).__name__, holds=holds)
 
     def _renewable(self) -> list[InFlight]:
         """What is renewed: not what is settled.
@@ -130,36 +150,44 @@ class Leases:
         now = self._clock.monotonic()
         return [h for h in self._in_flight.values() if not h.settled and now < h.hard_deadline]
 
-    async def _renew_permits(self, deliveries: Iterable[InFlight]) -> None:
-        lease_ms = int(self._settings.lease_s * 1000)
+    async def _renew_permits(self, deliveries: Iterable[InFlight]) -> dict[str, InFlight]:
+        """Those that lost a permit, by their token."""
         held = {h.held.token: h for h in deliveries if h.held.token and h.held.permits}
         renewed = {token: h.held.permits for token, h in held.items()}
-        for token in await self._limiter.renew(list(renewed.items()), lease_ms):
-            in_flight = held[token]
-            permits = renewed[token]
-            if in_flight.held.token != token or in_flight.held.permits is not permits:
-                continue  # released, or on the way to another model, while the beat was under way
-            # Redis lost the place (a flush, a stall longer than the lease). Taken again if there is room, else we are
-            # one too many.
-            if await self._limiter.retake(token, permits, lease_ms) is not None:
-                self._fence([in_flight], "a guard place ran out")
-            elif in_flight.held.token != token or in_flight.held.permits is not permits:
-                await self._limiter.release(token, [p for p in permits if p not in in_flight.held.permits])
+        lost = await self._limiter.renew(list(renewed.items()), self._lease_ms)
+        # The others were released, or are on the way to another model, while the beat was under way.
+        return {token: held[token] for token in lost if _holds(held[token], token, renewed[token])}
 
-    async def _renew_ledger(self) -> None:
+    async def _retake_permits(self, lost: Mapping[str, InFlight]) -> None:
+        """Redis lost permits (a flush, a stall longer than the lease) of attempts that are ours: take them again."""
+        try:
+            async with asyncio.timeout(self._settings.beat_s):
+                for token, in_flight in lost.items():
+                    permits = in_flight.held.permits
+                    if not _holds(in_flight, token, permits):
+                        continue
+                    await self._limiter.retake(token, permits, self._lease_ms)
+                    if not _holds(in_flight, token, permits):  # released meanwhile
+                        await self._limiter.release(token, [p for p in permits if p not in in_flight.held.permits])
+        except (RedisAway, RedisFull, TimeoutError) as error:
+            self._renewal_failed(error, len(lost))
+
+    async def _renew_rows(self) -> set[InFlight]:
+        """Those whose row is known to be ours."""
         claimed = {h.task_id: h for h in self._in_flight.values() if h.attempt is not None and not h.row_released}
         attempts = {t: h.attempt for t, h in claimed.items() if h.attempt is not None}
         if not claimed:
-            return
+            return set()
         try:
             async with asyncio.timeout(self._settings.beat_s):
                 lost = await self._ledger.heartbeat(list(attempts.items()), self._work.consumer)
         except (StoreAway, TimeoutError) as error:
             self._metrics.postgres_errors.labels("away").inc()
             _log.warning("heartbeat.failed", error=type(error).__name__, holds=len(claimed))
-            return
+            return set()
         gone = [claimed[t] for t in lost if not claimed[t].row_released and claimed[t].attempt == attempts[t]]
         self._fence(gone, "the attempt is not ours any more")
+        return {h for task_id, h in claimed.items() if task_id not in lost}
 
     def _fence(self, deliveries: Iterable[InFlight], why: str) -> None:
         for in_flight in deliveries:
@@ -174,6 +202,10 @@ class Leases:
         limit = self._clock.monotonic() - self._settings.self_fence_s
         overdue = [h for h in self._in_flight.values() if h.renewed_at < limit and h.scope.interrupted is None]
         self._fence(overdue, f"no good beat for {self._settings.self_fence_s:g} s")
+
+
+def _holds(in_flight: InFlight, token: str, permits: Sequence[Permit]) -> bool:
+    return in_flight.held.token == token and in_flight.held.permits is permits
 
 
 def _mark_renewed(deliveries: Iterable[InFlight], now: float) -> None:

@@ -1,19 +1,22 @@
 -- Renews the leases of our pending entries of one stream.
 -- KEYS: stream
 -- ARGV: group, consumer, entry_ids…
--- Reply: the ids that are no longer ours
+-- Reply: {taken, vanished}: ids that another consumer has now, and ids that are pending to nobody
 -- Repeatable: renews again. A bare XCLAIM would let a resumed zombie steal an entry back from its new owner, hence
 --   the look first; JUSTID leaves the delivery count alone.
 local stream = KEYS[1]
 local group, consumer = unpack(ARGV, 1, 2)
 local entry_ids = take(ARGV, 3)
 
-local lost = {}
+local taken, vanished = {}, {}
 for _, entry_id in ipairs(entry_ids) do
-  if is_owner(stream, group, entry_id, consumer) then
+  local entry = redis.call('XPENDING', stream, group, entry_id, entry_id, 1)[1]
+  if not entry then
+    vanished[#vanished + 1] = entry_id
+  elseif entry[2] == consumer then
     redis.call('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
   else
-    lost[#lost + 1] = entry_id
+    taken[#taken + 1] = entry_id
   end
 end
-return lost
+return {taken, vanished}

@@ -327,8 +327,9 @@ class QueueMachine(RuleBasedStateMachine):
             ids = list(dict.fromkeys(d.id for name, d in self.given if name == whose and d.stream == stream))
             if ids:
                 call = self.sides[consumer].work.renew_call(QUEUE, stream, ids)
-                lost = [i.decode() for i in self.do(self.scripts.run([call]))[0]]
-                assert lost == self.model.beat(stream, ids, consumer)
+                taken, vanished = self.do(self.scripts.run([call]))[0]
+                found = [i.decode() for i in taken], [i.decode() for i in vanished]
+                assert found == self.model.beat(stream, ids, consumer)
 
     @rule(consumer=consumers, busy=st.booleans())
     def sweep(self, consumer: str, *, busy: bool) -> None:

@@ -199,18 +199,21 @@ class QueueModel:
                     taken.append(entry.id)
         return taken, gone
 
-    def beat(self, stream: str, ids: Iterable[str], consumer: str) -> list[str]:
-        """Ids that are no longer that consumer's."""
-        lost = []
+    def beat(self, stream: str, ids: Iterable[str], consumer: str) -> tuple[list[str], list[str]]:
+        """Ids that another consumer has, and ids that nobody has."""
+        taken, vanished = [], []
+        pending = {e.id: e for e in self.stream(stream) if e.owner not in {NOBODY, GHOST}}
         for entry_id in ids:
-            entry = self.mine(stream, entry_id, consumer)
+            entry = pending.get(entry_id)
             if entry is None:
-                lost.append(entry_id)
+                vanished.append(entry_id)
+            elif entry.owner != consumer:
+                taken.append(entry_id)
             elif entry.gone:
                 self.remove(entry)  # Redis drops it from the pending list when it is claimed
             else:
                 entry.lapsed = False
-        return lost
+        return taken, vanished
 
     def promote(self) -> tuple[int, set[str]]:
         """How many moved, and ids without a message."""

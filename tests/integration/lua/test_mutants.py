@@ -38,7 +38,8 @@ EVERY = "every script of permits"
 SLOT = "if redis.call('ZREM', waiting, task_id) == 0 then return 0, 0 end", "redis.call('ZREM', waiting, task_id)"
 OWNER = "return entry and entry[2] == consumer", "return entry"
 MUTANTS = {
-    "renewal without owner check": Mutant("renew_leases", *OWNER),
+    "renewal without owner check": Mutant("renew_leases", "elseif entry[2] == consumer then", "elseif entry then"),
+    "vanished told as taken": Mutant("renew_leases", "vanished[#vanished + 1]", "taken[#taken + 1]"),
     "ack without owner check": Mutant("ack", *OWNER),
     "start without owner check": Mutant("begin", *OWNER),
     "snoozing without owner check": Mutant("snooze", *OWNER),
@@ -113,6 +114,8 @@ MUTANTS = {
         "",
         GuardsMachine,
     ),
+    "a beat takes permits again": Mutant("renew_permits", "retake == '1'", "true", GuardsMachine),
+    "vanished permits stay lost": Mutant("renew_permits", "retake == '1'", "false", GuardsMachine),
     "a zombie renews its permit": Mutant(
         "renew_permits", "return lease_end and tonumber(lease_end) > now", "return lease_end", GuardsMachine
     ),
