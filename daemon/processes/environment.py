@@ -7,6 +7,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from daemon.config import Settings
+from daemon.processes.redis_stamp import keep_environment
 from daemon.redis_client import ownership
 from daemon.store import migrate
 from daemon.store.pool import Pool
@@ -31,4 +32,4 @@ class Environment:
 
     async def keep(self, redis_forgot: asyncio.Event | None = None) -> None:
         """Stamp Redis again when it `redis_forgot` everything, until cancelled."""
-        await ownership.keep_environment(self._client, self._name, redis_forgot or asyncio.Event(), self._every_s)
+        await keep_environment(self._client, self._name, redis_forgot or asyncio.Event(), self._every_s)

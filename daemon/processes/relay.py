@@ -17,12 +17,13 @@ from daemon.events.log import EventLog
 from daemon.observability.logging import begin, logger
 from daemon.observability.metrics import Metrics
 from daemon.processes.lifecycle import Notifier, Signals, collect_rarely, inherited_socket, sample_loop_lag
+from daemon.processes.redis_stamp import keep_environment
 from daemon.processes.rooms import arm_failpoints
 from daemon.queues.admission import Admission
 from daemon.queues.reservations import Reservations
-from daemon.redis_client import ownership
 from daemon.redis_client.batched_scripts import BatchedScripts
 from daemon.redis_client.connection import connect
+from daemon.redis_client.ownership import claim_environment
 from daemon.relay.server import Relay
 from daemon.services.limits_in_force import queues_in_force
 
@@ -139,7 +140,7 @@ class RelayProcess:
         while True:
             try:
                 async with asyncio.timeout(self._settings.relay.redis_deadline_s):
-                    await ownership.claim_environment(self._client, environment)
+                    await claim_environment(self._client, environment)
             except (DependencyAway, RedisFull, TimeoutError) as error:
                 if not said:
                     _log.warning("redis.away", error=error)
@@ -150,7 +151,7 @@ class RelayProcess:
         if self.relay.closed == UNSTAMPED:
             self.relay.closed = ""
         _log.info("relay.ready", queues=sorted(self.relay.queues))
-        await ownership.keep_environment(self._client, environment, asyncio.Event(), self._settings.lease.sweep_s)
+        await keep_environment(self._client, environment, asyncio.Event(), self._settings.lease.sweep_s)
 
     async def _drain(self, cut: asyncio.Event) -> None:
         with suppress(TimeoutError):
