@@ -124,6 +124,9 @@ class Leases:
         try:
             async with asyncio.timeout(self._settings.beat_s):
                 replies = await self._scripts.run_each(calls)
+                if groupless := {q for (q, _), r in zip(by_stream, replies, strict=True) if isinstance(r, NoGroup)}:
+                    # With all slots taken nothing is read that would find out, and until then no ack gets through.
+                    await self._work.make_groups(groupless)
                 lost_permits = await self._renew_permits(deliveries)
         except (RedisAway, RedisFull, TimeoutError) as error:
             self._renewal_failed(error, len(deliveries))

@@ -199,6 +199,15 @@ async def test_a_flushed_server_interrupts_nothing(crew: Crew, wait_until: WaitU
     assert crew.leases.redis_forgot.is_set()
 
 
+async def test_the_beat_makes_the_group_again(crew: Crew, wait_until: WaitUntil) -> None:
+    """With all slots taken the queue is not read, and the ends of those who have them wait for the group."""
+    async with crew.at_work("leases"):
+        in_flight = await begin(crew)
+        await crew.client.flushall()
+        await wait_until(lambda: crew.client.exists(NAMES.tasks), description="the stream is there")
+        assert not await crew.settlement.ack(in_flight.delivery)
+
+
 @pytest.mark.parametrize("how", ["taken", "away"])
 async def test_after_a_flush_only_the_row_proves_whose_attempt_it_is(
     crew: Crew, wait_until: WaitUntil, how: str
