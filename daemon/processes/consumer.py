@@ -55,7 +55,6 @@ from daemon.redis_client.scripts import Scripts
 from daemon.redis_client.server_check import check_server
 from daemon.services.limits_in_force import limit_of, max_size_of, spec_in_force
 from daemon.store.batching import BatchingLedger
-from daemon.store.migrate import check_schema
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
 from daemon.store.templates import PostgresTemplates
@@ -132,6 +131,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             await self._connect(stack)
             await self._start(stack)
+            await self._environment.claim()
             async with asyncio.TaskGroup() as loops:
                 # None of these dies alone: an error in one ends the daemon, loudly.
                 lease_s = self._settings.lease.lease_s
@@ -184,7 +184,6 @@ class Daemon:
         self._pool = Pool(s.postgres)
         stack.push_async_callback(self._pool.close)
         await self._pool.start()
-        await check_schema(self._pool)
         self._environment = Environment(self._client, self._pool, s)
         await self._environment.check()
         self._registry = Registry(s.providers)
@@ -251,7 +250,6 @@ class Daemon:
         await self._controls.refresh()
         await self._reclaimer.register()
         await self._serve(stack, self._admin_routes(events))
-        await self._environment.claim()
 
     async def _serve(self, stack: AsyncExitStack, more: Sequence[web.RouteDef]) -> None:
         """Health, metrics and what else the ops port serves, once there is something to tell of."""

@@ -21,8 +21,9 @@ class Environment:
         self._name, self._every_s = settings.runtime.environment, settings.lease.sweep_s
 
     async def check(self) -> None:
-        """Raises `ConfigError` when a server belongs to another environment. Writes nothing."""
+        """Raises `ConfigError` when a server belongs to another environment, or the schema is not ours. Writes nothing."""
         await ownership.check_environment(self._client, self._name)
+        await migrate.check_schema(self._pool)
         await migrate.check_environment(self._pool, self._name)
 
     async def claim(self) -> None:

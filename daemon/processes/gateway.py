@@ -47,7 +47,6 @@ from daemon.redis_client.connection import connect
 from daemon.redis_client.scripts import Scripts
 from daemon.services.limits_in_force import queues_in_force
 from daemon.store.audit import AuditLog
-from daemon.store.migrate import check_schema
 from daemon.store.pool import Pool
 from daemon.store.records import TaskRecords
 from daemon.store.tasks import PostgresLedger
@@ -124,7 +123,6 @@ class GatewayProcess:
         self._pool = Pool(s.postgres)
         stack.push_async_callback(self._pool.close)
         await self._pool.start()
-        await check_schema(self._pool)
         self._environment = Environment(self._client, self._pool, s)
         await self._environment.check()
 
