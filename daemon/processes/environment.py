@@ -21,7 +21,7 @@ class Environment:
         self._name, self._every_s = settings.runtime.environment, settings.lease.sweep_s
 
     async def check(self) -> None:
-        """Raises `ConfigError` when a server belongs to another environment, or the schema is not ours. Writes nothing."""
+        """Raises `ConfigError` for servers of another environment or with another schema. Writes nothing."""
         await ownership.check_environment(self._client, self._name)
         await migrate.check_schema(self._pool)
         await migrate.check_environment(self._pool, self._name)
