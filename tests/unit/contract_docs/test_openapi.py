@@ -28,6 +28,7 @@ def test_it_names_every_route_that_is_served_and_no_other() -> None:
         path.read_text("utf-8")
         for folder in ("relay", "gateway", "worker", "admin")
         for path in files(f"daemon/{folder}")
+        if path.name != "recorder.py"  # `try` puts it between itself and a provider: no door of ours
     )
     served = set(SERVED.findall(code)) - {("post", r"/{path:[\s\S]*}")}
     described = {(route.method, route.path) for route in ROUTES}
