@@ -19,6 +19,7 @@ from daemon.domain.events import Channel, Usage
 from daemon.domain.model_io import Delta, Finished, ModelRequest, Piece
 from daemon.observability.logging import begin
 from daemon.pipeline.in_flight import InFlight
+from daemon.pipeline.outcome import Outcome
 from daemon.ports import Provider
 from daemon.processes.consumer import Daemon
 from daemon.processes.lifecycle import Signals, collect_rarely
@@ -63,10 +64,11 @@ class BenchDaemon(Daemon):
     def _provider(self, name: str, proxy: str) -> Provider:
         return self._instant
 
-    async def _attempt(self, hold: InFlight) -> None:
-        await super()._attempt(hold)
+    async def _attempt(self, hold: InFlight) -> Outcome:
+        outcome = await super()._attempt(hold)
         if self._counts:
             self._recorder.count()
+        return outcome
 
 
 async def run(queues: list[str]) -> None:

@@ -152,6 +152,7 @@ def _delayed(f: TaskFacts, _: float) -> Explanation | None:
         "RATE_LIMITED": ("the provider limits the rate of its model", "模型被限流"),
         "BREAKER_OPEN": ("its model has failed and is unavailable for a while", "模型故障，暂时不可用"),
         "QUEUE_PAUSED": ("the queue was paused", "队列已暂停"),
+        "QUARANTINE": ("it was in two crashes, and all places in quarantine are taken", "经历两次崩溃，隔离位已满"),
     }
     if f.parked in words:
         en, zh = words[f.parked]

@@ -316,7 +316,10 @@ class LeaseSettings(Group):
     compare_s: Time = setting("QSTREAMD_COMPARE_S", 60.0,
         "how often Postgres is asked for tasks that Redis may have forgotten")
     crashes_max: Annotated[int, whole("crashes", most=100)] = setting("QSTREAMD_CRASHES_MAX", 3,
-        "the third crash of a task is a dead letter")
+        "after one crash less a task runs in quarantine, where its next crash is a dead letter")
+    quarantine_slots: Annotated[int, whole("processes", least=0, most=20)] = setting("QSTREAMD_QUARANTINE_SLOTS", 2,
+        "tasks in quarantine at once in each daemon, each in a process of about 80 MB; 0: none, and the last crash is a"
+        " dead letter wherever it happens")
 
 
 class RetrySettings(Group):
@@ -327,8 +330,6 @@ class RetrySettings(Group):
     guard_s: Time = setting("QSTREAMD_GUARD_RETRY_S", 30.0,
         "a parked task is woken when it may run; if all wake-ups were lost it asks by itself after this")
     defer_s: Time = setting("QSTREAMD_DEFER_S", 5.0, "after a 429 that names no time")
-    promote_batch: Annotated[int, whole("tasks", most=1000)] = setting("QSTREAMD_PROMOTE_BATCH", 100,
-        "due tasks moved by one script; more would hold Redis up")
 
 
 class EventSettings(Group):

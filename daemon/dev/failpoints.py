@@ -6,6 +6,7 @@ is set, which needs `NODE_ENV=development`; production code holds no hook and pa
 
     QSTREAMD_FAILPOINTS=finish:after=kill                    right after the commit
     QSTREAMD_FAILPOINTS=begin:before=raise,ack:after=lose@2   the second ack; each point acts once
+    QSTREAMD_FAILPOINTS=finish:before=kill#t7                 only where the effect is of task t7: a poison
 
 Names: scripts that share a flush joined by `+` (`begin+append`, `ack`), statements by their name in `queries.sql`
 (`claim`, `finish`, `leave`), and `read` for the blocked read of the work streams. A relay has `accept` and `append`
@@ -46,22 +47,24 @@ class _Point:
     when: When
     action: str
     at: int  #: which pass triggers it, from 1
+    task: str  #: only effects that carry this task id; "" any
     passes: int = 0
 
     @classmethod
     def parse(cls, text: str) -> _Point:
         place, _, what = text.strip().partition("=")
         effect, _, when = place.partition(":")
+        what, _, task = what.partition("#")
         action, _, at = what.partition("@")
         if when not in ("before", "after") or action not in ACTIONS or not (at or "1").isdigit():
-            raise ConfigError([
-                f"QSTREAMD_FAILPOINTS={text!r} is not allowed; allowed: effect:before|after={'|'.join(ACTIONS)}[@nth]"
-            ])  # fmt: skip
-        return cls(effect, cast("When", when), action, int(at or 1))
+            allowed = f"effect:before|after={'|'.join(ACTIONS)}[@nth][#task]"
+            raise ConfigError([f"QSTREAMD_FAILPOINTS={text!r} is not allowed; allowed: {allowed}"])
+        return cls(effect, cast("When", when), action, int(at or 1), task)
 
-    def matches(self, effect: str) -> bool:
+    def matches(self, effect: str, what: object) -> bool:
         """Whether a flush carries all the scripts that were named; those of other tasks may share it."""
-        return self.effect == "*" or set(self.effect.split("+")) <= set(effect.split("+"))
+        named = self.effect == "*" or set(self.effect.split("+")) <= set(effect.split("+"))
+        return named and (not self.task or self.task in repr(what))
 
 
 class _Points:
@@ -70,16 +73,16 @@ class _Points:
     def __init__(self, text: str) -> None:
         self._points = [_Point.parse(part) for part in text.split(",")]
 
-    async def around(self, effect: str, lost: Exception, do: Callable[[], Awaitable[Any]]) -> Any:
-        """The effect with its points before and after; `lost` is how a lost reply looks at this place."""
-        self._pass(effect, "before", lost)
+    async def around(self, effect: str, lost: Exception, do: Callable[[], Awaitable[Any]], what: object = None) -> Any:
+        """The effect, which carries `what`, with its points; `lost` is how a lost reply looks at this place."""
+        self._pass(effect, "before", lost, what)
         answer = await do()
-        self._pass(effect, "after", lost)
+        self._pass(effect, "after", lost, what)
         return answer
 
-    def _pass(self, effect: str, when: When, lost: Exception) -> None:
+    def _pass(self, effect: str, when: When, lost: Exception, what: object) -> None:
         for point in self._points:
-            if point.when == when and point.matches(effect):
+            if point.when == when and point.matches(effect, what):
                 point.passes += 1
                 if point.action == "print" or point.passes == point.at:
                     self._act(point, effect, lost)
@@ -110,23 +113,25 @@ def install(text: str) -> None:
         """What one caller asks for, even where its flush carries the calls of others too."""
         if isinstance(self, BatchedScripts):  # the flush of many: each of them had its points
             return await each(self, calls)
-        return cast("list[Any]", await points.around(named(calls), RedisAway("lost"), lambda: each(self, calls)))
+        done = await points.around(named(calls), RedisAway("lost"), lambda: each(self, calls), calls)
+        return cast("list[Any]", done)
 
     async def ask(self: BatchedScripts, calls: Sequence[Call]) -> list[Any]:
-        return cast("list[Any]", await points.around(named(calls), RedisAway("lost"), lambda: gathered(self, calls)))
+        done = await points.around(named(calls), RedisAway("lost"), lambda: gathered(self, calls), calls)
+        return cast("list[Any]", done)
 
     def named(calls: Sequence[Call]) -> str:
         return "+".join(dict.fromkeys(call.script.name for call in calls))
 
     async def statement(self: Pool, sql: str, args: tuple[object, ...]) -> Any:
         lost = asyncpg.ConnectionDoesNotExistError("lost")
-        return await points.around(names.get(sql, "other"), lost, lambda: once(self, sql, args))
+        return await points.around(names.get(sql, "other"), lost, lambda: once(self, sql, args), args)
 
     async def read(self: WorkStreams, *args: Any) -> Any:
         # An empty read is no effect.
         found = await wait(self, *args)
         if found:
-            await points.around("read", RedisAway("lost"), _nothing)
+            await points.around("read", RedisAway("lost"), _nothing, found)
         return found
 
     Scripts.run_each = flush  # type: ignore[method-assign]

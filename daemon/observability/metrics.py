@@ -151,6 +151,13 @@ class Metrics:
         )
         self.reclaimed = self._counter("reclaimed", "Number of entries taken over from silent consumers.", "queue")
         self.restored = self._counter("restored", "Number of tasks lost by Redis and put back from Postgres.", "queue")
+        self.quarantine_runs = self._counter(
+            "quarantine_runs",
+            "Number of tasks in quarantine, each in a child process, by its end. outcome: settled (done, failed or put"
+            " off), convicted (the process died: a dead letter), unsettled (the task runs in quarantine again).",
+            "queue",
+            "outcome",
+        )
         self.fenced = self._counter(
             "fenced",
             "Number of writes refused because another attempt owns the task. operation: event, result, ack, heartbeat,"

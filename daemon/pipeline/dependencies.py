@@ -7,12 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
 from daemon.pipeline.refused_parameters import RefusedParameters
 from daemon.pipeline.retry_budget import RetryBudget
-from daemon.ports import Blobs, Clock, ConcurrencyLimiter, DeltaSink, Ledger, Provider, Settlement, Templates
+from daemon.ports import Blobs, Clock, ConcurrencyLimiter, Delivery, DeltaSink, Ledger, Provider, Settlement, Templates
 from daemon.services import ServiceCatalog
+
+
+class Quarantined(Protocol):
+    """A child process that was started and has no task yet."""
+
+    async def take(self, d: Delivery) -> bool:
+        """Make our entry the child's; False: it was not ours any more. Repeatable."""
+
+    def discard(self) -> None:
+        """End it: it gets no task."""
+
+
+class Quarantine(Protocol):
+    """Child processes that run one task each, beside the ordinary slots."""
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether another child may be started now."""
+
+    async def start(self, queue: str, life_s: float) -> Quarantined | None:
+        """A child for a task of `queue`, killed after `life_s`. None: none can be started."""
+
+    def waits(self, d: Delivery) -> None:
+        """This task was snoozed until there is room: it is called then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +64,8 @@ class Dependencies:
     queue_limit: Callable[[str], int | None] = field(default=lambda _: None)
     refusals: RefusedParameters = field(default_factory=RefusedParameters)
     dead_owners: Collection[str] = ()  #: proved dead, as of now: what runs under their names may be taken
+    quarantine: Quarantine | None = None  #: None: the last crash is a dead letter, wherever it happens
+    in_quarantine: bool = False  #: this process is a child that runs one task; its parent judges its end
 
     @property
     def lease_ms(self) -> int:

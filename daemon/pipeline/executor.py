@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from daemon.domain.errors import Code, DependencyAway, LeaseLost, ModelUnavailable, RedisFull, Stopping, TaskError
+from daemon.domain.errors import DependencyAway, LeaseLost, ModelUnavailable, RedisFull, Stopping, TaskError
 from daemon.domain.events import Stage, started, total_usage
 from daemon.domain.messages import check_message, identity_of
 from daemon.domain.model_io import ModelRequest
 from daemon.observability.logging import logger
-from daemon.pipeline import attempt_events, failure, settlement
+from daemon.pipeline import attempt_events, failure, quarantine, settlement
 from daemon.pipeline.complete_again import complete_again
 from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.execution import Execution, Phase
@@ -49,7 +49,7 @@ async def execute(deps: Dependencies, in_flight: InFlight) -> Outcome:
         return Abandoned(type(error).__name__)
     except Exception as error:  # noqa: BLE001  # a bug: the entry stays pending, is found after a lease, counts as a crash
         _log.exception("delivery.crashed", error=type(error).__name__, task_id=in_flight.task_id)
-        return Abandoned(f"bug: {type(error).__name__}")
+        return Abandoned(f"bug: {type(error).__name__}", crashed=True)
 
 
 async def _run_steps(x: Execution) -> Outcome:
@@ -89,6 +89,10 @@ async def make_plan(x: Execution) -> Outcome | None:
 async def acquire_permits(x: Execution) -> Outcome | None:
     """A permit of each limiter and an available model, all or none; else the task waits outside."""
     x.permits = PermitAcquisition(x.deps, x.in_flight, x.entry, x.plan)
+    if x.in_flight.crash_seen:  # it is claimed to be ended, and no model is called
+        return None
+    if quarantine.must_wait(x):
+        return await quarantine.wait(x)
     denied = await x.permits.acquire()
     return None if denied is None else await failure.wait_for_permits(x, denied)
 
@@ -120,8 +124,8 @@ async def claim_attempt(x: Execution) -> Outcome | None:
 
 async def begin_attempt(x: Execution) -> Outcome | None:
     """`started`, and the queue's place given back, in the flush that also proves that the entry is still ours."""
-    if x.claim.crashes >= x.deps.lease.crashes_max:
-        return await failure.give_up(x, TaskError(code=Code.WORKER_LOST), stage=Stage.EXECUTE)
+    if (outcome := await quarantine.judge_crashes(x)) is not None:
+        return outcome
     if x.claim.attempt == 1:
         x.in_flight.trace.wait_s = max(0.0, x.deps.clock.time() - x.entry.accepted_at / 1000)
     appended = await _start(x)

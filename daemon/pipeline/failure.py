@@ -188,7 +188,7 @@ async def handle_unreadable(x: Execution) -> Outcome:
 async def reject(x: Execution, error: TaskError) -> Outcome:
     """A task that ends without starting: bad, unknown, expired, cancelled, or having waited too long."""
     d, ledger, state = x.in_flight.delivery, x.deps.ledger, terminal_state(error.code)
-    if not await _release_claim(x):
+    if not await release_claim(x):
         return await leave_pending(x)
     if not await x.until_available(lambda: ledger.end_unclaimed(x.entry, state, error.code, d.entry_id)):
         conflict = await x.until_available(lambda: ledger.task_id_conflict(d.queue, x.entry))
@@ -217,7 +217,7 @@ async def wait_for_permits(x: Execution, answer: WaitForPermit | NoModelAvailabl
         wait = snooze_until_available(entry, answer, now_ms, limits, deps.retry, jitter, first=x.permits.has_priority)
     if wait is None:
         return await reject(x, TaskError(code=Code.WORKER_OVERLOADED))
-    if not await _release_claim(x):
+    if not await release_claim(x):
         return await leave_pending(x)
     # Told once for each reason, not at every look.
     events = [] if entry.parked == wait.reason else [attempt_events.waiting_event(Stage.GUARDS, wait.reason)]
@@ -225,7 +225,7 @@ async def wait_for_permits(x: Execution, answer: WaitForPermit | NoModelAvailabl
     return Snoozed(wait.reason, wait.delay_s)
 
 
-async def _release_claim(x: Execution) -> bool:
+async def release_claim(x: Execution) -> bool:
     """A row that still says `running` by this entry is released before the entry moves; False: its owner lives."""
     return not x.in_flight.delivery.redelivered or await x.until_available(lambda: _claim_released(x))
 

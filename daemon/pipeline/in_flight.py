@@ -72,6 +72,7 @@ class InFlight:
     held: HeldPermits = NO_PERMITS
     trace: Trace = field(default_factory=Trace)
     blobs: Sequence[str] = ()  #: references of its images, dropped with the whole task
+    crash_seen: bool = False  #: its process died in quarantine before our eyes: it is taken over to be ended
     settled: bool = False  #: the entry is no longer ours by our own doing: its lease is not renewed any more
 
     @property

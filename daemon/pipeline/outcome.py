@@ -72,9 +72,17 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """A dependency stayed away: the entry is still pending and will be found again after a lease."""
+    """A dependency stayed away, or (`crashed`) we have a bug: the entry is still pending, and found after a lease."""
 
     why: str
+    crashed: bool = False
 
 
-Outcome = Done | Retrying | Snoozed | Failed | Requeued | CompletedAgain | Dropped | Fenced | Refused | Abandoned
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """A child process of ours has the entry: the task runs in quarantine."""
+
+
+Outcome = (
+    Done | Retrying | Snoozed | Failed | Requeued | CompletedAgain | Dropped | Fenced | Refused | Abandoned | Isolated
+)

@@ -11,20 +11,17 @@ import asyncio
 import os
 import random
 import secrets
-import socket
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
 from redis.asyncio import Redis
 
 from daemon import services
-from daemon.blobs.by_scheme import BlobsByScheme
-from daemon.blobs.disk import DiskBlobs
 from daemon.blobs.magic import picture
 from daemon.blobs.redis import RedisBlobs
-from daemon.blobs.s3 import S3Blobs
 from daemon.config import Settings
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ConfigError, DependencyAway, ProviderError, Stopping
@@ -37,11 +34,13 @@ from daemon.observability.metrics import Metrics
 from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.executor import execute
 from daemon.pipeline.in_flight import InFlight
-from daemon.pipeline.outcome import Abandoned, Fenced, Refused
+from daemon.pipeline.outcome import Abandoned, Fenced, Outcome, Refused
 from daemon.pipeline.retry_budget import RetryBudget
-from daemon.ports import Blobs, Provider
+from daemon.ports import Provider
+from daemon.processes.blob_stores import open_blobs
 from daemon.processes.environment import Environment
 from daemon.processes.lifecycle import Notifier, Progress, Signals, collect_rarely, end, is_shared, sample_loop_lag
+from daemon.processes.quarantine import QuarantineChildren, owner_name
 from daemon.processes.rooms import arm_failpoints, optional
 from daemon.providers.registry import Registry
 from daemon.queues.control import ControlFeed, Controls
@@ -93,7 +92,8 @@ class Daemon:
         self._specs = [spec_in_force(self._catalog, name, settings.queues) for name in dict.fromkeys(queues)]
         self._clock = SystemClock()
         self.metrics = Metrics()
-        self.consumer = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.consumer = owner_name(os.getpid(), secrets.token_hex(4))
+        self.isolates = False  #: tasks in quarantine get child processes, which read the settings as we did
         self.ready = asyncio.Event()
         self.draining = asyncio.Event()
         self._force_stop = asyncio.Event()
@@ -154,6 +154,7 @@ class Daemon:
                     loops.create_task(consumer.run(), name=f"read:{queue}")
                     for queue, consumer in self._consumers.items()
                 ]
+                readers.append(loops.create_task(self._quarantine.run(), name="quarantine"))
                 try:
                     self.ready.set()
                     _log.info(
@@ -221,7 +222,7 @@ class Daemon:
             settlement=RedisSettlement(self._scripts, self._work, events, limiter, metrics, snoozed, self._clock),
             deltas=self._deltas,
             templates=PostgresTemplates(self._pool, self._clock),
-            blobs=self._blobs(stack),
+            blobs=open_blobs(s.blobs, self._client, self._clock, stack),
             provider=self._provider,
             catalog=lambda: self._catalog,
             clock=self._clock,
@@ -237,19 +238,28 @@ class Daemon:
         )
         drift = Drift(self._scripts, s.queues, self._clock)
         self._reconciler = Reconciler(drift, self._consumers, s.queues.reconcile_s, metrics)
-        self._reclaimer = Reclaimer(
-            self._heartbeat_scripts, self._work, self._consumers, s.lease, s.redis.block_s, metrics,
-            changed=self._others_changed, deleted=self._report_lost,
-            proofs=proofs, free_permits=DeadPermits(limiter, self._deps).free,
-        )  # fmt: skip
         records = TaskRecords(self._pool)
+        self._look_after_the_dead(proofs, DeadPermits(limiter, self._deps), records)
         self._rescuer = Rescuer(self._work, records, names, s.lease, metrics)
-        redis_blobs = RedisBlobs(self._client, picture)
-        self._blob_sweeper = BlobSweeper(redis_blobs, records, s.blobs, s.queues.blob_ttl_s, metrics, self._clock)
+        blobs = RedisBlobs(self._client, picture)
+        self._blob_sweeper = BlobSweeper(blobs, records, s.blobs, s.queues.blob_ttl_s, metrics, self._clock)
         await self._work.make_groups(names)
         await self._controls.refresh()
         await self._reclaimer.register()
         await self._serve(stack, self._admin_routes(events))
+
+    def _look_after_the_dead(self, proofs: ProofsOfDeath, permits: DeadPermits, records: TaskRecords) -> None:
+        s, metrics, changed = self._settings, self.metrics, self._others_changed
+        self._reclaimer = Reclaimer(
+            self._heartbeat_scripts, self._work, self._consumers, s.lease, s.redis.block_s, metrics,
+            changed=changed, deleted=self._report_lost, proofs=proofs, free_permits=permits.free,
+        )  # fmt: skip
+        self._quarantine = QuarantineChildren(
+            self._deps, self._scripts, self._work, records, s, metrics, self._leases, proofs=proofs,
+            free_permits=permits.free, attempt=self._attempt, changed=changed, suspect=self._reclaimer.suspect,
+        )  # fmt: skip
+        isolates = self.isolates and s.lease.quarantine_slots > 0
+        self._deps = replace(self._deps, quarantine=self._quarantine if isolates else None)
 
     async def _serve(self, stack: AsyncExitStack, more: Sequence[web.RouteDef]) -> None:
         """Health, metrics and what else the ops port serves, once there is something to tell of."""
@@ -293,20 +303,9 @@ class Daemon:
         metrics.begin_daemon(self._consumers)
         return DepthGauges(DepthReader(self._scripts), lambda: self._catalog, limits, metrics, self._clock)
 
-    def _blobs(self, stack: AsyncExitStack) -> BlobsByScheme:
-        """Every scheme that this host can serve, whatever BLOB_STORE says: messages of before a change still come."""
-        settings = self._settings.blobs
-        disk = DiskBlobs(settings, self._clock)
-        stores: dict[str, Blobs] = {"redis": RedisBlobs(self._client, picture), "disk": disk, "file": disk}
-        if settings.has_bucket:
-            bucket = S3Blobs(settings, self._clock)
-            stack.push_async_callback(bucket.aclose)
-            stores["key"] = bucket
-        return BlobsByScheme(stores)
-
     # --- one attempt -----------------------------------------------------------------------------------------
 
-    async def _attempt(self, in_flight: InFlight) -> None:
+    async def _attempt(self, in_flight: InFlight) -> Outcome:
         began = self._clock.monotonic()
         with bind_attempt(**in_flight.ids):
             outcome = await execute(self._deps, in_flight)
@@ -316,6 +315,7 @@ class Daemon:
         elif isinstance(outcome, Refused):
             self._consumers[in_flight.delivery.queue].check_pending()
         report(self.metrics, in_flight, outcome, self._clock.monotonic() - began, self._clock.time(), self._spans)
+        return outcome
 
     def _provider(self, name: str, proxy: str) -> Provider:
         try:
@@ -340,6 +340,7 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             for consumer in self._consumers.values():  # side by side: none may read on while another one is told
                 group.create_task(consumer.stop())
+            self._quarantine.stop()
             if is_shared(self.address):  # health checks and scrapes are for the process that goes on
                 group.create_task(self._health.stop())
             force_stop = group.create_task(self._force_stop_after_drain(readers), name="cut-off")
@@ -354,6 +355,7 @@ class Daemon:
         _log.warning("daemon.requeueing", running=len(self._leases))
         for in_flight in self._leases.deliveries():
             in_flight.scope.interrupt(Stopping("the daemon stops"))
+        self._quarantine.pass_signal()
         await asyncio.sleep(_REQUEUE_S)
         for reader in readers:
             reader.cancel()
@@ -378,14 +380,12 @@ class Daemon:
 
 
 async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:
-    """Run until SIGTERM or SIGINT.
-
-    The first drains, a second hands back at once, SIGHUP reads the services file again.
-    """
+    """Run until a signal ends it: the first drains, a second hands back at once. SIGHUP reads the services file."""
     arm_failpoints(settings)
     collect_rarely()
     notifier = Notifier(settings.systemd)
     daemon = Daemon(settings, queues, notifier.progress)
+    daemon.isolates = True
     with Signals(on_stop=daemon.stop, on_force_stop=daemon.force_stop, on_reload=daemon.reload):
         refused: ConfigError | DependencyAway | None = None
         async with asyncio.TaskGroup() as group:

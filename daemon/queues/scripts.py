@@ -223,9 +223,9 @@ def reconcile(*, counter: str, waiting: str, drift: str, mark: str, reservation_
     return Call(SCRIPTS["reconcile"], (counter, waiting, drift, mark), (reservation_ttl_ms, mark_ms))
 
 
-def renew_leases(*, stream: str, group: str = GROUP, consumer: str, entry_ids: Sequence[str]) -> Call:
-    """Renews the leases of our pending entries of one stream."""
-    return Call(SCRIPTS["renew_leases"], (stream,), (group, consumer, *entry_ids))
+def renew_leases(*, stream: str, group: str = GROUP, consumer: str, heir: str, entry_ids: Sequence[str]) -> Call:
+    """Renews the leases of our pending entries of one stream, or hands them to another consumer."""
+    return Call(SCRIPTS["renew_leases"], (stream,), (group, consumer, heir, *entry_ids))
 
 
 def requeue(*, stream: str, ready: str, group: str = GROUP, entry_id: str, consumer: str) -> Call:

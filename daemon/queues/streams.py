@@ -308,7 +308,19 @@ class WorkStreams:
         """Renew entries of one stream: reply {ids that another consumer has, ids that are pending to nobody}."""
         names = keys.queue_keys(queue)
         key = names.ready if stream == "ready" else names.tasks
-        return lua.renew_leases(stream=key, consumer=self.consumer, entry_ids=ids)
+        return lua.renew_leases(stream=key, consumer=self.consumer, heir=self.consumer, entry_ids=ids)
+
+    async def hand_over(self, d: Delivery, owner: str, heir: str) -> bool:
+        """Make an entry that is pending to `owner` the heir's, with a fresh lease; False: it is nobody's of the two."""
+        call = lua.renew_leases(stream=_stream(d), consumer=owner, heir=heir, entry_ids=[d.id])
+        taken, vanished = await self._scripts.one(call)
+        return not (taken or vanished)
+
+    async def idle_s(self, d: Delivery, owner: str) -> float:
+        """Seconds since `owner` has renewed the entry; 0.0 when it is not pending to it."""
+        with translated():
+            found: Any = await self._scripts.client.xpending_range(_stream(d), keys.GROUP, d.id, d.id, 1, owner)
+        return float(found[0]["time_since_delivered"]) / 1000 if found else 0.0
 
     async def hasten(self, queue: str, task_id: str) -> bool:
         """Move a parked task to `:ready` now; False when it is not parked (any more)."""

@@ -146,6 +146,8 @@ WHERE t.task_id = $1::text
 WITH left_running AS (
     UPDATE qstreamd.tasks
     SET state = $3::text, error_code = $4::text, failures = failures + $6::int, heartbeat_at = now(),
+        -- an attempt that failed has not killed its process; one that was interrupted or put off might still
+        crashes = CASE WHEN $3::text = 'retrying' AND $5::text = 'failed' THEN 0 ELSE crashes END,
         model_id = coalesce($8::text, model_id),
         finished_at = CASE WHEN $3::text IN ('done', 'failed', 'cancelled', 'expired') THEN now() END
     WHERE task_id = $1::text AND attempt = $2::int AND owner = $10::text AND state = 'running'

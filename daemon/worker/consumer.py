@@ -52,7 +52,7 @@ class QueueConsumer:
         settings: RedisSettings,
         lease: LeaseSettings,
         metrics: Metrics,
-        attempt: Callable[[InFlight], Awaitable[None]],
+        attempt: Callable[[InFlight], Awaitable[object]],
     ) -> None:
         self.queue = spec.name
         self._slots_max = settings.pending_max // 2  # a read may bring twice what is free

@@ -20,6 +20,7 @@ from daemon.pipeline.outcome import (
     Dropped,
     Failed,
     Fenced,
+    Isolated,
     Outcome,
     Refused,
     Requeued,
@@ -38,6 +39,7 @@ _PLAIN: Final = {
     Fenced: "fenced",
     Refused: "refused",
     Abandoned: "abandoned",
+    Isolated: "quarantined",
 }
 
 
@@ -123,7 +125,7 @@ def _label(outcome: Outcome) -> tuple[str, str]:
             return "failed", code.value
         case Dropped(why):
             return why, ""
-        case Done() | Requeued() | CompletedAgain() | Fenced() | Refused() | Abandoned():
+        case Done() | Requeued() | CompletedAgain() | Fenced() | Refused() | Abandoned() | Isolated():
             return _PLAIN[type(outcome)], ""
         case _:
             assert_never(outcome)

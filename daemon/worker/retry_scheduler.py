@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from daemon.config import RetrySettings
 from daemon.domain.errors import RedisAway, RedisFull
@@ -18,6 +19,8 @@ from daemon.queues.streams import WorkStreams
 from daemon.redis_client.connection import NoGroup
 
 _log = logger(__name__)
+
+_BATCH: Final = 100  #: due tasks moved by one script; more would hold Redis up
 
 
 class RetryScheduler:
@@ -71,7 +74,7 @@ class RetryScheduler:
         loop = asyncio.get_running_loop()
         self._due[queue] = float("inf")  # whoever parks while we ask is not in the answer: its own time must stay
         try:
-            moved, next_in_s, lost = await self._work.promote(queue, self._settings.promote_batch)
+            moved, next_in_s, lost = await self._work.promote(queue, _BATCH)
         except (RedisAway, RedisFull, NoGroup) as error:
             self._metrics.redis_errors.labels("full" if isinstance(error, RedisFull) else "away").inc()
             _log.warning("promote.failed", queue=queue, error=type(error).__name__)

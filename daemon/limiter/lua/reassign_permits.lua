@@ -22,7 +22,10 @@ local function free(permits)
     local task_id, nonce = string.match(token, '^([^:]+):(%x%x%x%x%x%x%x%x)')
     if is_dead[nonce] then
       redis.call('ZREM', permits, token)
-      if waiter_of[task_id] then redis.call('ZADD', permits, now + taken_ms, '~' .. waiter_of[task_id]) end
+      if waiter_of[task_id] then
+        redis.call('ZADD', permits, now + taken_ms, '~' .. waiter_of[task_id])
+        keep_alive(permits, tonumber(taken_ms))
+      end
     end
   end
 end

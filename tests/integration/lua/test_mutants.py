@@ -38,7 +38,7 @@ EVERY = "every script of permits"
 SLOT = "if redis.call('ZREM', waiting, task_id) == 0 then return 0, 0 end", "redis.call('ZREM', waiting, task_id)"
 OWNER = "return entry and entry[2] == consumer", "return entry"
 MUTANTS = {
-    "renewal without owner check": Mutant("renew_leases", "elseif entry[2] == consumer then", "elseif entry then"),
+    "renewal without owner check": Mutant("renew_leases", "elseif entry[2] == consumer or", "elseif entry or"),
     "vanished told as taken": Mutant("renew_leases", "vanished[#vanished + 1]", "taken[#taken + 1]"),
     "ack without owner check": Mutant("ack", *OWNER),
     "start without owner check": Mutant("begin", *OWNER),
