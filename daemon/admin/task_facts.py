@@ -19,7 +19,7 @@ from daemon.domain.queues import Tier
 from daemon.ports import Permit
 from daemon.redis_client import keys
 from daemon.redis_client.connection import translate, translated
-from daemon.services.limits_in_force import limit_of
+from daemon.services.limits_in_force import limit_of, user_limit_of
 from daemon.store.history import AttemptRow, Recent
 from daemon.store.records import TaskRow
 
@@ -253,8 +253,8 @@ async def _guards(
 ) -> tuple[list[LimiterUse], tuple[str, float] | None]:
     if not user_id or tier not in {*Tier}:
         return [], None
-    limits, paid = at.settings.guards, tier == Tier.PAID
-    limiters = [("user", Permit(keys.user_permits(user_id), limits.user_paid if paid else limits.user_free))]
+    limits = at.settings.guards
+    limiters = [("user", Permit(keys.user_permits(user_id), user_limit_of(Tier(tier), limits)))]
     model = at.catalog.models.get(model_id or "")
     if model is not None:
         limiters.append(("model", Permit(keys.model_permits(model.id, tier), limit_of(model, Tier(tier), limits))))

@@ -45,7 +45,7 @@ async def execute(deps: Dependencies, in_flight: InFlight) -> Outcome:
             return await failure.requeue(x, error)
     except (DependencyAway, RedisFull) as error:
         x.abandon_text()
-        in_flight.trace.detail = str(error)
+        in_flight.trace.failed(str(error))
         return Abandoned(type(error).__name__)
     except Exception as error:  # noqa: BLE001  # a bug: the entry stays pending, is found after a lease, counts as a crash
         _log.exception("delivery.crashed", error=type(error).__name__, task_id=in_flight.task_id)
@@ -127,7 +127,7 @@ async def begin_attempt(x: Execution) -> Outcome | None:
     if (outcome := await quarantine.judge_crashes(x)) is not None:
         return outcome
     if x.claim.attempt == 1:
-        x.in_flight.trace.wait_s = max(0.0, x.deps.clock.time() - x.entry.accepted_at / 1000)
+        x.in_flight.trace.waited(x.deps.clock.time() - x.entry.accepted_at / 1000)
     appended = await _start(x)
     if not (appended.accepted or appended.ended):
         # The row is ours, but the events know this number: Postgres has lost commits, and hands it out again.
@@ -189,7 +189,8 @@ async def call_model(x: Execution) -> Outcome | None:
 async def commit_result(x: Execution) -> Outcome | None:
     """State `done` and result in one statement, by compare-and-set on the attempt; then events, permits and entry."""
     draft = result_of(x.answer, x.data, x.permits.model, x.deps.clock.time())
-    x.stage, x.in_flight.trace.usage = Stage.WRITE, draft.usage
+    x.stage = Stage.WRITE
+    x.in_flight.trace.commits(draft.usage)
     if x.writer is not None:  # all text first: whoever repeats the end after a crash has only the result
         await x.writer.flush()
     stored = await x.until_available(lambda: x.deps.ledger.finish(x.task.task_id, x.claim.attempt, x.deps.owner, draft))
@@ -208,8 +209,7 @@ async def _timed_call(x: Execution, request: ModelRequest) -> ModelAnswer:
         # We stood still since the last renewal: another process may have run this task to its end meanwhile.
         raise LeaseLost(f"no good beat for {deps.lease.self_fence_s:g} s before the call")
     deps.budget.record_call(permits.model.id, began)
-    in_flight.call_began(began + x.plan.timeouts.total_s + deps.lease.lease_s)
-    in_flight.trace.called_at = wall
+    in_flight.call_began(began + x.plan.timeouts.total_s + deps.lease.lease_s, wall)
     permits.call_began()
     try:
         answer = await ask_model(request, provider, in_flight.scope, x.plan.timeouts, x.writer, deps.clock)
@@ -217,9 +217,8 @@ async def _timed_call(x: Execution, request: ModelRequest) -> ModelAnswer:
         permits.call_failed(error)
         raise
     finally:
-        in_flight.trace.execute_s = deps.clock.monotonic() - began
-        in_flight.trace.spent = total_usage(*(priced(permits.model, u, deps.clock.time()) for u in request.spent))
-        in_flight.call_ended()
+        spent = total_usage(*(priced(permits.model, u, deps.clock.time()) for u in request.spent))
+        in_flight.call_ended(deps.clock.monotonic() - began, spent)
     permits.call_answered(answer)
     in_flight.trace.answered(answer.finished, answer.first_token_at, wall)
     return answer

@@ -71,7 +71,7 @@ async def fail_attempt(x: Execution, error: TaskError) -> Outcome:
     """The attempt failed: again, later, or never."""
     error = x.cancelled or error  # asked for while the attempt was failing by itself
     now, deps, claim = x.deps.clock.time(), x.deps, x.claim
-    x.in_flight.trace.detail = error.detail
+    x.in_flight.trace.failed(error.detail)
     attempts_max = _attempts_max(x, error)
     expires_in = None if x.plan.expires_at is None else x.plan.expires_at - now
     decision = decide(

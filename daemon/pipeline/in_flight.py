@@ -41,6 +41,30 @@ class Trace:
     detail: str = ""  #: for operators; free of content
     blobs_left: str = ""  #: why its images could not be removed; "" when they were, or there were none
 
+    def waited(self, seconds: float) -> None:
+        """From acceptance to the claim."""
+        self.wait_s = max(0.0, seconds)
+
+    def asks(self, model_id: str, model_name: str, provider: str) -> None:
+        """This model is asked from now on."""
+        self.model_id, self.model_name, self.provider = model_id, model_name, provider
+
+    def found_unavailable(self, model_id: str, reason: str) -> None:
+        """A call of this delivery made the model unavailable for all."""
+        self.closed.append((model_id, reason))
+
+    def kept_blobs(self, why: str) -> None:
+        """The images could not be removed."""
+        self.blobs_left = why
+
+    def commits(self, usage: Usage | None) -> None:
+        """This is what the answer cost."""
+        self.usage = usage
+
+    def failed(self, detail: str) -> None:
+        """Why, for operators; free of content."""
+        self.detail = detail
+
     def answered(self, finished: Finished, first_token_at: float | None, called_at: float) -> None:
         """A model called at `called_at` (unix s) has answered; its first token came at `first_token_at`."""
         self.finish_reason, self.answered_by = finished.reason or "", finished.model_name
@@ -130,14 +154,15 @@ class InFlight:
         """Nothing is held any more."""
         self.held = NO_PERMITS
 
-    def call_began(self, deadline: float) -> None:
-        """A model is called; by `deadline` (monotonic) its own timeouts must have ended the call."""
-        self.hard_deadline = deadline
+    def call_began(self, deadline: float, wall: float) -> None:
+        """A model is called at `wall` (unix s); by `deadline` (monotonic) its own timeouts must have ended the call."""
+        self.hard_deadline, self.trace.called_at = deadline, wall
 
-    def call_ended(self) -> None:
-        """The call has ended."""
+    def call_ended(self, seconds: float, spent: Usage | None) -> None:
+        """The call has taken so long and cost so much, however it ended."""
         self.hard_deadline = NEVER
+        self.trace.execute_s, self.trace.spent = seconds, spent
 
     def settled_entry(self) -> None:
-        """The entry was acknowledged, parked, requeued or dead-lettered by us."""
+        """The entry was acknowledged, snoozed, requeued or dead-lettered by us."""
         self.settled = True

@@ -100,7 +100,7 @@ class PermitAcquisition:
         cooldown_s = cooldown_of(error, deps.limiter_settings, deps.retry, deps.random())
         self._report(call_report(self._candidate, error, cooldown_s))
         if error.reason != "UNKNOWN_MODEL":
-            self._in_flight.trace.closed.append((self.model.id, error.reason))
+            self._in_flight.trace.found_unavailable(self.model.id, error.reason)
             self.available_in_s = min(cooldown_s, self.available_in_s or cooldown_s)
 
     def _report(self, report: CallReport) -> None:
@@ -133,5 +133,5 @@ class PermitAcquisition:
         return await retry_while_unavailable(step, self._in_flight.scope, self._deps.clock, limit_s)
 
     def _note_model(self) -> None:
-        trace, model = self._in_flight.trace, self.model
-        trace.model_id, trace.model_name, trace.provider = model.id, model.name, model.provider
+        model = self.model
+        self._in_flight.trace.asks(model.id, model.name, model.provider)

@@ -14,10 +14,9 @@ from daemon.pipeline.timeouts import Timeouts
 from daemon.pipeline.validate import Validated
 from daemon.redis_client import keys
 from daemon.services import Model, Service
-from daemon.services.limits_in_force import limit_of
+from daemon.services.limits_in_force import limit_of, queue_limit_of, user_limit_of
 
 OUTPUT_TOKENS: Final = 1024  #: expected of a service that names no `max_output_tokens`
-UNLIMITED: Final = 1_000_000  #: places of a guard whose limit was never set
 IMAGE_TOKENS: Final = 1000  #: of one picture, about what vendors count
 
 
@@ -81,15 +80,15 @@ def _ordered(models: tuple[Model, ...], asked: str | None) -> tuple[Model, ...]:
 def shared_permits(
     user_id: str, queue: QueueSpec, settings: GuardSettings, queue_limit: int | None
 ) -> tuple[Permit, ...]:
-    """The guards that every call for this user passes, with their limits over all processes."""
-    # The user's guard first: who is over the own limit waits there, and never at the head of everybody's model.
-    user = Permit(keys.user_permits(user_id), settings.user_paid if queue.tier is Tier.PAID else settings.user_free)
+    """The limiters that every call for this user passes, with their limits over all processes."""
+    # The user's first: who is over the own limit waits there, and never at the head of everybody's model.
+    user = Permit(keys.user_permits(user_id), user_limit_of(queue.tier, settings))
     # Taken without a limit too: one that is set later counts what runs then.
-    return user, Permit(keys.queue_permits(queue.name), UNLIMITED if queue_limit is None else queue_limit)
+    return user, Permit(keys.queue_permits(queue.name), queue_limit_of(queue_limit))
 
 
 def candidate(model: Model, tier: Tier, settings: GuardSettings, tokens: int) -> Candidate:
-    """The model as the guards see it: its place in this tier, and its rates over all tiers."""
+    """The model as the limiter sees it: its permits in this tier, and its rates over all tiers."""
     permit = Permit(keys.model_permits(model.id, tier), limit_of(model, tier, settings))
     return Candidate(model.id, tier, permit, model.requests_per_minute, model.tokens_per_minute, tokens)
 

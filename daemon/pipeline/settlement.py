@@ -127,4 +127,4 @@ async def _drop_blobs(x: Execution) -> None:
         async with asyncio.timeout(_DROP_S):
             await x.deps.blobs.drop(x.in_flight.blobs, entry.message.user_id)
     except (DependencyAway, TimeoutError) as error:
-        x.in_flight.trace.blobs_left = str(error) or type(error).__name__
+        x.in_flight.trace.kept_blobs(str(error) or type(error).__name__)

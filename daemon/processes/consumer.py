@@ -62,7 +62,7 @@ from daemon.worker.cancel_listener import CancelListener
 from daemon.worker.command_budget import commands_a_month
 from daemon.worker.consumer import QueueConsumer
 from daemon.worker.dead_permits import DeadPermits
-from daemon.worker.gauges import DepthGauges, LimitsInForce, show_pool
+from daemon.worker.gauges import DepthGauges, GaugeLimits, show_pool
 from daemon.worker.health import Check, HealthServer, responds
 from daemon.worker.lease import Leases
 from daemon.worker.permit_sweeper import PermitSweeper
@@ -293,7 +293,7 @@ class Daemon:
 
     def _depth_gauges(self) -> DepthGauges:
         s, metrics = self._settings, self.metrics
-        limits = LimitsInForce(
+        limits = GaugeLimits(
             queue=lambda spec, control: max_size_of(spec, s.queues, control.max_size),
             permits=lambda model, tier: limit_of(model, tier, s.guards),
         )

@@ -7,6 +7,7 @@ environment, and the services file. Pure, but for `queues_in_force`, which reads
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from daemon.config import GuardSettings, QueueSettings, Settings
 from daemon.domain.errors import ConfigError
@@ -14,10 +15,17 @@ from daemon.domain.queues import QueueSpec, Tier
 from daemon.services.catalog import Model, ServiceCatalog, nearest
 from daemon.services.reader import load
 
+UNLIMITED: Final = 1_000_000  #: permits of a limiter whose limit was never set
+
 
 def parallelism_of(spec: QueueSpec, settings: QueueSettings, ordered: int | None = None) -> int:
     """Attempts at once of one process: order over environment over services file."""
-    return ordered or settings.of("parallelism", spec.name) or spec.parallelism
+    return slots_of(settings.of("parallelism", spec.name) or spec.parallelism, ordered)
+
+
+def slots_of(configured: int, ordered: int | None) -> int:
+    """The same where the configured number is known: an order wins."""
+    return ordered or configured
 
 
 def max_size_of(spec: QueueSpec, settings: QueueSettings, ordered: int | None = None) -> int:
@@ -30,6 +38,16 @@ def max_size_of(spec: QueueSpec, settings: QueueSettings, ordered: int | None = 
 def limit_of(model: Model, tier: Tier, settings: GuardSettings) -> int:
     """Attempts of this model and tier at once, over all processes: services file over environment."""
     return model.concurrency.get(tier) or (settings.model_paid if tier is Tier.PAID else settings.model_free)
+
+
+def user_limit_of(tier: Tier, settings: GuardSettings) -> int:
+    """Attempts of one user in this tier at once, over all processes."""
+    return settings.user_paid if tier is Tier.PAID else settings.user_free
+
+
+def queue_limit_of(ordered: int | None) -> int:
+    """Attempts of one queue at once, over all processes: only an order limits them."""
+    return ordered or UNLIMITED
 
 
 def spec_in_force(catalog: ServiceCatalog, name: str, settings: QueueSettings) -> QueueSpec:

@@ -169,8 +169,8 @@ class QueueConsumer:
             self._metrics.attempts_in_flight.labels(self.queue).dec()
 
     async def _requeue(self, d: Delivery) -> None:
-        await self._work.requeue(d)
-        self._metrics.requeued.labels(self.queue).inc()
+        if await self._work.requeue(d):
+            self._metrics.requeued.labels(self.queue).inc()
 
     async def _read(self) -> None:
         if not self.slots.free:

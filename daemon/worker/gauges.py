@@ -30,7 +30,7 @@ READ_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class LimitsInForce:
+class GaugeLimits:
     """What the sizes are held against, as it is in force."""
 
     queue: Callable[[QueueSpec, Control], int]
@@ -41,7 +41,7 @@ class DepthGauges:
     """The last look, not older than the caller wants, and the gauges that show it."""
 
     def __init__(
-        self, reader: DepthReader, catalog: Callable[[], ServiceCatalog], limits: LimitsInForce, metrics: Metrics,
+        self, reader: DepthReader, catalog: Callable[[], ServiceCatalog], limits: GaugeLimits, metrics: Metrics,
         clock: Clock,
     ) -> None:  # fmt: skip
         self._reader = reader

@@ -16,9 +16,9 @@ from daemon.domain.permits import Permit
 from daemon.limiter.permits import RedisLimiter
 from daemon.observability.logging import logger
 from daemon.observability.metrics import Metrics
-from daemon.pipeline.route import UNLIMITED
 from daemon.queues.control import Control, ControlFeed, Controls
 from daemon.redis_client import keys
+from daemon.services.limits_in_force import queue_limit_of, slots_of
 from daemon.worker.consumer import QueueConsumer
 
 _log = logger(__name__)
@@ -91,7 +91,7 @@ class QueueControl:
     async def _apply(self, queue: str, control: Control) -> None:
         before, self._applied[queue] = self._applied.get(queue, Control()), control
         consumer = self._consumers[queue]
-        slots = control.parallelism or self._configured_slots[queue]
+        slots = slots_of(self._configured_slots[queue], control.parallelism)
         if slots != consumer.slots.total:
             consumer.resize(slots)
         if control.paused != consumer.slots.closed:
@@ -103,4 +103,6 @@ class QueueControl:
             consumer.resume()
             self._resumed([queue])
         if control.global_parallelism != before.global_parallelism:
-            await self._limiter.change_limit(Permit(keys.queue_permits(queue), control.global_parallelism or UNLIMITED))
+            await self._limiter.change_limit(
+                Permit(keys.queue_permits(queue), queue_limit_of(control.global_parallelism))
+            )

@@ -8,11 +8,12 @@ import pytest
 from daemon.config import GuardSettings
 from daemon.domain.messages import ImageRef
 from daemon.domain.queues import Tier
-from daemon.pipeline.route import IMAGE_TOKENS, OUTPUT_TOKENS, UNLIMITED, Plan, candidate, expected_tokens, route
+from daemon.pipeline.route import IMAGE_TOKENS, OUTPUT_TOKENS, Plan, candidate, expected_tokens, route
 from daemon.pipeline.timeouts import Timeouts
 from daemon.pipeline.validate import validate
 from daemon.ports import Permit
 from daemon.redis_client import keys
+from daemon.services.limits_in_force import UNLIMITED
 from tests.unit.pipeline.messages import BOOK, EYE, FLASH, PRO, REVIEW, message
 
 GUARDS = GuardSettings()

@@ -13,7 +13,7 @@ from daemon.domain.queues import Tier
 from daemon.observability.metrics import Metrics
 from daemon.queues.control import Control
 from daemon.queues.depths import DepthReader, Depths, QueueDepth
-from daemon.worker.gauges import DepthGauges, LimitsInForce, show_pool
+from daemon.worker.gauges import DepthGauges, GaugeLimits, show_pool
 
 BOOK = services.load(None, deep=False)
 Q = "q_paid_stream"
@@ -53,7 +53,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.metrics, self.clock = Metrics(process=False), SetClock()
-        limits = LimitsInForce(queue=lambda _, control: control.max_size or 200, permits=lambda _, __: 50)
+        limits = GaugeLimits(queue=lambda _, control: control.max_size or 200, permits=lambda _, __: 50)
         self.gauges = DepthGauges(cast(DepthReader, self), lambda: BOOK, limits, self.metrics, self.clock)
 
     async def read(self, queues: Sequence[str], models: Sequence[str]) -> Depths:
