@@ -199,14 +199,20 @@ class QuarantineChildren:
             ended.cancel()
 
     async def _is_silent(self, child: Child) -> bool:
-        """Whether it runs its task and has not renewed the lease for half of it; a server that is away says nothing."""
+        """Whether it runs its task and has not renewed the lease for half of it; a server that is away says nothing.
+
+        One that has not begun yet is renewed by us: a start on a busy host may take longer than a lease.
+        """
         d = child.taken.result() if child.taken.done() else None
         try:
             if d is None or await self._work.idle_s(d, child.owner) < self._deps.lease.lease_s / 2:
                 return False
-            return await self._runs(child, d)
-        except (DependencyAway, RedisFull):
-            return False
+            if await self._runs(child, d):
+                return True
+            await self._work.hand_over(d, child.owner, child.owner)
+        except (DependencyAway, RedisFull) as error:
+            _log.warning("quarantine.look_failed", child=child.owner, error=type(error).__name__)
+        return False
 
     async def _runs(self, child: Child, d: Delivery) -> bool:
         found = await self._records.row(InFlight(d).task_id)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -111,6 +113,23 @@ async def test_a_child_that_hangs_is_killed_and_its_task_convicted(world: World)
     assert await dead_letters(world) == [("t1", "WORKER_LOST")] and third.running
 
 
+async def test_a_child_may_start_for_longer_than_a_lease(world: World) -> None:
+    """Its parent renews the lease for it: nobody takes the task, and no second child is started."""
+    lease_s = 4.0
+    world.variables |= {"QSTREAMD_LEASE_S": str(lease_s), "QSTREAMD_BEAT_S": "0.5", "QSTREAMD_SELF_FENCE_S": "3.5"}
+    await world.publish("t1", tokens=400)
+    await killed(world, "t1", times=IN_TWO_CRASHES)
+    third = await world.start_daemon()
+    child = await wait_until(lambda: child_of(third.pid), description="a child process")
+    os.kill(child, signal.SIGSTOP)
+    await asyncio.sleep(1.5 * lease_s)
+    os.kill(child, signal.SIGCONT)
+    assert (await world.ended("t1", within_s=60))["type"] == "done"
+    await third.logged("quarantine.ended", within_s=30)
+    assert ends(third) == ["settled"] and len(third.log("quarantine.began")) == 1
+    await world.check()
+
+
 async def test_the_kernel_ends_a_child_first_when_memory_is_short(world: World) -> None:
     """Its score says so; what the kernel then does to it convicts the task, and the daemon goes on."""
     world.variables |= CALM
@@ -206,6 +225,15 @@ async def child_pid(daemon: DaemonProcess) -> int:
     """Of the child that runs a task now; its name holds it."""
     line = await daemon.logged("quarantine.began", within_s=30)
     return int(line["consumer"].split("-")[-2])
+
+
+def child_of(parent: int) -> int | None:
+    """A process that `parent` has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if stat.read_text("ascii", "replace").rpartition(")")[2].split()[1] == str(parent):
+                return int(stat.parent.name)
+    return None
 
 
 async def dead_letters(world: World) -> list[tuple[str, str]]:
