@@ -54,6 +54,8 @@ async def wait(x: Execution) -> Outcome:
     deps, entry = x.deps, x.entry
     if x.in_flight.attempt is not None:
         await _leave(x)
+    elif x.cancelled is not None:
+        return await failure.reject(x, x.cancelled)
     elif not await failure.release_claim(x):
         return await failure.leave_pending(x)
     delay_s = deps.retry.guard_s * (0.5 + deps.random() / 2)
@@ -69,13 +71,11 @@ async def _hand_over(x: Execution, child: Quarantined) -> Outcome:
     try:
         await _leave(x)
         await settlement.append_last(x, ())
-        moved = await x.until_available(partial(child.take, x.in_flight.delivery), interruptible=False)
+        if not await x.until_available(partial(child.take, x.in_flight.delivery), interruptible=False):
+            raise LeaseLost("the entry left us before quarantine")
     except BaseException:
         child.discard()
         raise
-    if not moved:
-        child.discard()
-        raise LeaseLost("the entry left us before quarantine")
     x.in_flight.settled_entry()
     return Isolated()
 
