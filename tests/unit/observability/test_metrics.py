@@ -39,6 +39,7 @@ LABELS = {
     "requeued": ("queue",),
     "reclaimed": ("queue",),
     "restored": ("queue",),
+    "quarantine_runs": ("queue", "outcome"),
     "fenced": ("operation",),
     "duplicates": ("queue",),
     "poison": ("queue",),
