@@ -19,8 +19,8 @@ def configuration() -> list[Finding]:
     found = check_config()
     mistakes = [error("config", line, "put it right where it is set; `config` says where each came from")
                 for line in found.mistakes]  # fmt: skip
-    doubts = [warning("config", line, _cure(line)) for line in found.warnings]
-    return [*mistakes, *doubts] or [ok("config", f"{len(found.settings)} settings, {len(found.services)} services")]
+    warnings = [warning("config", line, _cure(line)) for line in found.warnings]
+    return [*mistakes, *warnings] or [ok("config", f"{len(found.settings)} settings, {len(found.services)} services")]
 
 
 def _cure(doubt: str) -> str:

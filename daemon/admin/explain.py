@@ -262,7 +262,7 @@ def _start(f: TaskFacts) -> str:
 
 
 def _fill(f: TaskFacts, what: str) -> LimiterUse | None:
-    return next((limiter for limiter in f.guards if limiter.what == what), None)
+    return next((limiter for limiter in f.limiters if limiter.what == what), None)
 
 
 def _count(limiter: LimiterUse | None) -> tuple[str, str]:

@@ -82,7 +82,7 @@ class Overview:
     at: float
     queues: list[QueueState]
     consumers: list[ConsumerState]
-    guards: list[LimiterState]
+    limiters: list[LimiterState]
     recent: list[Recent] | None
     window_s: float
     notes: list[str] = field(default_factory=list)
@@ -95,14 +95,14 @@ async def read_overview(at: Connections, *, recent: bool = True) -> Overview:
     members, readers, due = await _readers(at)
     consumers = sorted(_consumers(members, readers, depths.at_s), key=lambda c: (c.queue, c.name))
     queues = [_queue(specs[depth.queue], depth, due[depth.queue], depths.at_s, at.settings) for depth in depths.queues]
-    guards = [
+    limiters = [
         LimiterState(
             model, tier, used, limit_of(models[model], tier, at.settings.guards), depths.unavailable.get(model, "")
         )
         for (model, tier), used in depths.permits_in_use.items()
     ]
     past, notes = await _recent(at) if recent else (None, [])
-    return Overview(depths.at_s, queues, consumers, guards, past, WINDOW_S, notes)
+    return Overview(depths.at_s, queues, consumers, limiters, past, WINDOW_S, notes)
 
 
 async def _recent(at: Connections) -> tuple[list[Recent] | None, list[str]]:

@@ -28,7 +28,7 @@ READY_MAX: Final = 2000  #: entries of :ready looked through: it is short unless
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PastEvent:
     """One event without its text."""
 
     type: str
@@ -70,7 +70,7 @@ class TaskFacts:
     queue: QueueState | None
     row: TaskRow | None
     attempts: list[AttemptRow]
-    events: list[Told]
+    events: list[PastEvent]
     ended: bool  #: the event stream has its terminal event
     cancel_asked: bool
     entry_id: str  #: as accepted; "" if the acceptance was forgotten
@@ -84,7 +84,7 @@ class TaskFacts:
     user_id: str
     model_id: str | None
     tier: str
-    guards: list[LimiterUse] = field(default_factory=list)
+    limiters: list[LimiterUse] = field(default_factory=list)
     closed: tuple[str, float] | None = None  #: why its model is closed, and for how many seconds more
     recent: list[Recent] = field(default_factory=list)
     no_store: str = ""
@@ -106,14 +106,14 @@ async def gather(at: Connections, task_id: str) -> TaskFacts | None:
     user_id = row.user_id if row else held.message.user_id if held else ""
     model_id = (row.model_id if row else None) or (held.message.model_id if held else None)
     tier = (row.tier if row else None) or (queue.tier if queue else "")
-    guards, closed = await _guards(at, name, task_id, user_id, model_id, tier)
+    limiters, closed = await _limiters(at, name, task_id, user_id, model_id, tier)
     return TaskFacts(
         task_id=task_id, now=overview.at, queue=queue, row=row, attempts=attempts, events=events,
         ended=b"ended" in state, cancel_asked=b"cancel" in state, entry_id=where.entry_id,
         reserved_at=where.reserved_at, position=where.position, pending=pending, in_stream=in_stream,
         due_at=where.due_at, parked=held.parked if held else "",
         parked_at=held.parked_at / 1000 if held and held.parked_at else None, user_id=user_id, model_id=model_id,
-        tier=tier, guards=guards, closed=closed, recent=overview.recent or [], no_store=at.no_store,
+        tier=tier, limiters=limiters, closed=closed, recent=overview.recent or [], no_store=at.no_store,
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ async def _stored(at: Connections, task_id: str) -> tuple[TaskRow | None, list[A
 # --- Redis --------------------------------------------------------------------------------------------------------
 
 
-async def _events(at: Connections, task_id: str) -> tuple[list[Told], dict[bytes, bytes]]:
+async def _events(at: Connections, task_id: str) -> tuple[list[PastEvent], dict[bytes, bytes]]:
     """Events but for token batches (their first one of each attempt is kept), and the state beside them."""
     key = keys.events(task_id)
     with translated():
@@ -140,15 +140,15 @@ async def _events(at: Connections, task_id: str) -> tuple[list[Told], dict[bytes
         pipe.hgetall(keys.events_state(task_id))
         first, last, state = await pipe.execute()
     entries: dict[bytes, Any] = dict([*first, *reversed(last)])
-    told = [event for fields in entries.values() if (event := _told(fields)) is not None]
+    found = [event for fields in entries.values() if (event := _past_event(fields)) is not None]
     return [
         event
-        for n, event in enumerate(told)
-        if event.type != "token_batch" or n == 0 or told[n - 1].type != "token_batch"
+        for n, event in enumerate(found)
+        if event.type != "token_batch" or n == 0 or found[n - 1].type != "token_batch"
     ], state
 
 
-def _told(fields: Mapping[bytes, bytes]) -> Told | None:
+def _past_event(fields: Mapping[bytes, bytes]) -> PastEvent | None:
     try:
         data: dict[str, Any] = msgspec.json.decode(fields[b"data"], type=dict[str, Any])
         kind, at = fields[b"type"].decode(), float(data["timestamp"])
@@ -156,7 +156,7 @@ def _told(fields: Mapping[bytes, bytes]) -> Told | None:
         return None  # a stranger's
     terminal = kind == "done" or (kind == "error" and not data.get("retryable"))
     attempt = data.get("attempt")
-    return Told(
+    return PastEvent(
         kind, at, attempt if isinstance(attempt, int) else 0, str(data.get("reason", "")), str(data.get("code", "")),
         terminal,
     )  # fmt: skip
@@ -248,7 +248,7 @@ async def _in_ready(at: Connections, key: str, task_id: str) -> list[str]:
     ]
 
 
-async def _guards(
+async def _limiters(
     at: Connections, queue: str, task_id: str, user_id: str, model_id: str | None, tier: str
 ) -> tuple[list[LimiterUse], tuple[str, float] | None]:
     if not user_id or tier not in {*Tier}:

@@ -60,8 +60,8 @@ class DiskBlobs:
         """`inspect` looks at a whole file, in a thread, and raises `Rejected`; None: by magic bytes alone."""
         self.root = Path(settings.dir)
         self._settings = settings
-        self._share = DiskQuota(self.root, settings, clock)
-        self._judge = inspect or inspect_file
+        self._quota = DiskQuota(self.root, settings, clock)
+        self._inspect = inspect or inspect_file
 
     def make(self) -> None:
         """Make the directories. Raises `ConfigError` that names BLOB_DIR."""
@@ -125,10 +125,10 @@ class DiskBlobs:
         await _on_disk(self._make)
         file_id = f"f_{secrets.token_urlsafe(16)}"
         part = self.root / "incoming" / secrets.token_urlsafe(16)
-        async with self._share.reserved(expected or bytes_max):
+        async with self._quota.reserved(expected or bytes_max):
             try:
                 await _written(part, chunks, bytes_max)
-                facts = await _on_disk(self._judge, part)
+                facts = await _on_disk(self._inspect, part)
                 await _on_disk(_keep, part, self.root / "uploads" / _upload_name(file_id, user_id))
             finally:
                 with suppress(OSError):  # the sweep takes what is left
@@ -139,7 +139,7 @@ class DiskBlobs:
         """References of a task's inline images, durable before this returns. Raises `DiskFull`; then none is kept."""
         names = {at: f"{secrets.token_urlsafe(16)}.{message.queue_id}.{message.task_id}" for at in pictures}
         await _on_disk(self._make)
-        async with self._share.reserved(sum(len(p.data) for p in pictures.values())):
+        async with self._quota.reserved(sum(len(p.data) for p in pictures.values())):
             await _on_disk(self._lay, {name: pictures[at].data for at, name in names.items()})
         return {at: f"disk:{name}" for at, name in names.items()}
 

@@ -25,7 +25,7 @@ class RedisBlobs:
 
     def __init__(self, client: Redis, inspect: Callable[[bytes], Picture]) -> None:
         self._client = client
-        self._judge = inspect
+        self._inspect = inspect
 
     async def read(self, reference: str, user_id: str) -> Picture:
         """The picture; `Rejected` with IMAGE_NOT_FOUND when its end of life has passed."""
@@ -36,7 +36,7 @@ class RedisBlobs:
             data: Any = await self._client.get(named[1])
         if data is None:
             raise Rejected(code=Code.IMAGE_NOT_FOUND)
-        return self._judge(data)
+        return self._inspect(data)
 
     async def accepted(self, tasks: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of these (queue, task id) that were accepted, as far as Redis remembers (7 days); one flush."""

@@ -9,7 +9,7 @@ import click
 
 from daemon import config
 from daemon.admin.connections import Connections
-from daemon.admin.letter_orders import Fate, drop_letters, read_letters, replay_letters
+from daemon.admin.dead_letter_orders import Fate, drop_letters, read_letters, replay_letters
 from daemon.cli import terminal as t
 from daemon.cli.tasks import span_s
 from daemon.domain.clock import SystemClock
@@ -52,7 +52,7 @@ def _act(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, _MOST), help="Of each queue.")
 def list_letters(*, limit: int, as_json: bool, queues: tuple[str, ...], **conditions: Any) -> None:
     """Dead letters, newest first."""
-    found = t.run(_letters(queues, _wanted((), **conditions), limit))
+    found = t.run(_letters(queues, _filter((), **conditions), limit))
     if as_json:
         t.emit(found)
         return
@@ -109,29 +109,31 @@ def drop(*, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     _told(t.run(_drop(dry_run=dry_run, **_selection(**chosen))), as_json=as_json)
 
 
-def _wanted(tasks: Sequence[str], codes: Sequence[str], older: float | None, newer: float | None) -> DeadLetterFilter:
+def _filter(tasks: Sequence[str], codes: Sequence[str], older: float | None, newer: float | None) -> DeadLetterFilter:
     return DeadLetterFilter(frozenset(tasks), frozenset(codes), older, newer)
 
 
 def _selection(
     *, tasks: Sequence[str], everything: bool, queues: Sequence[str], reason: str, **conditions: Any
 ) -> dict[str, Any]:
-    wanted = _wanted(tasks, **conditions)
-    if wanted.everything != everything:
+    letter_filter = _filter(tasks, **conditions)
+    if letter_filter.everything != everything:
         raise click.UsageError("name tasks, a --code or an age; or say --all, which takes no other condition")
-    return {"queues": queues, "wanted": wanted, "reason": reason}
+    return {"queues": queues, "letter_filter": letter_filter, "reason": reason}
 
 
-async def _letters(queues: Sequence[str], wanted: DeadLetterFilter, limit: int) -> list[DeadLetter]:
+async def _letters(queues: Sequence[str], letter_filter: DeadLetterFilter, limit: int) -> list[DeadLetter]:
     async with Connections(config.load()) as at:
-        return await _read(at, queues, wanted, limit)
+        return await _read(at, queues, letter_filter, limit)
 
 
-async def _read(at: Connections, queues: Sequence[str], wanted: DeadLetterFilter, limit: int) -> list[DeadLetter]:
+async def _read(
+    at: Connections, queues: Sequence[str], letter_filter: DeadLetterFilter, limit: int
+) -> list[DeadLetter]:
     unknown = sorted(set(queues) - set(at.catalog.queues))
     if unknown:
         raise click.UsageError(f"unknown queue {unknown[0]!r}; known: {', '.join(at.catalog.queues)}")
-    return await read_letters(at, queues, wanted, limit)
+    return await read_letters(at, queues, letter_filter, limit)
 
 
 async def _show(task: str) -> dict[str, Any]:
@@ -142,16 +144,16 @@ async def _show(task: str) -> dict[str, Any]:
         return {"letters": t.plain(letters), "task": row}
 
 
-async def _replay(queues: Sequence[str], wanted: DeadLetterFilter, reason: str, *, dry_run: bool) -> list[Fate]:
+async def _replay(queues: Sequence[str], letter_filter: DeadLetterFilter, reason: str, *, dry_run: bool) -> list[Fate]:
     async with Connections(config.load()) as at:
         await at.require_ours()
-        return await replay_letters(at, await _read(at, queues, wanted, _MOST), reason, dry_run=dry_run)
+        return await replay_letters(at, await _read(at, queues, letter_filter, _MOST), reason, dry_run=dry_run)
 
 
-async def _drop(queues: Sequence[str], wanted: DeadLetterFilter, reason: str, *, dry_run: bool) -> list[Fate]:
+async def _drop(queues: Sequence[str], letter_filter: DeadLetterFilter, reason: str, *, dry_run: bool) -> list[Fate]:
     async with Connections(config.load()) as at:
         await at.require_ours()
-        return await drop_letters(at, await _read(at, queues, wanted, _MOST), reason, dry_run=dry_run)
+        return await drop_letters(at, await _read(at, queues, letter_filter, _MOST), reason, dry_run=dry_run)
 
 
 def _told(fates: Sequence[Fate], *, as_json: bool) -> None:

@@ -79,8 +79,8 @@ def _settings() -> config.Settings:
 
 
 def _row(m: ModelState) -> tuple[str, ...]:
-    if m.closed_why:
-        state, for_s = click.style(f"unavailable: {t.safe(m.closed_why)}", fg="red"), m.closed_s
+    if m.cooldown_reason:
+        state, for_s = click.style(f"unavailable: {t.safe(m.cooldown_reason)}", fg="red"), m.cooldown_s
     elif m.breaker != "closed":
         state, for_s = click.style(f"breaker {m.breaker}", fg="yellow"), m.breaker_s
     else:

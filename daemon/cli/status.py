@@ -64,7 +64,7 @@ def screen(overview: Overview) -> Iterator[str]:
     if lapsed:
         lost = sum(c.pending for c in lapsed)
         yield click.style(f"           {len(lapsed)} lapsed, {lost} tasks of theirs wait to be taken over", fg="yellow")
-    used = [limiter for limiter in overview.guards if limiter.in_use or limiter.closed]
+    used = [limiter for limiter in overview.limiters if limiter.in_use or limiter.closed]
     if used:
         yield ""
         yield t.table(("MODEL", "tier", "in-use", "", "state"), map(_limiter, used), right="in-use", keep="MODEL")

@@ -43,7 +43,7 @@ def load(environ: Mapping[str, str] | None = None, role: Role | None = None) -> 
         raise ConfigError(mistakes)
     misspelt = [line for prefix in _PREFIXES for line in unknown(reading.environ, prefix, known)]
     found = MappingProxyType({name: reading.origins.get(name, "default") for name in known})
-    return settings.model_copy(update={"sources": found, "warnings": (*misspelt, *broken(rules.DOUBTS, settings))})
+    return settings.model_copy(update={"sources": found, "warnings": (*misspelt, *broken(rules.WARNINGS, settings))})
 
 
 def _read(environ: Mapping[str, str] | None) -> tuple[Settings, Reading]:

@@ -108,7 +108,7 @@ GATEWAY_NEEDS: Final = (
          "QStash is told to call the relay there"),
 )  # fmt: skip
 #: legal, but somebody should know
-DOUBTS: Final = (
+WARNINGS: Final = (
     Rule(("REDIS_URL", "NODE_ENV"), lambda url, env: _development(env) or _has_password(url),
          "a Redis without a password is open to everything that reaches its port"),
     Rule(("TASK_TOKEN_SECRET",), lambda key: key is None or len(key.get_secret_value()) >= TOKEN_SECRET_CHARS_MIN,

@@ -43,7 +43,7 @@ class QueueSpec:
     parallelism: int
     max_size: int | None = None  #: None: QUEUE_MAX_SIZE applies
     vision: bool = False
-    gives_way_s: float = 0.0  #: at guards shared with other queues its tasks wait as if accepted so much later
+    gives_way_s: float = 0.0  #: at limiters shared with other queues its tasks wait as if accepted so much later
 
 
 DEFAULT_QUEUES: Final[Mapping[str, QueueSpec]] = MappingProxyType(

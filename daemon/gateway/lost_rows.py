@@ -14,7 +14,7 @@ from daemon.domain.events import EventType
 from daemon.domain.messages import TaskMessage
 from daemon.events.log import EventLog
 from daemon.observability.logging import logger
-from daemon.pipeline.told_result import told_result
+from daemon.pipeline.rebuilt_result import rebuild_result
 from daemon.ports import StoredResult
 from daemon.store.records import TaskRecords, TaskRow
 
@@ -38,7 +38,7 @@ class LostRows:
         if ending is None or ending[0].type is not EventType.DONE or origin is None or first is None:
             return None
         done, queue = ending[0].data, str(first.data.get("queueId", ""))
-        draft = told_result(*ending)
+        draft = rebuild_result(*ending)
         message = TaskMessage(
             task_id=task_id, queue_id=queue, service_id=origin.service_id, user_id=origin.user_id, variables={}
         )

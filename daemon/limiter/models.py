@@ -1,4 +1,4 @@
-"""What all processes know of the models: closed, broken, slowed down, owed; and an operator's hand on it.
+"""The state of the models over all processes: cooldown, breaker, adaptive limit, rates owed; and operators' orders.
 
 Called for operators (`cli`), not on the path of a task.
 """
@@ -20,8 +20,8 @@ class ModelState:
     """One model over all processes; seconds from now."""
 
     model: str
-    closed_why: str  #: "" when it is not closed
-    closed_s: float | None
+    cooldown_reason: str  #: "" outside of a cooldown
+    cooldown_s: float | None
     breaker: str  #: closed | open | probing
     breaker_s: float | None  #: until a probe may go, while it is open
     failures: int  #: in a row, while the breaker is closed
@@ -83,8 +83,8 @@ def _state(model: str, replies: Sequence[Any], now: int) -> ModelState:
     open_at = int(breaker.get(b"open_at", 0))
     return ModelState(
         model=model,
-        closed_why=closed.decode() if closed else "",
-        closed_s=closed_ms / 1000 if closed else None,
+        cooldown_reason=closed.decode() if closed else "",
+        cooldown_s=closed_ms / 1000 if closed else None,
         breaker="closed" if not open_at else "open" if open_at > now else "probing",
         breaker_s=(open_at - now) / 1000 if open_at > now else None,
         failures=len(breaker.get(b"times", b"").split()) if not open_at else 0,

@@ -255,7 +255,7 @@ def _outcome_and_woken(ask: PermitRequest, reply: Any) -> tuple[Outcome, Sequenc
             return WaitForPermit(asked[number - 1], rank), woken
         case [b"probing", _, rank, *woken]:
             return WaitForPermit(None, rank), woken
-        case [b"shut", reason, ms, in_line, *woken]:
+        case [b"unavailable", reason, ms, in_line, *woken]:
             return NoModelAvailable(Reason(reason.decode()), ms, bool(in_line)), woken
     raise AssertionError(f"the enter script answered {reply!r}")
 

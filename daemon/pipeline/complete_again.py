@@ -46,8 +46,8 @@ async def _append_last_with_text(x: Execution, end_event: EventDraft, text: str)
     """
     streams, attempt = x.deps.settlement, x.in_flight.event_attempt
     for _ in range(_LOOKS_MAX):
-        told, seq = await x.until_available(lambda: streams.streamed_text(x.task, attempt), interruptible=False)
-        lacking = text[len(told) :] if text.startswith(told) else ""
+        streamed, seq = await x.until_available(lambda: streams.streamed_text(x.task, attempt), interruptible=False)
+        lacking = text[len(streamed) :] if text.startswith(streamed) else ""
         drafts = [*([token_batch(lacking, Channel.TEXT)] if lacking else []), end_event]
         step = partial(streams.append_and_release, x.task, attempt, drafts, *x.in_flight.held, after=seq)
         appended = await x.until_available(step, interruptible=False)

@@ -134,7 +134,7 @@ async def begin_attempt(x: Execution) -> Outcome | None:
         await x.raise_attempt(appended.attempt + 1)
         appended = await _start(x)
     if appended.ended:  # its viewer was told the end: there is nobody to run it for
-        return await failure.end_as_told(x, appended)
+        return await failure.end_by_event(x, appended)
     x.check_appended(appended)
     x.phase = Phase.RUNNING
     return None

@@ -31,8 +31,8 @@ from daemon.pipeline.outcome import (
     Snoozed,
 )
 from daemon.pipeline.permit_policy import snooze_for_permit, snooze_until_available
+from daemon.pipeline.rebuilt_result import rebuild_result
 from daemon.pipeline.retry_policy import GiveUp, Retry, WaitForModel, decide, final_code
-from daemon.pipeline.told_result import told_result
 from daemon.ports import Appended, Transition
 
 _log = logger(__name__)
@@ -145,19 +145,19 @@ async def _transition(x: Execution, transition: Transition) -> None:
         raise LeaseLost("the attempt is not ours any more")
 
 
-async def end_as_told(x: Execution, appended: Appended) -> Outcome:
+async def end_by_event(x: Execution, appended: Appended) -> Outcome:
     """The events have ended and the row has not: it ends as viewers were told, without a model call.
 
     `done`: Postgres has lost the commit. Row and result are written back, or the row says that the result is lost.
     """
-    told = await x.until_available(lambda: x.deps.settlement.ending(x.task))
-    if told is None or told[0].type is not EventType.DONE:
+    terminal = await x.until_available(lambda: x.deps.settlement.ending(x.task))
+    if terminal is None or terminal[0].type is not EventType.DONE:
         known = Code.CANCELLED if appended.cancel else Code.DELIVERY_FAILED
-        code = Code.__members__.get(str(told[0].data.get("code"))) if told is not None else None
+        code = Code.__members__.get(str(terminal[0].data.get("code"))) if terminal is not None else None
         return await give_up(x, TaskError(code=code or known), stage=Stage.DELIVER)
     if appended.attempt > x.claim.attempt:
         await x.raise_attempt(appended.attempt)
-    draft = told_result(*told)
+    draft = rebuild_result(*terminal)
     if draft is None:
         await _transition(x, Transition(State.DONE, Code.RESULT_LOST, "done"))
     else:
@@ -250,7 +250,7 @@ async def drop(x: Execution, *, conflict: str = "") -> Outcome:
         return Dropped("duplicate")
     # It was accepted and will never start: its place goes back. Images may be those of the task it names.
     await settlement.dead_letter(x, Code.INVALID_PAYLOAD, conflict, with_blobs=False)
-    return Dropped("foreign")
+    return Dropped("task_id_conflict")
 
 
 # --- interrupted --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from daemon.domain.events import Reason, Usage
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Result committed, `done` appended, guards released, entry acked."""
+    """Result committed, `done` appended, permits released, entry acked."""
 
     model_id: str
     usage: Usage
@@ -55,9 +55,9 @@ class CompletedAgain:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """The entry was settled without running: a duplicate, a foreign body, or poison."""
+    """The entry was settled without running: a duplicate, another body under its task id, or poison."""
 
-    why: Literal["duplicate", "foreign", "poison"]
+    why: Literal["duplicate", "task_id_conflict", "poison"]
 
 
 @dataclass(frozen=True, slots=True)

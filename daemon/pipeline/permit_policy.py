@@ -1,4 +1,4 @@
-"""Judge a refusal of the guards, and what closes a model. Plain functions: answers, times, limits and chance in."""
+"""What follows a refusal of the limiters, and what puts a model in cooldown. Plain functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Snooze:
     reason: Reason
     delay_s: float
     since_ms: int
-    wakeable: bool = True  #: the guards call it before that, when it is its turn
+    wakeable: bool = True  #: the limiter notifies it before that, when it is its turn
 
 
 def snooze_for_permit(
@@ -45,7 +45,7 @@ def snooze_for_permit(
 
 def snooze_until_available(
     entry: WorkEntry,
-    shut: NoModelAvailable,
+    reply: NoModelAvailable,
     now_ms: int,
     settings: GuardSettings,
     retry: RetrySettings,
@@ -57,8 +57,8 @@ def snooze_until_available(
     since_ms = entry.parked_at or now_ms
     if now_ms - since_ms > settings.wait_max_s * 1000:
         return None
-    delay_s = shut.opens_in_ms / 1000 + (0.0 if shut.in_line else delay_after_cooldown(retry, jitter, first=first))
-    return Snooze(shut.reason, min(delay_s, _left_s(since_ms, now_ms, settings)), since_ms, wakeable=False)
+    delay_s = reply.opens_in_ms / 1000 + (0.0 if reply.in_line else delay_after_cooldown(retry, jitter, first=first))
+    return Snooze(reply.reason, min(delay_s, _left_s(since_ms, now_ms, settings)), since_ms, wakeable=False)
 
 
 def has_priority(entry: WorkEntry, now_ms: int, settings: GuardSettings, *, paid: bool) -> bool:

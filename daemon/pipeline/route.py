@@ -1,4 +1,4 @@
-"""Where an attempt goes: which models in which order, through which guards, within which limits. Pure."""
+"""Where an attempt goes: which models in which order, through which limiters, within which limits. Pure."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Plan:
     service: Service
     queue: QueueSpec
     models: tuple[Model, ...]  #: the one to call first, then its fallbacks
-    shared: tuple[Permit, ...]  #: the guards to pass whatever model is called
-    candidates: tuple[Candidate, ...]  #: the models as the guards see them, in the same order
+    shared: tuple[Permit, ...]  #: the limiters to pass whatever model is called
+    candidates: tuple[Candidate, ...]  #: the models as the limiters see them, in the same order
     timeouts: Timeouts
     attempts_max: int  #: failures allowed
     expires_at: float | None  #: unix s; not started after it
@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def permits(self) -> tuple[Permit, ...]:
-        """All guards on the way to the first model."""
+        """All limiters on the way to the first model."""
         return (*self.shared, self.candidates[0].permit)
 
     @property

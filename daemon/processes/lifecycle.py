@@ -145,7 +145,7 @@ class Notifier:
         mine = settings.watchdog_pid in (None, os.getpid())  # systemd means the main process, not its children
         self._watchdog_s = settings.watchdog_usec / 1e6 if settings.watchdog_usec and mine else None
         self._withheld = False
-        self._deaf = False
+        self._unreachable = False
 
     def send(self, *lines: str) -> bool:
         """Hand lines such as `READY=1` to systemd in one datagram; False when nobody took them."""
@@ -156,11 +156,11 @@ class Notifier:
                 sock.settimeout(0)
                 sock.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            if not self._deaf:
+            if not self._unreachable:
                 _log.warning("systemd.unreachable", reason=error)
-            self._deaf = True
+            self._unreachable = True
             return False
-        self._deaf = False
+        self._unreachable = False
         return True
 
     async def follow(self, ready: Event, draining: Event, status: Callable[[], str] | None = None) -> None:
@@ -174,7 +174,7 @@ class Notifier:
         self.send("READY=1", *_status(status))
         every_s = min(STATUS_EVERY_S, self._watchdog_s / 2 if self._watchdog_s else STATUS_EVERY_S)
         while not draining.is_set():
-            self._beat(status)
+            self._report(status)
             with suppress(TimeoutError):  # not wait_for, which swallows a cancellation that comes with the word to stop
                 async with asyncio.timeout(every_s):
                     await draining.wait()
@@ -182,10 +182,10 @@ class Notifier:
         while True:  # a drain lasts minutes: the watchdog goes on biting
             if not self.progress.stalled():  # one that is set longer than TimeoutStopSec is no hang
                 self.send(f"EXTEND_TIMEOUT_USEC={int(_EXTEND_BEATS * every_s * 1e6)}")
-            self._beat(status)
+            self._report(status)
             await asyncio.sleep(every_s)
 
-    def _beat(self, status: Callable[[], str] | None) -> None:
+    def _report(self, status: Callable[[], str] | None) -> None:
         lines = _status(status)
         stalled = self.progress.stalled() if self._watchdog_s else []
         if stalled and not self._withheld:

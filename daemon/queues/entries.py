@@ -16,8 +16,8 @@ def read_entry(queue: str, stream: str, entry_id: bytes, fields: Any, bytes_max:
     """The delivery of one entry."""
     raw = _raw(fields)
     entry, poison = _parse(raw, bytes_max)
-    ahead = _unsupported_version(raw) if entry is None and raw is not None else None
-    return Delivery(queue, stream, entry_id.decode(), entry, poison, ahead, redelivered)
+    newer = _unsupported_version(raw) if entry is None and raw is not None else None
+    return Delivery(queue, stream, entry_id.decode(), entry, poison, newer, redelivered)
 
 
 def _raw(fields: Any) -> bytes | None:

@@ -61,7 +61,7 @@ class Reservations:
                 record_ttl_ms=ttl_ms + int((delay_s or 0.0) * 1000),
                 reservation_ttl_ms=ttl_ms,
                 seen_prefix=keys.dedup(queue, ""),
-                takes_slot=delay_s is None,
+                takes_occupancy=delay_s is None,
             )
         )
         if reply[0] == b"promised":

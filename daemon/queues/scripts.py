@@ -86,7 +86,7 @@ def begin(
     newest_weight: float = NEWEST_WEIGHT,
     pace_ttl_s: int = PACE_TTL_S,
 ) -> Call:
-    """The task starts: its slot is released, once."""
+    """The task starts: its occupancy is released, once."""
     return Call(
         SCRIPTS["begin"],
         (stream, waiting, counter, pace),
@@ -100,7 +100,7 @@ def begin_again(*, stream: str, state: str) -> Call:
 
 
 def cancel_reservation(*, seen: str, waiting: str, counter: str, reservation: str, task_id: str) -> Call:
-    """Releases the slot of a message that will never come."""
+    """Releases the occupancy of a message that will never come."""
     return Call(SCRIPTS["cancel_reservation"], (seen, waiting, counter, reservation), (task_id,))
 
 
@@ -142,7 +142,7 @@ def depths(*, ready: str, tasks: str, retry: str, dead: str, counter: str, contr
 
 
 def expire_reservations(*, waiting: str, counter: str, reservation_ttl_ms: int, seen_prefix: str, batch: int) -> Call:
-    """Releases the slots of reservations whose message did not come in time."""
+    """Releases the occupancy of reservations whose message did not come in time."""
     return Call(SCRIPTS["expire_reservations"], (waiting, counter), (reservation_ttl_ms, seen_prefix, batch))
 
 
@@ -252,13 +252,13 @@ def reserve(
     record_ttl_ms: int,
     reservation_ttl_ms: int,
     seen_prefix: str,
-    takes_slot: bool,
+    takes_occupancy: bool,
 ) -> Call:
-    """Reserves a slot for a task before its message is published."""
+    """Reserves occupancy of a queue for a task before its message is published."""
     return Call(
         SCRIPTS["reserve"],
         (seen, waiting, counter, control, reservation, pace),
-        (task_id, sha256, max_size, record_ttl_ms, reservation_ttl_ms, seen_prefix, int(takes_slot)),
+        (task_id, sha256, max_size, record_ttl_ms, reservation_ttl_ms, seen_prefix, int(takes_occupancy)),
     )
 
 

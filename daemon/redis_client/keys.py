@@ -1,7 +1,7 @@
 """The register of every Redis key (protocol 4). No other module spells one.
 
-All braces are literal hash tags: what one script changes shares a slot on Redis Cluster. Everything of queue Q lives in
-the slot of the bare counter `bp:queue:Q`; all guards share `{guard}`; a task's events have a slot of their own.
+All braces are literal hash tags: what one script changes shares a hash slot of Redis Cluster. All of queue Q is in that
+of the bare counter `bp:queue:Q`; all limiters share `{guard}`; a task's events have a hash slot of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONSUMERS: Final = "{guard}:consumers"
 PROCESSES: Final = "{guard}:processes"
 #: zset `Q/taskId` -> until when (server ms): waiters that were called, and a place is kept for
 NOTIFIED: Final = "{guard}:called"
-#: hash: guards that somebody may wait for -> their limit; what the shared sweep looks at
+#: hash: limiters that somebody may wait for -> their limit; what the shared sweep looks at
 LIMITERS_WITH_WAITERS: Final = "{guard}:waits"
 #: string with a short life: somebody sweeps the waiters
 PERMIT_SWEEP: Final = "{guard}:sweep"

@@ -1,4 +1,4 @@
-"""Where keys lie in a cluster: the keys of a command, the slot of a key, the node of a slot."""
+"""Where keys lie in a cluster: the keys of a command, the hash slot of a key, the node of a hash slot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEYLESS: Final = frozenset({"TIME", "PING", "INFO", "PUBLISH", "CONFIG GET"})
 
 
 class SlotMap:
-    """Who holds which slot, as one node said it."""
+    """Who holds which hash slot, as one node said it."""
 
     def __init__(self, ranges: Sequence[tuple[int, int, Address]] = ()) -> None:
         """Ranges of first and last slot, ascending, and who holds them."""

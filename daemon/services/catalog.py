@@ -40,7 +40,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One `[models.*]` table: a modelId, as messages, guards and events name it."""
+    """One `[models.*]` table: a modelId, as messages, limiters and events name it."""
 
     id: str
     provider: str  #: deepseek | openai | gemini

@@ -1,6 +1,6 @@
-"""Leases of everything this process runs: one beat renews entries, guards and Postgres heartbeats together.
+"""Leases of everything this process runs: one heartbeat renews entries, permits and rows together.
 
-The beat has its own connection, so a busy pool never delays it. A refused beat, or none for the self-fence time,
+The heartbeat has its own connection, so a busy pool never delays it. A refused one, or none for the self-fence time,
 interrupts the model call: whoever took the task over must not run beside us. Where Redis has forgotten an entry or a
 permit, nobody has taken it: the row proves that the attempt is ours (docs/decisions/0009-ownership.md). Beats go on
 through a drain, until the last attempt has ended.

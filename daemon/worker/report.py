@@ -34,7 +34,7 @@ _NO_SPANS: Final = NoSpans()
 
 _PLAIN: Final = {
     Done: "done",
-    Requeued: "handed_back",
+    Requeued: "requeued",
     CompletedAgain: "repeated",
     Fenced: "fenced",
     Refused: "refused",
@@ -120,7 +120,7 @@ def _label(outcome: Outcome) -> tuple[str, str]:
         case Retrying(code):
             return "retrying", code.value
         case Snoozed(reason):
-            return "deferred", reason.value
+            return "snoozed", reason.value
         case Failed(code):
             return "failed", code.value
         case Dropped(why):

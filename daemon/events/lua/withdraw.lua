@@ -2,7 +2,7 @@
 -- KEYS: retry, held, seen, tasks, reservation, waiting, counter, blobs…
 -- ARGV: task_id, group, seen_ttl_s
 -- Reply: {withdrawn, clamped}; withdrawn 0: it is pending or in :ready, and whoever reads it finds it ended
--- Repeatable: it is withdrawn once. One whose slot was reserved and that was not delivered leaves a `seen` behind, so
+-- Repeatable: it is withdrawn once. One that was reserved for and that was not delivered leaves a `seen` behind, so
 --   that its message is a duplicate when it comes. ZREM comes first, so that this runs when Redis is full.
 local retry, held, seen, tasks, reservation, waiting, counter = unpack(KEYS, 1, 7)
 local task_id, group, seen_ttl_s = unpack(ARGV)

@@ -17,7 +17,7 @@
 --     tokens that the call is expected to use
 -- Reply: {'in', candidate, probing (1|0), woken…}; {'full', limiter (the shared ones first), rank, woken…}: it waits
 --   in order of age and will be woken; {'probing', limiter, rank, woken…}: it waits for the probe of an open breaker;
---   {'shut', reason, ms, in line (1|0), woken…}. `woken` were notified by us and are to be woken.
+--   {'unavailable', reason, ms, in line (1|0), woken…}. `woken` were notified by us and are to be woken.
 -- Repeatable: a repeated call finds what the first one took. Every write comes after every decision, and the first
 --   one is a ZADD wherever something grows: a full Redis refuses all of it.
 local notified, waits = unpack(KEYS, 1, 2)
@@ -30,7 +30,7 @@ local shared_limits, rates_at = take(ARGV, 15, shared_count)
 local rates = take_records(ARGV, rates_at, {'limit', 'request_ms', 'request_burst_ms', 'token_ms', 'token_burst_ms',
   'tokens'})
 
-local pays, ours = has_priority == '1', '~' .. waiter
+local is_paid, ours = has_priority == '1', '~' .. waiter
 reservation_ms, wait_ttl_ms, wake_max = tonumber(reservation_ms), tonumber(wait_ttl_ms), tonumber(wake_max)
 local oldest_turn = now - turn_grace_ms
 
@@ -65,7 +65,7 @@ end
 local function fits(rate, each_ms, burst_ms, cost)
   if each_ms == 0 then return 0 end
   local charged_until = math.max(tonumber(redis.call('GET', rate) or now), now) + each_ms * cost
-  local allowed_ms = math.max(pays and burst_ms or burst_ms * free_burst, each_ms * cost)
+  local allowed_ms = math.max(is_paid and burst_ms or burst_ms * free_burst, each_ms * cost)
   return math.max(0, charged_until - now - allowed_ms), charged_until
 end
 
@@ -79,13 +79,13 @@ local function wait_for_turn(model)
   local tokens_ms, tokens_until = fits(keys.tokens, rate.token_ms, rate.token_burst_ms, rate.tokens)
   model.requests_until, model.tokens_until = requests_until, tokens_until
   if not requests_until and not tokens_until then return 0 end
-  local turns = pays and keys.paid_turns or keys.free_turns
+  local turns = is_paid and keys.paid_turns or keys.free_turns
   local my_turn = tonumber(redis.call('ZSCORE', turns, waiter) or 0)
   local ready_ms = math.max(requests_ms, tokens_ms)
   local is_due = my_turn > 0 and my_turn <= now + turn_early_ms
   local me = my_turn >= oldest_turn and my_turn > 0 and 1 or 0
   local is_alone = redis.call('ZCOUNT', turns, oldest_turn, '+inf') == me
-  local gives_way = not pays and redis.call('ZCOUNT', keys.paid_turns, oldest_turn, now + paid_ahead_ms) > 0
+  local gives_way = not is_paid and redis.call('ZCOUNT', keys.paid_turns, oldest_turn, now + paid_ahead_ms) > 0
   if ready_ms == 0 and (is_due or is_alone) and not gives_way then return 0 end
   local step_ms = math.max(rate.request_ms, rate.token_ms * rate.tokens)
   local turn_at = now + math.max(1, ready_ms)
@@ -93,7 +93,7 @@ local function wait_for_turn(model)
     turn_at = math.max(turn_at, my_turn)
   else
     local last = last_turn(turns)
-    if not pays then last = math.max(last, last_turn(keys.paid_turns)) end
+    if not is_paid then last = math.max(last, last_turn(keys.paid_turns)) end
     turn_at = math.max(turn_at, last + step_ms)
   end
   model.turns, model.turn_at = turns, turn_at
@@ -111,7 +111,7 @@ local function leave_turns(kept)
 end
 
 local function pass_on(limiter)
-  hand_over(limiter.permits, limiter.waiters, limiter.limit, notified, reservation_ms, wake_max)
+  reserve_for_waiters(limiter.permits, limiter.waiters, limiter.limit, notified, reservation_ms, wake_max)
 end
 
 -- What was reserved for us elsewhere, and where we waited, goes to the next.
@@ -191,4 +191,4 @@ if soonest.turns then
 end
 leave_waiters()
 leave_turns(soonest.turns)
-return {'shut', soonest.reason, math.ceil(soonest.ms), soonest.turns and 1 or 0, unpack(woken)}
+return {'unavailable', soonest.reason, math.ceil(soonest.ms), soonest.turns and 1 or 0, unpack(woken)}

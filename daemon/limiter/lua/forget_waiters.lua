@@ -1,7 +1,7 @@
 -- Takes all waiters of one queue out of every line: it is paused, so nobody would come when notified.
 -- KEYS: waits
 -- ARGV: waiter_prefix
---   waiter_prefix: of the queue's waiters; the limiters behind `waits` share its slot
+--   waiter_prefix: of the queue's waiters; the limiters behind `waits` share its hash slot
 -- Reply: how many
 -- Repeatable: a waiter goes once. They keep their age: asked again, they stand where they stood.
 local waits = KEYS[1]

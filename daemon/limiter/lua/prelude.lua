@@ -37,7 +37,7 @@ local function notify(notified, waiter, reservation_ms)
 end
 
 -- Reserves free permits for the oldest waiters; never more than `wake_max` are woken by one script.
-local function hand_over(permits, waiters, limit, notified, reservation_ms, wake_max)
+local function reserve_for_waiters(permits, waiters, limit, notified, reservation_ms, wake_max)
   local free = limit - permits_in_use(permits)
   while free > 0 and #woken < wake_max do
     local waiter = redis.call('ZPOPMIN', waiters)[1]

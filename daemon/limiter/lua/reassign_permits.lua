@@ -34,7 +34,7 @@ for i, limiter in ipairs(limiters) do
   if #dead > 0 then free(limiter.permits) end
   if redis.call('EXISTS', limiter.waiters) == 1 then
     redis.call('HSET', waits, limiter.permits, limits[i])
-    hand_over(limiter.permits, limiter.waiters, tonumber(limits[i]), notified, tonumber(reservation_ms),
+    reserve_for_waiters(limiter.permits, limiter.waiters, tonumber(limits[i]), notified, tonumber(reservation_ms),
       tonumber(wake_max))
   end
 end

@@ -125,6 +125,6 @@ if own then
   own.limit = adaptive_limit(model.slowdown, own.limit)
 end
 for _, limiter in ipairs(limiters) do
-  hand_over(limiter.permits, limiter.waiters, limiter.limit, notified, reservation_ms, wake_max)
+  reserve_for_waiters(limiter.permits, limiter.waiters, limiter.limit, notified, reservation_ms, wake_max)
 end
 return {released, opened, unpack(woken)}

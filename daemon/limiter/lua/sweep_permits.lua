@@ -5,7 +5,8 @@
 --   mark_ms: no other process sweeps for so long; it only learns whether somebody still waits
 --   page: limiters that are looked at, about
 -- Reply: {left, woken…}; left 0: nobody waits any more
--- Repeatable: the mark makes a second call do nothing; it ends by itself. The limiters behind `waits` share its slot.
+-- Repeatable: the mark makes a second call do nothing; it ends by itself. The limiters behind `waits`
+--   share its hash slot.
 local mark, cursor, notified, waits = unpack(KEYS)
 local reservation_ms, mark_ms, page, wake_max = unpack(ARGV)
 
@@ -24,7 +25,7 @@ for _, limiter in ipairs((take_records(found, 1, {'permits', 'limit'}))) do
     redis.call('HDEL', waits, limiter.permits)
   else
     local limit = tonumber(limiter.limit)
-    hand_over(limiter.permits, waiters, limit, notified, tonumber(reservation_ms), 2 * wake_max)
+    reserve_for_waiters(limiter.permits, waiters, limit, notified, tonumber(reservation_ms), 2 * wake_max)
   end
 end
 return {left(), unpack(woken)}

@@ -2,12 +2,12 @@
 -- KEYS: tasks, seen, waiting, counter, control, pace, blobs…
 -- ARGV: task_id, sha256, entry, max_size, counted, dry_run, seen_ttl_s, blob_ttl_s, blob_bytes…
 --   entry: JSON
---   max_size: slots of the queue, unless its control hash says another number
+--   max_size: capacity of the queue, unless its control hash says another number
 --   counted: 1 the producer has counted the task itself, by a bare INCR
 --   dry_run: 1 decide, write nothing
 --   blob_bytes: the content of each of `blobs`
 -- Reply: {'queued', entry id, position, paused (1|0)} (dry run: {'queued', '', position}), {'duplicate', entry id},
---   {'conflict', entry id} or {'full', slots taken, limit, ms until a slot is free (-1: unknown)}
+--   {'conflict', entry id} or {'full', occupancy, limit, ms until there is room (-1: unknown)}
 -- Repeatable: a repeated call finds `seen`. Every read comes before the first write, so a key of a wrong type leaves
 --   nothing behind; XADD is the first write, so a full Redis refuses all of it, and what follows can't fail any more
 --   (the counter is known to be a number, the zset to be one).
@@ -17,25 +17,24 @@ local blobs, blob_bytes = take(KEYS, 7), take(ARGV, 9)
 
 local earlier = reply_if_seen(seen, sha256)
 if earlier then return earlier end
-local has_slot = redis.call('ZSCORE', waiting, task_id)
+local is_reserved = redis.call('ZSCORE', waiting, task_id)
 local waiting_count = redis.call('ZCARD', waiting)
-local count = slot_count(counter)
+local count = occupancy_of(counter)
 if not count then return redis.error_reply('ERR the counter of the queue is not an integer') end
-local limit = slot_limit(control, max_size)
+local limit = capacity_of(control, max_size)
 
--- A slot that the producer took is kept. The counter may lag behind the set (a lost key), never the other way for
--- long.
-if not has_slot and counted ~= '1' then
+-- A reserved task is counted already. The counter may lag behind the set (a lost key), never the other way for long.
+if not is_reserved and counted ~= '1' then
   local taken = math.max(count, waiting_count)
   if taken >= limit then return {'full', taken, limit, eta_ms(pace, taken - limit + 1)} end
 end
 if dry_run == '1' then
-  return {'queued', '', has_slot and redis.call('ZRANK', waiting, task_id) + 1 or waiting_count + 1}
+  return {'queued', '', is_reserved and redis.call('ZRANK', waiting, task_id) + 1 or waiting_count + 1}
 end
 
 local entry_id = redis.call('XADD', tasks, '*', 'task', entry)
 redis.call('SET', seen, entry_id .. ':' .. sha256, 'EX', seen_ttl_s)
-if not has_slot then
+if not is_reserved then
   redis.call('ZADD', waiting, server_ms(), task_id)
   if counted ~= '1' then redis.call('INCR', counter) end
 end

@@ -1,7 +1,7 @@
 -- Settles an entry of ours: XACK and XDEL.
 -- KEYS: stream, waiting, counter, blobs…
 -- ARGV: group, entry_id, consumer, task_id, whole_task
---   whole_task: 1 the task is over: its slot, if it still has one, and its blobs go too; 0 only this entry goes
+--   whole_task: 1 the task is over: its occupancy, if it is counted, and its blobs go too; 0 only this entry goes
 -- Reply: {owned, clamped}; owned 0: it is not pending to us, and nothing was changed
 -- Repeatable: a settled entry is not ours. XACK comes first, so that this runs when Redis is full.
 local stream, waiting, counter = unpack(KEYS, 1, 3)

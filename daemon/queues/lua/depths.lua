@@ -1,7 +1,7 @@
 -- How much lies where in one queue.
 -- KEYS: ready, tasks, retry, dead, counter, control
 -- ARGV: group
--- Reply: {waiting, running, delayed, dead, slots taken, id time (ms) of the oldest entry that nobody has read or 0,
+-- Reply: {waiting, running, delayed, dead, occupancy, id time (ms) of the oldest entry that nobody has read or 0,
 --   control as a flat list}
 -- Repeatable: changes nothing. waiting = XLEN - XPENDING, never XINFO's lag, which is nil once entries are deleted.
 local ready, tasks, retry, dead, counter, control = unpack(KEYS)

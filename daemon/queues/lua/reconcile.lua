@@ -12,7 +12,7 @@ local reservation_ttl_ms, mark_ms = unpack(ARGV)
 if not redis.call('SET', mark, '1', 'NX', 'PX', mark_ms) then return {0, 0, 0} end
 local now = server_ms()
 local old = redis.call('ZCOUNT', waiting, '-inf', now - reservation_ttl_ms) > 0 and 1 or 0
-local count, members = slot_count(counter) or -1, redis.call('ZCARD', waiting)
+local count, members = occupancy_of(counter) or -1, redis.call('ZCARD', waiting)
 if count < members then
   redis.call('SET', counter, members)
   redis.call('DEL', drift)

@@ -5,8 +5,8 @@
 --   wakeable: 1 it waits for a permit: one that was woken between its refusal and this moment is due at once
 -- Reply: {owned, due (server ms), due_in_ms}; owned 0: it is not pending to us, and nothing was changed
 -- Repeatable: a settled entry is not ours. ZADD comes first: a full Redis refuses all of it and the entry stays
---   pending to us. A task that was delayed before its first start keeps its slot in `waiting`; `seen` lives on, so
---   that the slot never looks like a mere reservation.
+--   pending to us. A task that was delayed before its first start stays in `waiting`; `seen` lives on, so that
+--   it never looks like a mere reservation.
 local stream, retry, held, seen, woken = unpack(KEYS)
 local group, entry_id, consumer, task_id, due_in_ms, entry, seen_ttl_s, wakeable = unpack(ARGV)
 

@@ -38,18 +38,18 @@ local function settle(stream, group, entry_id)
   redis.call('XDEL', stream, entry_id)
 end
 
--- Releases a task's slot in its queue, if it still has one: {released (1|0), clamped (1|0)}. A counter that would
+-- Releases a task's occupancy of its queue, if it is counted: {released (1|0), clamped (1|0)}. A counter that would
 -- fall below zero is clamped, and the caller counts that. ZREM comes first: it is let through when Redis is full.
-local function release_slot(waiting, counter, task_id)
+local function release_occupancy(waiting, counter, task_id)
   if redis.call('ZREM', waiting, task_id) == 0 then return 0, 0 end
   if redis.call('DECR', counter) >= 0 then return 1, 0 end
   redis.call('INCR', counter)
   return 1, 1
 end
 
--- The task is over: its slot, if it still has one, and its blobs go. Whether the counter was clamped (1|0).
+-- The task is over: its occupancy, if it is counted, and its blobs go. Whether the counter was clamped (1|0).
 local function finish_task(waiting, counter, task_id, blobs)
-  local _, clamped = release_slot(waiting, counter, task_id)
+  local _, clamped = release_occupancy(waiting, counter, task_id)
   for _, blob in ipairs(blobs) do redis.call('DEL', blob) end
   return clamped
 end
@@ -70,14 +70,14 @@ local function reply_if_seen(seen, sha256)
 end
 
 -- The counter of a queue as a number; nil when it holds something else.
-local function slot_count(counter)
+local function occupancy_of(counter)
   local text = redis.call('GET', counter) or '0'
   if #text > 15 or not string.match(text, '^%-?%d+$') then return nil end
   return tonumber(text)
 end
 
--- How many slots the queue has: what its control hash says, else `max_size`.
-local function slot_limit(control, max_size)
+-- The capacity of the queue: what its control hash says, else `max_size`.
+local function capacity_of(control, max_size)
   return tonumber(redis.call('HGET', control, 'maxSize') or max_size) or tonumber(max_size)
 end
 

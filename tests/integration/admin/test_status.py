@@ -47,7 +47,7 @@ async def test_sizes_are_those_of_the_streams(at: Connections, system: System) -
     assert 0 <= q.oldest_wait_s < 30
     assert q.next_due_s is not None
     assert 50 < q.next_due_s <= 60
-    guard = next(g for g in found.guards if (g.model, g.tier) == ("deepseek-pro", "paid"))
+    guard = next(g for g in found.limiters if (g.model, g.tier) == ("deepseek-pro", "paid"))
     assert (guard.in_use, guard.limit, guard.closed) == (2, 20, "")
     [consumer] = found.consumers
     assert (consumer.name, consumer.alive, consumer.pending) == ("host-1-abcd", True, 1)

@@ -51,7 +51,7 @@ async def test_a_running_task_names_its_owner_and_its_waits(at: Connections, sys
     assert "host-1-abcd" in found.en
     assert facts.pending is not None
     assert [phase.kind for phase in life(facts)][-1] in {"ran", "waited"}
-    assert "canary" not in repr([facts.events, facts.attempts, facts.guards])
+    assert "canary" not in repr([facts.events, facts.attempts, facts.limiters])
 
 
 async def test_a_closed_model_is_told_with_its_time(at: Connections, system: System) -> None:

@@ -42,7 +42,7 @@ async def desk(redis_settings: RedisSettings) -> AsyncIterator[Desk]:
 async def test_a_model_that_nobody_used_is_open(desk: Desk) -> None:
     """Zeros, not errors."""
     [found] = await desk.models.read(["gpt"])
-    assert (found.closed_why, found.breaker, found.running, found.waiting) == (
+    assert (found.cooldown_reason, found.breaker, found.running, found.waiting) == (
         "",
         "closed",
         {"paid": 0, "free": 0},
@@ -70,6 +70,6 @@ async def test_an_operator_closes_a_model_and_opens_it_again(desk: Desk) -> None
     answer = await desk.call("t1")
     assert isinstance(answer, NoModelAvailable) and 59_000 < answer.opens_in_ms <= 60_000
     [found] = await desk.models.read(["gpt"])
-    assert found.closed_why == "incident" and found.closed_s is not None and found.closed_s > 59
+    assert found.cooldown_reason == "incident" and found.cooldown_s is not None and found.cooldown_s > 59
     await desk.models.unblock("gpt")
     assert isinstance(await desk.call("t1"), Granted)

@@ -81,7 +81,7 @@ async def test_another_body_under_the_same_id_is_set_aside(bench: Bench) -> None
     a = bench.process()
     await a.run(await arrive(bench, a))
     await bench.add_raw(WorkEntry(message=message(variables={"text": "other"}), sha256="other", accepted_at=1))
-    assert await a.run(await a.fetch()) == Dropped("foreign")
+    assert await a.run(await a.fetch()) == Dropped("task_id_conflict")
     assert bench.calls() == 1
     assert await bench.story() == ["queued", "started", "done"]
     assert [letter["code"] for letter in await bench.letters()] == ["INVALID_PAYLOAD"]
@@ -95,7 +95,7 @@ async def test_what_is_set_aside_gives_its_place_back(bench: Bench, fields: dict
     await bench.client.delete(dedup(QUEUE, "t1"))
     await bench.accept(message(variables={"text": "other"}, **fields), "another")
     assert await bench.client.get(NAMES.counter) == b"1"
-    assert await a.run(await a.fetch()) == Dropped("foreign")
+    assert await a.run(await a.fetch()) == Dropped("task_id_conflict")
     assert await bench.client.get(NAMES.counter) == b"0"
     assert not await bench.client.zcard(NAMES.waiting)
     assert await bench.story() == ["queued", "started", "done"]

@@ -9,7 +9,7 @@ import pytest
 
 from daemon.admin.explain import PHASES, Phase, explain, life, mean_s
 from daemon.admin.status import QueueState
-from daemon.admin.task_facts import LimiterUse, Pending, TaskFacts, Told
+from daemon.admin.task_facts import LimiterUse, PastEvent, Pending, TaskFacts
 from daemon.domain.errors import Code
 from daemon.domain.states import State
 from daemon.store.history import AttemptRow, Recent
@@ -64,13 +64,13 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
         "GUARD_USER",
         {
             "due_at": 1002.0, "parked": "GUARD_USER", "parked_at": 994.0,
-            "guards": [LimiterUse("user", 3, 3, holds=False, rank=2)],
+            "limiters": [LimiterUse("user", 3, 3, holds=False, rank=2)],
         },
         ["since 6 s", "(3 of 3 in use; 2 wait before it)", "in 2 s at the latest"],
     ),
     (
         "GUARD_MODEL",
-        {"due_at": 999.0, "parked": "GUARD_MODEL", "guards": [LimiterUse("model", 50, 50, holds=False, rank=0)]},
+        {"due_at": 999.0, "parked": "GUARD_MODEL", "limiters": [LimiterUse("model", 50, 50, holds=False, rank=0)]},
         ["it is next", "asks again now"],
     ),
     (
@@ -82,7 +82,7 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
         "RETRY_AT",
         {
             "due_at": 1030.0, "row": replace(ROW, state=State.RETRYING, failures=1),
-            "events": [Told("error", 995.0, 1, "", "LLM_TIMEOUT", terminal=False)],
+            "events": [PastEvent("error", 995.0, 1, "", "LLM_TIMEOUT", terminal=False)],
         },
         ["failed 1 times, last with LLM_TIMEOUT", "in 30 s", "tasks retry t1"],
     ),
@@ -91,7 +91,11 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("PROMISED", {"entry_id": "", "in_stream": ""}, ["10 s ago", "QStash"]),
     (
         "ENDED_UNCLAIMED",
-        {"ended": True, "in_stream": "", "events": [Told("error", 995.0, 0, "", "DELIVERY_FAILED", terminal=True)]},
+        {
+            "ended": True,
+            "in_stream": "",
+            "events": [PastEvent("error", 995.0, 0, "", "DELIVERY_FAILED", terminal=True)],
+        },
         ["DELIVERY_FAILED"],
     ),
     ("LOST", {"row": replace(ROW, state=State.QUEUED), "in_stream": ""}, ["no entry of it is in Redis"]),
@@ -131,9 +135,9 @@ def test_a_life_is_drawn_from_rows_and_events() -> None:
         facts(
             row=replace(ROW, state=State.DONE, attempt=2, finished_at=980.0),
             events=[
-                Told("queued", 900.0, 0, "", "", terminal=False),
-                Told("progress", 902.0, 0, "GUARD_MODEL", "", terminal=False),
-                Told("progress", 904.0, 0, "GUARD_MODEL", "", terminal=False),
+                PastEvent("queued", 900.0, 0, "", "", terminal=False),
+                PastEvent("progress", 902.0, 0, "GUARD_MODEL", "", terminal=False),
+                PastEvent("progress", 904.0, 0, "GUARD_MODEL", "", terminal=False),
             ],
             attempts=[
                 AttemptRow(1, "m", 913.0, None, 915.0, "failed", "LLM_ERROR", 0, None),
@@ -153,7 +157,7 @@ def test_a_running_attempt_shows_its_first_token_from_the_events() -> None:
     found = life(
         facts(
             row=ROW, attempts=[AttemptRow(1, "m", 905.0, None, None, None, None, 0, None)],
-            events=[Told("token_batch", 910.0, 1, "", "", terminal=False)],
+            events=[PastEvent("token_batch", 910.0, 1, "", "", terminal=False)],
         )
     )  # fmt: skip
     assert found == [Phase("queued", 5.0, 0), Phase("first_token", 5.0, 1, "m"), Phase("answered", 90.0, 1, "m")]

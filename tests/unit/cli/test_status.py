@@ -52,7 +52,7 @@ def test_consumers_models_and_the_past_follow() -> None:
                 ConsumerState("q_paid_stream", "host-1", alive=True, pending=1, idle_s=1.0, record_s=9.0),
                 ConsumerState("q_paid_stream", "host-2", alive=False, pending=2, idle_s=99.0, record_s=-80.0),
             ],
-            guards=[LimiterState("gpt", "paid", 5, 10), LimiterState("gpt", "free", 0, 10)],
+            limiters=[LimiterState("gpt", "paid", 5, 10), LimiterState("gpt", "free", 0, 10)],
             recent=[Recent("resume-review", {"done": 7, "LLM_ERROR": 2}, 0.1, 2.0, 30.0, 61.0, 12_345, 0.5)],
             notes=["Postgres: is not set"],
         )

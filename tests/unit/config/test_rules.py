@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon import config
-from daemon.config.rules import DAEMON_NEEDS, DEVELOPMENT_KEYS, DOUBTS, RELAY_NEEDS, RULES
+from daemon.config.rules import DAEMON_NEEDS, DEVELOPMENT_KEYS, RELAY_NEEDS, RULES, WARNINGS
 from daemon.domain.errors import ConfigError
 
 S3 = {
@@ -60,7 +60,7 @@ def test_a_line_reads_as_people_write_settings() -> None:
 def test_rules_name_only_settings_that_exist() -> None:
     """Whoever reads a line can change what it names."""
     known = {entry.name for _, entry in config.catalogue()}
-    assert {name for rule in (*RULES, *RELAY_NEEDS, *DAEMON_NEEDS, *DOUBTS) for name in rule.names} <= known
+    assert {name for rule in (*RULES, *RELAY_NEEDS, *DAEMON_NEEDS, *WARNINGS) for name in rule.names} <= known
 
 
 def test_all_keys_of_the_development_server_are_known() -> None:

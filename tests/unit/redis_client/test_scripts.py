@@ -23,4 +23,4 @@ def test_a_script_stands_behind_what_it_uses_of_the_preludes() -> None:
     before = source.removesuffix(own)
     positions = [before.find(f"local {block}") for block in ("function server_ms", "now", "function holds")]
     assert positions == sorted(positions) and positions[0] > 0
-    assert "function hand_over" not in before and "function is_owner" not in before
+    assert "function reserve_for_waiters" not in before and "function is_owner" not in before

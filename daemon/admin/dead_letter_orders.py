@@ -28,11 +28,11 @@ class Fate:
 
 
 async def read_letters(
-    at: Connections, queues: Sequence[str], wanted: DeadLetterFilter, limit: int
+    at: Connections, queues: Sequence[str], letter_filter: DeadLetterFilter, limit: int
 ) -> list[DeadLetter]:
     """Letters of these queues (none named: of all), newest first, at most `limit` of each."""
     letters = DeadLetters(at.redis, at.scripts)
-    return [letter for q in queues or at.catalog.queues for letter in await letters.read(q, wanted, limit)]
+    return [letter for q in queues or at.catalog.queues for letter in await letters.read(q, letter_filter, limit)]
 
 
 async def replay_letters(at: Connections, found: Sequence[DeadLetter], reason: str, *, dry_run: bool) -> list[Fate]:

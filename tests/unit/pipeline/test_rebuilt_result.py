@@ -9,7 +9,7 @@ import pytest
 from daemon.domain import events
 from daemon.domain.events import Event, EventType, Usage
 from daemon.domain.messages import content_sha256
-from daemon.pipeline.told_result import told_result
+from daemon.pipeline.rebuilt_result import rebuild_result
 
 USAGE = Usage(input_tokens=7, output_tokens=3, cost_usd=0.5)
 
@@ -35,7 +35,7 @@ def done(content: str, result: Any = None) -> Event:
 )
 def test_what_hashes_to_the_name_is_the_result(content: str, result: Any, text: str, data: Any) -> None:
     """With all that the row would have held."""
-    draft = told_result(done(content, result), text)
+    draft = rebuild_result(done(content, result), text)
     assert draft is not None
     assert (draft.content, draft.data, draft.content_sha256) == (content, data, content_sha256(content))
     assert (draft.model_id, draft.usage, draft.finish_reason) == ("m", USAGE, "length")
@@ -47,4 +47,4 @@ def test_what_hashes_to_the_name_is_the_result(content: str, result: Any, text: 
 )
 def test_anything_else_is_lost(content: str, result: Any, text: str) -> None:
     """A part of the text, or JSON in another form, is not the answer that was paid for."""
-    assert told_result(done(content, result), text) is None
+    assert rebuild_result(done(content, result), text) is None

@@ -9,7 +9,7 @@ from daemon.domain.messages import content_sha256
 from daemon.ports import ResultDraft
 
 
-def told_result(done: Event, text: str) -> ResultDraft | None:
+def rebuild_result(done: Event, text: str) -> ResultDraft | None:
     """The result of which `contentSha256` is the hash: the text of its attempt, or what `done` holds; None: neither is.
 
     JSON that a model wrote in another form than ours does not come back from what `done` holds.
