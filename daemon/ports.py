@@ -331,7 +331,7 @@ class DeltaWriter(Protocol):
         """Send nothing more: the attempt is not ours any more."""
 
 
-class DeltaWriters(Protocol):
+class Deltas(Protocol):
     """Opens delta writers; those of all attempts of a process share their flushes."""
 
     def open(self, task: TaskIdentity, attempt: int, on_answer: Callable[[Appended], None]) -> DeltaWriter:

@@ -231,9 +231,9 @@ _OWN_SLOTS = "at once in one process; unset: as the queue is declared"
 
 
 class QueueSettings(Group):
-    """Sizes and parallelism; `services.limits_in_force` says what wins: these, the services file or `…:control`."""
+    """Size, parallelism; `daemon/services/limits_in_force.py` says which wins: these, services file, `…:control`."""
 
-    max_size: Places = setting("QUEUE_MAX_SIZE", 200, "promised or waiting in one queue; then callers get 429")
+    max_size: Places = setting("QUEUE_MAX_SIZE", 200, "reserved or waiting in one queue; then callers get 429")
     max_paid_stream: Places | None = setting("QUEUE_MAX_PAID_STREAM", None, _OWN_SIZE)
     max_free_stream: Places | None = setting("QUEUE_MAX_FREE_STREAM", None, _OWN_SIZE)
     max_paid_batch: Places | None = setting("QUEUE_MAX_PAID_BATCH", None, _OWN_SIZE)
@@ -247,7 +247,7 @@ class QueueSettings(Group):
     parallelism_paid_vision: Slots | None = setting("QUEUE_PARALLELISM_PAID_VISION", None, _OWN_SLOTS)
     parallelism_free_vision: Slots | None = setting("QUEUE_PARALLELISM_FREE_VISION", None, _OWN_SLOTS)
     promise_ttl_s: Time = setting("QSTREAMD_PROMISE_TTL_S", 900.0,
-        "a place whose message never arrives is given back after this")
+        "a reservation whose message never arrives expires after this")
     reconcile_s: Time = setting("QSTREAMD_RECONCILE_S", 30.0,
         "how often the counter of a busy queue is held against the tasks behind it; of an idle one a fifth as often")
     seen_ttl_s: Annotated[float, seconds(most=90 * 86400)] = setting("QSTREAMD_SEEN_TTL_S", 7 * 86400.0,
@@ -279,11 +279,11 @@ class GuardSettings(Group):
     user_paid: Slots = setting("USER_CONCURRENCY_PAID", 3, "of one paying user; more wait their turn")
     user_free: Slots = setting("USER_CONCURRENCY_FREE", 1, "of one free user; more wait their turn")
     wait_max_s: Time = setting("QSTREAMD_GUARD_WAIT_MAX_S", 1800.0,
-        "a task that waited so long for a place ends with WORKER_OVERLOADED")
+        "a task that waited so long for a permit ends with WORKER_OVERLOADED")
     handover_s: Annotated[float, seconds(least=0.05, most=30)] = setting("QSTREAMD_GUARD_HANDOVER_S", 1.0,
-        "a free place is kept so long for the waiter that was called; it comes within 0.1 s, or not at all")
+        "a free permit is kept so long for the waiter that was notified; it comes within 0.1 s, or not at all")
     sweep_s: Annotated[float, seconds(least=0.05, most=60)] = setting("QSTREAMD_GUARD_SWEEP_S", 2.0,
-        "while somebody waits: a holder that died, or a call that was lost, is noticed within this")
+        "while somebody waits: a holder that died, or a notification that was lost, is noticed within this")
     free_patience_s: Time = setting("QSTREAMD_FREE_PATIENCE_S", 30.0,
         "a free task that waited so long for a model's rate counts as a paid one, so that it never starves")
     quota_closed_s: Annotated[float, seconds(most=86_400)] = setting("QSTREAMD_QUOTA_CLOSED_S", 900.0,
@@ -328,7 +328,7 @@ class RetrySettings(Group):
     base_s: Time = setting("QSTREAMD_RETRY_BASE_S", 2.0, "a blip of the vendor is over by then")
     cap_s: Time = setting("QSTREAMD_RETRY_CAP_S", 60.0, "somebody may be watching")
     guard_s: Time = setting("QSTREAMD_GUARD_RETRY_S", 30.0,
-        "a parked task is woken when it may run; if all wake-ups were lost it asks by itself after this")
+        "a delayed task is woken when it may run; if all wake-ups were lost it asks by itself after this")
     defer_s: Time = setting("QSTREAMD_DEFER_S", 5.0, "after a 429 that names no time")
 
 

@@ -2,7 +2,7 @@
 
 One loop serves every attempt, so a thousand streams cost twenty flushes a second and not twenty thousand. A batch
 whose reply was lost is sent again under its own nonce: never doubled, never reordered. Called through the
-`DeltaWriters` port.
+`Deltas` port.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Writer:
 
 
 class Deltas:
-    """The `DeltaWriters`: `run` is its loop, to be started before the first attempt and stopped after the last."""
+    """The `Deltas`: `run` is its loop, to be started before the first attempt and stopped after the last."""
 
     def __init__(self, scripts: Scripts, events: EventLog, settings: EventSettings, metrics: Metrics) -> None:
         self._scripts = scripts

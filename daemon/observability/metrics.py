@@ -170,7 +170,7 @@ class Metrics:
         self.poison = self._counter("poison", "Number of entries that can't be decoded; dead letters.", "queue")
         self.concurrency_limited = self._counter(
             "concurrency_limited",
-            "Number of times a task got no permit because a concurrency limit was reached. guard: model, user.",
+            "Number of times a task got no permit of a concurrency limiter. guard: the limiter, model or user.",
             "guard",
         )
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from daemon.config import GuardSettings, LeaseSettings, RetrySettings
 from daemon.pipeline.refused_parameters import RefusedParameters
 from daemon.pipeline.retry_budget import RetryBudget
-from daemon.ports import Blobs, Clock, ConcurrencyLimiter, Delivery, DeltaWriters, Ledger, Provider, Settlement, Templates
+from daemon.ports import Blobs, Clock, ConcurrencyLimiter, Delivery, Deltas, Ledger, Provider, Settlement, Templates
 from daemon.services import ServiceCatalog
 
 
@@ -47,7 +47,7 @@ class Dependencies:
     ledger: Ledger
     limiter: ConcurrencyLimiter
     settlement: Settlement
-    deltas: DeltaWriters
+    deltas: Deltas
     templates: Templates
     blobs: Blobs
     provider: Callable[[str, str], Provider]  #: by vendor and proxy; raises TaskError when its key is missing

@@ -1,6 +1,6 @@
 """The dead letters of a queue: what ended badly and why, without a word of its content.
 
-They are written by `queues.streams` in the script that settles an entry; here operators read them, drop them, and make
+`queues.entry_moves` writes them, in the script that settles an entry. Here operators read them, drop them, and make
 room in the event stream of a task that is to run again.
 """
 

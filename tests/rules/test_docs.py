@@ -63,6 +63,13 @@ def test_the_two_readmes_have_the_same_shape() -> None:
     assert "(README.zh-CN.md)" in english.read_text("utf-8") and "(README.md)" in chinese.read_text("utf-8")
 
 
+def test_the_list_of_pages_names_every_decision() -> None:
+    """A decision that no page names is not found."""
+    pages = {path.name for path in (ROOT / "docs/decisions").glob("*.md")}
+    listed = re.findall(r"\(decisions/([\w.-]+\.md)\)", (ROOT / "docs/README.md").read_text("utf-8"))
+    assert len(pages) > 10 and sorted(pages) == sorted(set(listed))
+
+
 def test_the_readmes_show_the_same_commands() -> None:
     """Code is not translated."""
     commands = [

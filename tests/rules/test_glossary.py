@@ -29,7 +29,7 @@ LINES: Final = [Line(*(cell.strip() for cell in line.strip("|").split(" | "))) f
 def test_the_glossary_is_short_enough_to_be_read() -> None:
     """The words that a newcomer needs, and no more."""
     assert TABLE[0] == "| term | meaning | where the word is from | where it lives | 中文 |"
-    assert 45 <= len(LINES) <= 70
+    assert 45 <= len(LINES) <= 80
 
 
 def test_each_term_stands_once_and_they_are_sorted() -> None:

@@ -56,7 +56,7 @@ UNIT = [str(path.relative_to(ROOT)) for path in files("tests/unit", suffix=".py"
 
 @pytest.mark.parametrize("name", UNIT)
 def test_unit_tests_lie_where_their_module_lies(name: str) -> None:
-    """`daemon/queues/streams.py` is tested by `tests/unit/queues/test_streams.py` (or `test_streams_….py`)."""
+    """`daemon/queues/admission.py` is tested by `tests/unit/queues/test_admission.py` (or `test_admission_….py`)."""
     test = ROOT / name
     folder = ROOT / "daemon" / test.parent.relative_to(ROOT / "tests" / "unit")
     noun = test.stem.removeprefix("test_")
