@@ -38,17 +38,19 @@ CLUSTER_BLOCK_S: Final = 0.25  #: tasks lie on all nodes there, so nothing block
 _POLL_S_MAX: Final = 0.5  #: between two reads on a server that does not block
 _RETRY_S: Final = (0.1, 2.0)
 _WAKE_S: Final = 0.002
+_WAITS: Final = {"", EventType.QUEUED, EventType.PROGRESS}  #: "": shown to a viewer who brought its cursor
 
 
 class _Topic:
     """One task with viewers: how far the shared read is, and whom to tell."""
 
-    __slots__ = ("cursor", "silent_since", "viewers")
+    __slots__ = ("cursor", "last", "silent_since", "viewers")
 
     def __init__(self, cursor: Cursor, now: float) -> None:
         self.cursor = cursor
         self.viewers: set[Subscription] = set()
         self.silent_since = now
+        self.last: StoredEvent | None = None  #: that viewers were shown
 
 
 class FanOut:
@@ -122,6 +124,8 @@ class FanOut:
         if topic.cursor > last:
             return False
         topic.viewers.add(viewer)
+        if viewer.last is not None and (topic.last is None or topic.last.at < viewer.last.at):
+            topic.last = viewer.last
         return True
 
     def leave(self, viewer: Subscription) -> None:
@@ -139,6 +143,22 @@ class FanOut:
         """Watched tasks of which nothing came for so long: their last event may have been lost."""
         limit = asyncio.get_running_loop().time() - for_s
         return [task_id for task_id, topic in self._topics.items() if topic.silent_since <= limit]
+
+    def waiting(self) -> dict[str, StoredEvent]:
+        """Watched tasks whose viewers were shown that they wait: the last event of each, as far as it is known."""
+        shown = ((task_id, topic.last) for task_id, topic in self._topics.items())
+        return {task_id: last for task_id, last in shown if last is not None and last.type in _WAITS}
+
+    async def without_stream(self, task_ids: Sequence[str]) -> set[str]:
+        """Those of these tasks that have no stream (any more); one flush."""
+        if not task_ids:
+            return set()
+        with translated():
+            pipe = self._client.pipeline(transaction=False)
+            for task_id in task_ids:
+                pipe.exists(keys.events(task_id))
+            found = await pipe.execute()
+        return {task_id for task_id, there in zip(task_ids, found, strict=True) if not there}
 
     def tell(self, task_id: str, entries: Sequence[StoredEvent]) -> None:
         """Push events to all viewers of a task."""
@@ -207,7 +227,9 @@ class FanOut:
             topic = self._topics.get(names[key])
             if topic is not None and entries:
                 topic.cursor, topic.silent_since = cursor_of(entries[-1][0].decode()), now
-                self.tell(names[key], parse(entries))
+                parsed = parse(entries)
+                topic.last = parsed[-1] if parsed else topic.last
+                self.tell(names[key], parsed)
         await asyncio.sleep(min(READ_PAUSE_S_MAX, READ_PAUSE_S_A_TOPIC * len(self._topics)))
 
     async def _wake(self) -> None:

@@ -30,6 +30,8 @@ class Subscription:
         self._queue: deque[StoredEvent] = deque()
         self._wake = asyncio.Event()
         self._last: Cursor = cursor_of(after)
+        #: the last event that it was shown, here or before it came; None: none yet
+        self.last = None if after == START else StoredEvent(after, "", b"{}", at=self._last)
         self._live = False
         self._missing = False
         self._lost = False  # the stream is not there, and the viewer had seen some of it
@@ -111,7 +113,7 @@ class Subscription:
                 if self._lost:
                     self._lost = False
                     self._queue.append(self._gap(entry.id))
-                self._last = entry.at
+                self._last, self.last = entry.at, entry
             self._queue.append(entry)
 
     def _drained(self) -> list[StoredEvent]:

@@ -27,6 +27,7 @@ from daemon.gateway.access import Access, ApiKeys
 from daemon.gateway.cancel import Cancel
 from daemon.gateway.follow import Follow
 from daemon.gateway.lost_rows import LostRows
+from daemon.gateway.lost_tasks import LostTasks
 from daemon.gateway.qstash import Qstash
 from daemon.gateway.results import Results
 from daemon.gateway.server import Gateway, Part
@@ -94,6 +95,7 @@ class GatewayProcess:
                     group.create_task(self._audit.run(), name="audit"),
                     group.create_task(self._expire(), name="expire"),
                     group.create_task(self._terminal_recovery.run(self.fan_out), name="endings"),
+                    group.create_task(self._lost_tasks.run(), name="lost-tasks"),
                 ]
                 try:
                     runner = await self._listen(gateway.app())
@@ -137,6 +139,9 @@ class GatewayProcess:
         lost_rows = LostRows(records, events)
         self._terminal_recovery = TerminalRecovery(records, lost_rows, clock)
         self.fan_out = FanOut(self._client, s.redis, self._terminal_recovery.of)
+        self._lost_tasks = LostTasks(
+            self.fan_out, records, clock, compare_s=s.lease.compare_s, events_ttl_s=s.events.ttl_s
+        )
         self.metrics.watched_tasks.set_function(lambda: self.fan_out.topics)
         tokens = Tokens(s.gateway.task_token_secret, clock, s.gateway.token_ttl_s)
         access = Access(ApiKeys(s.gateway.api_keys), tokens, s.gateway.allowed_origins, clock)

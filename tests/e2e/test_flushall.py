@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from daemon.dev.embedded_redis import EmbeddedRedis
 from daemon.redis_client import keys
+from tests.e2e.gateway_world import World as GatewayWorld
+from tests.e2e.gateway_world import talkative
+from tests.e2e.gateway_world import world as gateway_world
 from tests.e2e.processes import KEPT, ROOT
 from tests.e2e.world import World
 from tests.unit.blobs.pictures import PNG
@@ -85,6 +89,45 @@ async def test_a_process_that_does_not_start_leaves_no_stamp(own: World) -> None
     await own.start_daemon("q_paid_stream")
     assert await own.redis.get(keys.ENVIRONMENT) == "production"
     assert [row["name"] for row in await own.sql("SELECT name FROM qstreamd.environment")] == ["production"]
+
+
+async def test_viewers_of_tasks_that_are_lost_for_good_are_told(
+    redis_server: EmbeddedRedis, postgres_url: str, tmp_path: Path
+) -> None:
+    """Three wait for the one slot, unclaimed: no row is left of them. The running one goes on; its viewer sees `done`."""
+    given: dict[str, Any] = {
+        "QSTREAMD_COMPARE_S": "1",
+        "QUEUE_PARALLELISM_PAID_STREAM": "1",
+        "BLOB_DIR": str(tmp_path),
+        **LEASE,
+    }
+    async with gateway_world(
+        redis_server.url, postgres_url, models={"tokens_per_s": 400.0, "answer": talkative}, **given
+    ) as here:
+        running = await here.submit(taskId="runs", variables={"resume": "r", "role": "chatterbox"})
+        await here.started("runs")
+        waiting = [await here.submit(taskId=f"w{n}", userId=f"u{n}") for n in range(3)]
+        names = keys.queue_keys("q_paid_stream")
+        await wait_until(lambda: _length(here, names.tasks, 4), description="all are accepted")
+        async with asyncio.TaskGroup() as group:
+            watched = [group.create_task(here.events(task)) for task in (running, *waiting)]
+            await wait_until(lambda: _watched(here, 4), description="all are watched")
+            await here.redis.flushall()
+        (*_, done), *lost = (watch.result() for watch in watched)
+        assert (done["type"], done["attempt"]) == ("done", 1)
+        for told in lost:
+            assert [e["type"] for e in told] == ["queued", "error"]
+            assert (told[1]["code"], told[1]["retryable"], "id" in told[1]) == ("WORKER_LOST", False, False)
+        assert len(here.models.calls) == 1
+
+
+async def _length(here: GatewayWorld, stream: str, count: int) -> bool:
+    return int(await here.redis.xlen(stream)) == count
+
+
+async def _watched(here: GatewayWorld, count: int) -> bool:
+    async with here.http.get(f"{here.url}/metrics") as answer:
+        return f"qstreamd_watched_tasks {count}.0" in await answer.text()
 
 
 def command(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
