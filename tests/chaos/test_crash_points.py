@@ -170,12 +170,13 @@ async def begun(point: Point, world: World) -> DaemonProcess:
     await first.ready()
     if point.course.begins == "reads":
         if point.effect == "read":  # what comes before the reader blocks is fetched by a script
-            await wait_until(lambda: _blocked(world), description="both queues have a blocked reader")
+            await wait_until(lambda: blocked(world), description="both queues have a blocked reader")
         await publish()
     return first
 
 
-async def _blocked(world: World) -> bool:
+async def blocked(world: World) -> bool:
+    """Each queue has a reader that waits for entries."""
     ours = str(world.redis.get_connection_kwargs()["db"])
     clients = await world.redis.client_list(_type="normal")
     reading = [c for c in clients if c["name"].startswith("qstreamd-read-") and c["db"] == ours and "b" in c["flags"]]

@@ -94,7 +94,7 @@ async def test_a_process_that_does_not_start_leaves_no_stamp(own: World) -> None
 async def test_viewers_of_tasks_that_are_lost_for_good_are_told(
     redis_server: EmbeddedRedis, postgres_url: str, tmp_path: Path
 ) -> None:
-    """Three wait for the one slot, unclaimed: no row is left of them. The running one goes on; its viewer sees `done`."""
+    """Three wait for the one slot, unclaimed: no row is left of them. The running one goes on to its `done`."""
     given: dict[str, Any] = {
         "QSTREAMD_COMPARE_S": "1",
         "QUEUE_PARALLELISM_PAID_STREAM": "1",
