@@ -45,7 +45,6 @@ class Leases:
         self._work = work
         self._ledger = ledger
         self._settings = settings
-        self._lease_ms = int(settings.lease_s * 1000)
         self._metrics = metrics
         self._clock = clock
         self._in_flight: dict[tuple[str, str, str], InFlight] = {}
@@ -157,7 +156,7 @@ class Leases:
         """Those that lost a permit, by their token."""
         held = {h.held.token: h for h in deliveries if h.held.token and h.held.permits}
         renewed = {token: h.held.permits for token, h in held.items()}
-        lost = await self._limiter.renew(list(renewed.items()), self._lease_ms)
+        lost = await self._limiter.renew(list(renewed.items()), int(self._settings.lease_s * 1000))
         # The others were released, or are on the way to another model, while the beat was under way.
         return {token: held[token] for token in lost if _holds(held[token], token, renewed[token])}
 
@@ -169,7 +168,7 @@ class Leases:
                     permits = in_flight.held.permits
                     if not _holds(in_flight, token, permits):
                         continue
-                    await self._limiter.retake(token, permits, self._lease_ms)
+                    await self._limiter.retake(token, permits, int(self._settings.lease_s * 1000))
                     if not _holds(in_flight, token, permits):  # released meanwhile
                         await self._limiter.release(token, [p for p in permits if p not in in_flight.held.permits])
         except (RedisAway, RedisFull, TimeoutError) as error:
