@@ -16,7 +16,7 @@ exclude_files = {".venv*"}
 -- Blocks of the preludes, which the loader puts before a script (tests/rules/test_lua.py compares the names).
 local common = {
   "eta_ms", "finish_task", "group_info", "is_owner", "is_paused", "release_occupancy", "reply_if_seen", "run_delayed",
-  "server_ms", "settle", "occupancy_of", "capacity_of", "take", "take_records",
+  "server_ms", "acknowledge", "occupancy_of", "capacity_of", "take", "take_records",
 }
 local permits = {
   "SLACK_MS", "adaptive_limit", "charge_rate", "reserve_for_waiters", "holds", "keep_alive", "notify", "now", "permits_in_use",

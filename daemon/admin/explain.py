@@ -182,12 +182,12 @@ def _queued(f: TaskFacts, _: float) -> Explanation | None:
         return None
     q = f.queue
     if q.running >= q.slots:
-        ahead = max(1, f.position or q.waiting)
-        wait_s = ahead * mean_s(f) / max(1, q.slots)
+        before = max(1, f.position or q.waiting)
+        wait_s = before * mean_s(f) / max(1, q.slots)
         return Explanation(
             "SLOTS_FULL",
-            f"All {q.slots} slots of {q.name} are busy and {ahead - 1} tasks are before it.",
-            f"队列 {q.name} 的 {q.slots} 个槽位已满，前面还有 {ahead - 1} 个任务。",
+            f"All {q.slots} slots of {q.name} are busy and {before - 1} tasks are before it.",
+            f"队列 {q.name} 的 {q.slots} 个槽位已满，前面还有 {before - 1} 个任务。",
             "more at once: QUEUE_PARALLELISM_*, or another process; `capacity` says how much" if wait_s > 120 else "",
             wait_s, guessed=True,
         )  # fmt: skip
@@ -199,7 +199,7 @@ def _queued(f: TaskFacts, _: float) -> Explanation | None:
     )  # fmt: skip
 
 
-def _promised(f: TaskFacts, _: float) -> Explanation | None:
+def _reserved(f: TaskFacts, _: float) -> Explanation | None:
     if f.reserved_at is None or f.entry_id or f.row is not None:
         return None
     return Explanation(
@@ -245,7 +245,7 @@ def _unstored(f: TaskFacts, _: float) -> Explanation | None:
 
 
 _VERDICTS: Final[tuple[Callable[[TaskFacts, float], Explanation | None], ...]] = (
-    _ended, _running, _in_hand, _paused, _nobody, _delayed, _queued, _promised, _undelivered, _lost, _unstored,
+    _ended, _running, _in_hand, _paused, _nobody, _delayed, _queued, _reserved, _undelivered, _lost, _unstored,
 )  # fmt: skip
 
 

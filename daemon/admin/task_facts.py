@@ -188,10 +188,10 @@ async def locate(at: Connections, task_id: str, known: str | None) -> Location |
             pipe.hget(k.held, task_id)
         replies = iter(await pipe.execute())
     for name in names:
-        seen, promised, rank, due, held = (next(replies) for _ in range(5))
-        if any(reply is not None for reply in (seen, promised, due, held)):
+        seen, reserved, rank, due, held = (next(replies) for _ in range(5))
+        if any(reply is not None for reply in (seen, reserved, due, held)):
             return Location(
-                name, seen.decode().partition(":")[0] if seen else "", promised / 1000 if promised else None,
+                name, seen.decode().partition(":")[0] if seen else "", reserved / 1000 if reserved else None,
                 None if rank is None else int(rank) + 1, due / 1000 if due else None, _held(held),
             )  # fmt: skip
     return None

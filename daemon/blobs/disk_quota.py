@@ -28,7 +28,7 @@ class DiskQuota:
         self._settings = settings
         self._clock = clock
         self._used = 0
-        self._promised = 0
+        self._reserved = 0
         self._measured_at = float("-inf")
 
     @asynccontextmanager
@@ -39,17 +39,17 @@ class DiskQuota:
             self._measured_at = now  # before the wait: one caller measures, the others go by the figure before
             self._used = await asyncio.to_thread(self.measure)
         free = await asyncio.to_thread(self._free)
-        taken, most = self._used + self._promised, self._settings.disk_bytes_max
+        taken, most = self._used + self._reserved, self._settings.disk_bytes_max
         if taken + size > most:
             raise DiskFull(f"images take {taken} bytes of the {most} they may have (QSTREAMD_BLOB_DISK_BYTES_MAX)")
-        if free - self._promised - size < self._settings.disk_free_bytes_min:
+        if free - self._reserved - size < self._settings.disk_free_bytes_min:
             raise DiskFull(f"only {free} bytes of the disk are free (QSTREAMD_BLOB_DISK_FREE_BYTES_MIN)")
-        self._promised += size
+        self._reserved += size
         try:
             yield
             self._used += size
         finally:
-            self._promised -= size
+            self._reserved -= size
 
     def measure(self) -> int:
         """Bytes that lie there now. Blocks."""

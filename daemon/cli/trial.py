@@ -63,7 +63,7 @@ def command(*, yes: bool, models: tuple[str, ...], skip: tuple[str, ...], out: P
         t.emit({"ok": code == 0, "costUsd": sum(spent), "costMaxUsd": cost_max_usd(trial.planned),
                 "results": t.plain(results), "transcript": str(directory), "files": files})  # fmt: skip
     else:
-        _conclude(results, directory)
+        _summarise(results, directory)
     sys.exit(code)
 
 
@@ -127,7 +127,7 @@ def _show(result: Result) -> None:
         click.echo(click.wrap_text(f"-> {t.safe(result.cure)}", t.width(), indent[:11], f"{indent[:11]}   "))
 
 
-def _conclude(results: Sequence[Result], directory: Path) -> None:
+def _summarise(results: Sequence[Result], directory: Path) -> None:
     words = {"works": "work", "works, but": "work with a but", "fails": "fail", "skipped": "skipped"}
     counted = [f"{sum(r.state == state for r in results)} {word}" for state, word in words.items()]
     spent = sum(r.cost_usd or 0.0 for r in results)

@@ -49,11 +49,11 @@ def _has_password(url: SecretStr) -> bool:
 
 
 RULES: Final = (
-    Rule(("QSTREAMD_LEASE_S", "QSTREAMD_BEAT_S"), lambda lease, beat: lease >= 3 * beat,
+    Rule(("QSTREAMD_LEASE_S", "QSTREAMD_BEAT_S"), lambda lease, renew: lease >= 3 * renew,
          "a lease must last at least 3 beats, so that two lost beats lose no task"),
     Rule(("QSTREAMD_SELF_FENCE_S", "QSTREAMD_LEASE_S"), lambda fence, lease: fence < lease,
          "an attempt must stop itself before its lease ends and another may start"),
-    Rule(("QSTREAMD_SELF_FENCE_S", "QSTREAMD_BEAT_S"), lambda fence, beat: fence > 2 * beat,
+    Rule(("QSTREAMD_SELF_FENCE_S", "QSTREAMD_BEAT_S"), lambda fence, renew: fence > 2 * renew,
          "more than 2 beats must be lost before an attempt gives up a paid model call"),
     Rule(("QSTREAMD_LIVENESS_TTL_S", "QSTREAMD_LIVENESS_S"), lambda ttl, every: ttl >= 2 * every,
          "a sign of life must outlast 2 renewals, or a healthy consumer looks dead"),
@@ -65,7 +65,7 @@ RULES: Final = (
            lambda slots, pending: slots is None or 2 * slots <= pending,
            "a read may bring twice what is free, and more than this may not be pending")
       for kind in ("PAID_STREAM", "FREE_STREAM", "PAID_BATCH", "FREE_BATCH", "PAID_VISION", "FREE_VISION")),
-    Rule(("QSTREAMD_PROMISE_TTL_S", "QSTREAMD_SEEN_TTL_S"), lambda promise, seen: promise < seen,
+    Rule(("QSTREAMD_PROMISE_TTL_S", "QSTREAMD_SEEN_TTL_S"), lambda ttl, seen: ttl < seen,
          "an accepted id must stay known for longer than a place is promised to it"),
     Rule(("QSTREAMD_BLOB_TTL_S", "QSTREAMD_GUARD_WAIT_MAX_S"), lambda blob, wait: blob > wait,
          "a task that waited its longest must still find its images"),

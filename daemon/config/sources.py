@@ -133,8 +133,8 @@ def file(entry: Setting, reading: Reading) -> str:
 def credential(entry: Setting, reading: Reading) -> str:
     """A file in systemd's `CREDENTIALS_DIRECTORY`, unless a variable or a file was found: those are for one process."""
     directory, name = reading.environ.get("CREDENTIALS_DIRECTORY", ""), entry.name.lower()
-    wanted = directory and entry.kind.secret and entry.name not in reading.found
-    return _content(Path(directory, name), f"credential {name!r}") if wanted and Path(directory, name).exists() else ""
+    needed = directory and entry.kind.secret and entry.name not in reading.found
+    return _content(Path(directory, name), f"credential {name!r}") if needed and Path(directory, name).exists() else ""
 
 
 def _content(path: Path, what: str) -> str:

@@ -94,12 +94,12 @@ class CancelRequests:
         return found[0][1].get(b"task") if found else None
 
     async def _in_ready(self, stream: str, task_id: str) -> bytes | None:
-        after, wanted = "-", b'"taskId":"%s"' % task_id.encode()
+        after, field = "-", b'"taskId":"%s"' % task_id.encode()
         for _ in range(_PAGES_MAX):
             page: Any = await self._scripts.client.xrange(stream, min=after, count=_PAGE)
             for _entry_id, fields in page:
                 raw: bytes | None = fields.get(b"task")
-                if raw is not None and wanted in raw and _is_of(raw, task_id):
+                if raw is not None and field in raw and _is_of(raw, task_id):
                     return raw
             if len(page) < _PAGE:
                 break

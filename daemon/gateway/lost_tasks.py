@@ -73,10 +73,10 @@ class LostTasks:
 
     def _end(self, task_id: str, last: StoredEvent) -> StoredEvent:
         """The terminal event; it is in no stream, so it has no id."""
-        draft, told = final_event(Stage.QUEUE, Code.WORKER_LOST), _decode(last.data)
+        draft, shown = final_event(Stage.QUEUE, Code.WORKER_LOST), _decode(last.data)
         data = {
-            "v": CONTRACT_VERSION, "type": draft.type, "taskId": task_id, "attempt": told.get("attempt", 0),
-            "seq": SEQ_LAST, "requestId": told.get("requestId", ""), "traceId": told.get("traceId", ""),
+            "v": CONTRACT_VERSION, "type": draft.type, "taskId": task_id, "attempt": shown.get("attempt", 0),
+            "seq": SEQ_LAST, "requestId": shown.get("requestId", ""), "traceId": shown.get("traceId", ""),
             "timestamp": round(self._clock.time(), 3), **draft.fields,
         }  # fmt: skip
         return StoredEvent("", draft.type, msgspec.json.encode(data), terminal=True)

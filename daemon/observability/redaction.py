@@ -35,7 +35,7 @@ FORBIDDEN: Final = frozenset(
     }
 )  # fmt: skip
 #: … or that end in one of these words
-FORBIDDEN_ENDINGS: Final = ("_prompt", "_token", "_secret", "_password", "_signature", "_api_key", "_signing_key")
+FORBIDDEN_SUFFIXES: Final = ("_prompt", "_token", "_secret", "_password", "_signature", "_api_key", "_signing_key")
 
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -46,7 +46,7 @@ _QUERY_SECRET: Final = re.compile(r"(?i)([?&][a-z_-]*(?:token|key|secret|signatu
 def forbidden(name: str) -> bool:
     """Whether a field of this name is never logged."""
     plain = _HUMP.sub("_", name).lower().replace("-", "_")
-    return plain in FORBIDDEN or plain.endswith(FORBIDDEN_ENDINGS)
+    return plain in FORBIDDEN or plain.endswith(FORBIDDEN_SUFFIXES)
 
 
 class Redaction:

@@ -124,7 +124,7 @@ async def claim_attempt(x: Execution) -> Outcome | None:
 
 async def begin_attempt(x: Execution) -> Outcome | None:
     """`started`, and the queue's place given back, in the flush that also proves that the entry is still ours."""
-    if (outcome := await quarantine.judge_crashes(x)) is not None:
+    if (outcome := await quarantine.check_crashes(x)) is not None:
         return outcome
     if x.claim.attempt == 1:
         x.in_flight.trace.waited(x.deps.clock.time() - x.entry.accepted_at / 1000)

@@ -22,7 +22,7 @@ from daemon.ports import Transition
 _log = logger(__name__)
 
 #: how a snoozed entry says that it waits for a free place in quarantine
-PARKED: Final = "QUARANTINE"
+QUARANTINE_WAIT: Final = "QUARANTINE"
 #: a child process imports, connects and takes its entry within this
 START_S: Final = 60.0
 
@@ -30,10 +30,10 @@ START_S: Final = 60.0
 def must_wait(x: Execution) -> bool:
     """Whether an entry that waits for quarantine still has to: known before permits are taken or a row is claimed."""
     quarantine = x.deps.quarantine
-    return x.entry.parked == PARKED and quarantine is not None and not quarantine.has_slot
+    return x.entry.parked == QUARANTINE_WAIT and quarantine is not None and not quarantine.has_slot
 
 
-async def judge_crashes(x: Execution) -> Outcome | None:
+async def check_crashes(x: Execution) -> Outcome | None:
     """After the claim: None when the attempt is to run in this process."""
     deps, crashes, crashes_max = x.deps, x.claim.crashes, x.deps.lease.crashes_max
     if x.in_flight.crash_seen:
@@ -45,7 +45,7 @@ async def judge_crashes(x: Execution) -> Outcome | None:
             return await wait(x)
         child = await deps.quarantine.start(x.in_flight.delivery.queue, _life_s(x))
         if child is not None:
-            return await _hand_over(x, child)
+            return await _transfer(x, child)
     return await _convict(x, f"{crashes} crashes") if crashes >= crashes_max else None
 
 
@@ -59,14 +59,14 @@ async def wait(x: Execution) -> Outcome:
     elif not await failure.release_claim(x):
         return await failure.leave_pending(x)
     delay_s = deps.retry.guard_s * (0.5 + deps.random() / 2)
-    events = [] if entry.parked == PARKED else [attempt_events.waiting_event(Stage.QUEUE, Reason.RETRY_AT)]
-    await settlement.snooze(x, events, delay_s, reason=PARKED)
+    events = [] if entry.parked == QUARANTINE_WAIT else [attempt_events.waiting_event(Stage.QUEUE, Reason.RETRY_AT)]
+    await settlement.snooze(x, events, delay_s, reason=QUARANTINE_WAIT)
     if deps.quarantine is not None:
         deps.quarantine.waits(x.in_flight.delivery)
     return Snoozed(Reason.RETRY_AT, delay_s)
 
 
-async def _hand_over(x: Execution, child: Quarantined) -> Outcome:
+async def _transfer(x: Execution, child: Quarantined) -> Outcome:
     """The entry is pending all the time, first to us, then to the child; the row is nobody's until it claims."""
     try:
         await _leave(x)

@@ -375,8 +375,8 @@ class Daemon:
     async def _check_reading(self) -> str:
         if self.draining.is_set():
             return "stopping"
-        deaf = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
-        return f"not reading {', '.join(deaf)}" if deaf else ""
+        stalled = [queue for queue, consumer in self._consumers.items() if not consumer.reading]
+        return f"not reading {', '.join(stalled)}" if stalled else ""
 
 
 async def run_daemon(settings: Settings, queues: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from daemon.observability.logging import bind_attempt, logger
 from daemon.observability.metrics import Metrics
 from daemon.pipeline.dependencies import Dependencies
 from daemon.pipeline.in_flight import InFlight
-from daemon.pipeline.quarantine import PARKED
+from daemon.pipeline.quarantine import QUARANTINE_WAIT
 from daemon.ports import Delivery
 from daemon.queues.streams import WorkStreams
 from daemon.redis_client.scripts import Scripts
@@ -60,7 +60,7 @@ class Child:
     async def take(self, d: Delivery) -> bool:
         """See `Quarantined`. The record of its life comes first: no entry of a consumer is without one."""
         await self.register(d.queue, self.owner)
-        moved = await self.work.hand_over(d, self.work.consumer, self.owner)
+        moved = await self.work.transfer(d, self.work.consumer, self.owner)
         if moved and not self.taken.done():
             self.taken.set_result(d)
         return moved
@@ -171,7 +171,7 @@ class QuarantineChildren:
             d = await child.taken
             if d is not None:
                 with bind_attempt(**InFlight(d).ids):
-                    outcome = await self._judge(child, d, code)
+                    outcome = await self._inspect(child, d, code)
                     _log.info("quarantine.ended", queue=queue, child=child.owner, exit_code=code, outcome=outcome)
                 self._metrics.quarantine_runs.labels(queue, outcome).inc()
         finally:
@@ -209,7 +209,7 @@ class QuarantineChildren:
                 return False
             if await self._runs(child, d):
                 return True
-            await self._work.hand_over(d, child.owner, child.owner)
+            await self._work.transfer(d, child.owner, child.owner)
         except (DependencyAway, RedisFull) as error:
             _log.warning("quarantine.look_failed", child=child.owner, error=type(error).__name__)
         return False
@@ -218,7 +218,7 @@ class QuarantineChildren:
         found = await self._records.row(InFlight(d).task_id)
         return found is not None and (found[0].state, found[0].owner) == (State.RUNNING, child.owner)
 
-    async def _judge(self, child: Child, d: Delivery, code: int) -> str:
+    async def _inspect(self, child: Child, d: Delivery, code: int) -> str:
         """What became of its task, which is convicted where it has killed its process."""
         in_flight = InFlight(d)
         try:
@@ -246,7 +246,7 @@ class QuarantineChildren:
         """Its child has not run it to an end, and not died of it: the task comes again later."""
         deps = self._deps
         await deps.ledger.release_claim(task_id, d.entry_id, deps.owner, deps.lease.lease_s, (dead,))
-        await deps.settlement.snooze(d, int(deps.retry.guard_s * 1000), reason=PARKED)
+        await deps.settlement.snooze(d, int(deps.retry.guard_s * 1000), reason=QUARANTINE_WAIT)
 
     async def _call_next(self) -> None:
         """The task that has waited longest for a place here asks again now, before it would by itself."""

@@ -310,7 +310,7 @@ class WorkStreams:
         key = names.ready if stream == "ready" else names.tasks
         return lua.renew_leases(stream=key, consumer=self.consumer, heir=self.consumer, entry_ids=ids)
 
-    async def hand_over(self, d: Delivery, owner: str, heir: str) -> bool:
+    async def transfer(self, d: Delivery, owner: str, heir: str) -> bool:
         """Make an entry that is pending to `owner` the heir's, with a fresh lease; False: it is nobody's of the two."""
         call = lua.renew_leases(stream=_stream(d), consumer=owner, heir=heir, entry_ids=[d.id])
         taken, vanished = await self._scripts.one(call)
@@ -334,11 +334,11 @@ class WorkStreams:
         lapsed, everyone, readable = await scripts.one(
             lua.liveness(ttl_ms=ttl_ms, owner=self.consumer, facts=facts, members=members)
         )
-        told = [text.decode() for text in readable]
+        texts = [text.decode() for text in readable]
         return Liveness(
             frozenset(m.decode() for m in lapsed),
             frozenset(m.decode() for m in everyone),
-            dict(zip(told[::2], told[1::2], strict=True)),
+            dict(zip(texts[::2], texts[1::2], strict=True)),
         )
 
     async def delete_consumer(self, queue: str, consumer: str) -> bool:

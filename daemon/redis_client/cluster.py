@@ -186,10 +186,10 @@ class ClusterRedis(Redis):
     async def _ask(self, parts: dict[Redis, list[int]], flush: Flush, replies: list[Any]) -> None:
         async def one(node: Redis, which: list[int]) -> None:
             try:
-                told = await flush(node, which)
+                answers = await flush(node, which)
             except (rx.RedisError, RedisAway, OSError) as error:
-                told = [_of_redis(error)] * len(which)
-            for at, reply in zip(which, told, strict=True):
+                answers = [_of_redis(error)] * len(which)
+            for at, reply in zip(which, answers, strict=True):
                 replies[at] = reply
 
         if len(parts) == 1:

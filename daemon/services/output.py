@@ -82,11 +82,11 @@ def _check(document: Any, schema: str) -> None:
 
 def _rule(error: ValidationError) -> str:
     """What the schema asked for at that place, in the schema's words only."""
-    wanted: Any = error.validator_value
+    allowed: Any = error.validator_value
     if error.validator == "required" and isinstance(error.instance, dict):
-        return f"misses {', '.join(name for name in wanted if name not in error.instance)}"
+        return f"misses {', '.join(name for name in allowed if name not in error.instance)}"
     if error.validator in _TELLING:
-        return f"must satisfy {error.validator} {msgspec.json.encode(wanted).decode()[:120]}"
+        return f"must satisfy {error.validator} {msgspec.json.encode(allowed).decode()[:120]}"
     return f"must satisfy {error.validator}"
 
 

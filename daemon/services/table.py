@@ -156,8 +156,8 @@ class Table:
             return float(value) if abs(value) < 2**63 else math.inf
         if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             return value
-        wanted = "a whole number" if kind is int else _NAMES[kind]
-        self.mistake(key, f"is {_kind(value)}; allowed: {wanted}")
+        allowed = "a whole number" if kind is int else _NAMES[kind]
+        self.mistake(key, f"is {_kind(value)}; allowed: {allowed}")
         return None
 
 

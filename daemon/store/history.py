@@ -112,11 +112,11 @@ class History:
         self._pool = pool
         self._sql = load_queries()
 
-    async def tasks(self, wanted: TaskFilter) -> list[ListedTask]:
+    async def tasks(self, only: TaskFilter) -> list[ListedTask]:
         """The newest first."""
         rows = await self._pool.fetch(
-            self._sql["task_list"], list(wanted.states) if wanted.states else None, wanted.queue, wanted.service,
-            wanted.user, wanted.since_s, wanted.before, wanted.limit,
+            self._sql["task_list"], list(only.states) if only.states else None, only.queue, only.service,
+            only.user, only.since_s, only.before, only.limit,
         )  # fmt: skip
         return [ListedTask(**row) for row in rows]
 

@@ -88,9 +88,9 @@ class Leases:
             progress()
             await asyncio.sleep(self._settings.beat_s * random.uniform(0.85, 1.0))
             if self._in_flight:
-                await self._beat()
+                await self._renew_all()
 
-    async def _beat(self) -> None:
+    async def _renew_all(self) -> None:
         now = self._clock.monotonic()
         async with asyncio.TaskGroup() as renewals:
             entries = renewals.create_task(self._renew_entries(now), name="beat-redis")

@@ -47,9 +47,9 @@ class Probe:
         self._queue = keys.queue_keys(f"q_try_{nonce}")
         self._task = keys.events(f"try-{nonce}")
         self._state = keys.events_state(f"try-{nonce}")
-        self._guard = keys.user_permits(f"try-{nonce}")
+        self._permits = keys.user_permits(f"try-{nonce}")
         self._all = [self._queue.tasks, self._queue.counter, self._queue.waiting, self._queue.held, self._task,
-                     self._state, self._guard]  # fmt: skip
+                     self._state, self._permits]  # fmt: skip
 
     async def run(self) -> AsyncGenerator[Result, None]:
         """Results as they come; after one that says that nobody is there, no more."""
@@ -125,7 +125,7 @@ class Probe:
             ("XADD on {bp:queue:*", lambda: c.xadd(q.tasks, _FIELDS)),
             ("XADD on task:*", lambda: c.xadd(self._task, _FIELDS)),
             ("HSET on {task:*", lambda: c.hset(self._state, "seq", "1")),
-            ("ZADD on {guard}*", lambda: c.zadd(self._guard, {"t": 1})),
+            ("ZADD on {guard}*", lambda: c.zadd(self._permits, {"t": 1})),
             ("GET on qstreamd:*", lambda: c.get(keys.ENVIRONMENT)),
             ("XRANGE on task:*", lambda: c.xrange(self._task)),
             ("EXPIRE", self._expire),

@@ -9,5 +9,5 @@ local group, entry_id, consumer, task_id, whole_task = unpack(ARGV)
 local blobs = take(KEYS, 4)
 
 if not is_owner(stream, group, entry_id, consumer) then return {0, 0} end
-settle(stream, group, entry_id)
+acknowledge(stream, group, entry_id)
 return {1, whole_task == '1' and finish_task(waiting, counter, task_id, blobs) or 0}

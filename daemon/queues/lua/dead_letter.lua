@@ -10,7 +10,7 @@ local group, entry_id, consumer, task_id, whole_task, keep_count, keep_ms = unpa
 local blobs, letter = take(KEYS, 5), take(ARGV, 8)
 
 if not is_owner(stream, group, entry_id, consumer) then return {0, 0} end
-settle(stream, group, entry_id)
+acknowledge(stream, group, entry_id)
 redis.call('XADD', dead, 'MAXLEN', '~', keep_count, '*', unpack(letter))
 redis.call('XTRIM', dead, 'MINID', '~', server_ms() - keep_ms)
 return {1, whole_task == '1' and finish_task(waiting, counter, task_id, blobs) or 0}

@@ -9,6 +9,6 @@ local group, entry_id, consumer = unpack(ARGV)
 
 if not is_owner(stream, group, entry_id, consumer) then return 0 end
 local entry = redis.call('XRANGE', stream, entry_id, entry_id)[1]
-settle(stream, group, entry_id)
+acknowledge(stream, group, entry_id)
 if entry then redis.call('XADD', ready, '*', unpack(entry[2])) end
 return 1

@@ -15,7 +15,7 @@ due_in_ms = wakeable == '1' and redis.call('EXISTS', woken) == 1 and 0 or tonumb
 local due = server_ms() + due_in_ms
 redis.call('ZADD', retry, due, task_id)
 redis.call('HSET', held, task_id, entry)
-settle(stream, group, entry_id)
+acknowledge(stream, group, entry_id)
 redis.call('EXPIRE', seen, seen_ttl_s)
 if wakeable == '1' then redis.call('DEL', woken) end
 return {1, due, due_in_ms}

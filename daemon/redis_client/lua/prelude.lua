@@ -33,7 +33,7 @@ local function is_owner(stream, group, entry_id, consumer)
 end
 
 -- Takes an entry off its stream. XACK and XDEL are let through when Redis is full.
-local function settle(stream, group, entry_id)
+local function acknowledge(stream, group, entry_id)
   redis.call('XACK', stream, group, entry_id)
   redis.call('XDEL', stream, entry_id)
 end

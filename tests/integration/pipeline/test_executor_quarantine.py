@@ -10,7 +10,7 @@ from daemon.domain.errors import Code, ProviderError, RedisAway, TaskError
 from daemon.domain.events import Reason
 from daemon.pipeline.in_flight import InFlight
 from daemon.pipeline.outcome import Abandoned, Done, Failed, Fenced, Isolated, Retrying, Snoozed
-from daemon.pipeline.quarantine import PARKED
+from daemon.pipeline.quarantine import QUARANTINE_WAIT
 from daemon.ports import Delivery
 from tests.fakes import ANSWER
 from tests.integration.pipeline.conftest import QUEUE, Bench, Process, message
@@ -43,7 +43,7 @@ class Children:
         """With the script of the real one."""
         if self.refuses is not None:
             raise self.refuses
-        return await self.process.work.hand_over(d, self.process.name, CHILD)
+        return await self.process.work.transfer(d, self.process.name, CHILD)
 
     def discard(self) -> None:
         """Counted."""
@@ -99,7 +99,7 @@ async def test_what_waits_for_a_place_is_not_claimed_again(bench: Bench) -> None
     for _ in range(3):
         [again] = await wait_until(a.take_over, description="it is due")
         entry = again.delivery.entry
-        assert entry is not None and entry.parked == PARKED
+        assert entry is not None and entry.parked == QUARANTINE_WAIT
         assert isinstance(await a.run(again), Snoozed)
     row = await bench.row()
     assert (row["attempt"], row["crashes"], row["state"]) == (attempt, 2, "queued")
@@ -132,7 +132,7 @@ async def test_a_child_is_ended_when_its_entry_cannot_be_given(bench: Bench) -> 
 async def test_a_child_gets_nothing_that_another_has_taken(bench: Bench) -> None:
     a, children = quarantined(bench)
     in_flight = await crashed(bench, a)
-    assert await a.work.hand_over(in_flight.delivery, "a", "b")
+    assert await a.work.transfer(in_flight.delivery, "a", "b")
     assert await a.run(in_flight) == Fenced()
     assert children.discarded == 1
     await bench.finish_all(bench.process("b"))

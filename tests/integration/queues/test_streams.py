@@ -258,14 +258,14 @@ async def test_an_entry_is_handed_over_by_its_owner_alone(side: Side, other: Sid
     """It is pending all the time and renewed on the way; a repeated call changes nothing, a settled one is nobody's."""
     await side.add()
     mine = (await side.work.fetch(QUEUE, 1))[0]
-    assert not await side.work.hand_over(mine, "c", "b")
+    assert not await side.work.transfer(mine, "c", "b")
     for _ in range(2):
-        assert await side.work.hand_over(mine, "a", "b")
+        assert await side.work.transfer(mine, "a", "b")
     assert [d.id for d in await other.work.own_pending(QUEUE)] == [mine.id]
     assert await side.work.own_pending(QUEUE) == []
     assert await side.work.idle_s(mine, "a") == 0.0 <= await side.work.idle_s(mine, "b") < 10
     await other.settlement.ack(mine)
-    assert not await side.work.hand_over(mine, "a", "b")
+    assert not await side.work.transfer(mine, "a", "b")
 
 
 async def test_scripts_are_loaded_again_after_they_were_flushed(side: Side) -> None:
