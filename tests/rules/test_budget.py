@@ -21,7 +21,7 @@ CORE: Final = """
     relay worker pipeline queues limiter events store domain redis_client config observability ports.py cancellation.py
 """.split()
 
-CORE_LINES: Final = 15_918  # Python and Lua, comments and blank lines included; one in, one out
+CORE_LINES: Final = 15_917  # Python and Lua, comments and blank lines included; one in, one out
 SETTINGS: Final = 130  # a setting that each queue has under a name of its own counts once
 METRICS: Final = 58  # families; without those of the process, which the library brings
 DEPENDENCIES: Final = 15  # at run time, without extras
