@@ -58,7 +58,7 @@ RULES: Final = (
     Rule(("QSTREAMD_LIVENESS_TTL_S", "QSTREAMD_LIVENESS_S"), lambda ttl, every: ttl >= 2 * every,
          "a sign of life must outlast 2 renewals, or a healthy consumer looks dead"),
     Rule(("QSTREAMD_DRAIN_S", "QSTREAMD_STOP_S"), lambda drain, stop: drain < stop,
-         "the drain must end before systemd kills the process, with time left to hand back"),
+         "the drain must end before systemd kills the process, with time left to requeue"),
     Rule(("QSTREAMD_REDIS_BLOCK_S", "QSTREAMD_STOP_S"), lambda block, stop: block * 1.5 + 5 < stop,
          "a blocked read may last one and a half times as long, and a stop must be able to wait for it"),
     *(Rule((f"QUEUE_PARALLELISM_{kind}", "QSTREAMD_REDIS_PENDING_MAX"),
@@ -66,7 +66,7 @@ RULES: Final = (
            "a read may bring twice what is free, and more than this may not be pending")
       for kind in ("PAID_STREAM", "FREE_STREAM", "PAID_BATCH", "FREE_BATCH", "PAID_VISION", "FREE_VISION")),
     Rule(("QSTREAMD_PROMISE_TTL_S", "QSTREAMD_SEEN_TTL_S"), lambda ttl, seen: ttl < seen,
-         "an accepted id must stay known for longer than a place is promised to it"),
+         "an accepted id must stay known for longer than its reservation"),
     Rule(("QSTREAMD_BLOB_TTL_S", "QSTREAMD_GUARD_WAIT_MAX_S"), lambda blob, wait: blob > wait,
          "a task that waited its longest must still find its images"),
     Rule(("QSTREAMD_RETRY_BASE_S", "QSTREAMD_RETRY_CAP_S"), lambda base, cap: base <= cap,

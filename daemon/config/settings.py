@@ -77,7 +77,7 @@ class RedisSettings(Group):
     """How we talk to Redis. All client limits are set by us: redis-py's defaults double entries and break BLOCK."""
 
     url: RedisUrl = setting("REDIS_URL", SecretStr("redis://127.0.0.1:6379/0"),
-        "queues, events and guards; one server, Sentinel or a cluster (docs/guides/redis-cluster.md)")
+        "queues, events and permits; one server, Sentinel or a cluster (docs/guides/redis-cluster.md)")
     connect_timeout_s: Time = setting("QSTREAMD_REDIS_CONNECT_TIMEOUT_S", 2.0,
         "a healthy connect takes milliseconds; a dead host must fail fast")
     command_timeout_s: Time = setting("QSTREAMD_REDIS_COMMAND_TIMEOUT_S", 3.0,
@@ -347,7 +347,7 @@ class EventSettings(Group):
 class ShutdownSettings(Group):
     """Quiet, drain, cut."""
 
-    drain_s: Time = setting("QSTREAMD_DRAIN_S", 180.0, "covers the P95 of a task; the rest is handed back")
+    drain_s: Time = setting("QSTREAMD_DRAIN_S", 180.0, "covers the P95 of a task; the rest is requeued")
     stop_s: Time = setting("QSTREAMD_STOP_S", 210.0, "systemd's TimeoutStopSec; then SIGKILL")
 
 

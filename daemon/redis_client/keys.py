@@ -42,7 +42,7 @@ class QueueKeys(NamedTuple):
     counter: str  #: integer: tasks promised or accepted that have not started yet
     waiting: str  #: zset: their ids; score = place taken at (ms)
     tasks: str  #: stream: accepted work
-    ready: str  #: stream: woken, retried and handed-back work, served first
+    ready: str  #: stream: woken, retried and requeued work, served first
     retry: str  #: zset: taskId, score due (ms)
     held: str  #: hash: taskId -> its entry while in `retry`
     dead: str  #: stream: dead letters
@@ -82,7 +82,7 @@ def restored(queue: str, task_id: str) -> str:
 
 
 def woken(queue: str, task_id: str) -> str:
-    """String with a short life: this task was called before it was parked, so it must not sleep."""
+    """String with a short life: this task was notified before it was delayed, so it must not sleep."""
     return f"{{bp:queue:{queue}}}:woken:{task_id}"
 
 
@@ -141,5 +141,5 @@ def adaptive_limit(model_id: str, tier: str) -> str:
 
 
 def waiters_of(guard: str) -> str:
-    """Zset of waiters of a guard, oldest acceptance first."""
+    """Zset of waiters of a limiter, oldest acceptance first."""
     return "{guard}:wait:" + guard.removeprefix("{guard}:")

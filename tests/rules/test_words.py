@@ -198,6 +198,17 @@ HELPS: Final = {
     "parked": "delayed, snoozed",
     "promised": "reserved",
 }
+#: in English pages and in the reasons of settings
+PROSE: Final = {
+    r"h(?:and(?:s|ing)?|anded)[ -]backs?": "requeue, release",
+    r"place (?:is )?given back": "occupancy released, permit released",
+    r"the mover": "the retry scheduler",
+    r"guards?(?!: )": "limiter, permit",  # `guard: …` explains the label of a metric
+    r"parked": "delayed, snoozed",
+    r"ghosts?": "stranded entry",
+    r"buried": "deleted",
+    r"deaf": "stalled",
+}
 #: in commands, their verbs and their options, as `--help` shows them
 COMMANDS: Final = {
     "bury": "delete",
@@ -215,6 +226,15 @@ PART: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 LOG_CALLS: Final = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 METRIC_CALLS: Final = {"_counter", "_gauge", "_histogram"}
 CODE: Final = files("daemon", suffix=".py")
+PAGES: Final = [
+    *(
+        path
+        for name in ("docs", "docs/guides")
+        for path in sorted((ROOT / name).glob("*.md"))
+        if ".zh" not in path.name
+    ),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+]
 
 
 def parts(name: str) -> str:
@@ -403,6 +423,20 @@ def test_no_command_says_a_replaced_word() -> None:
     found = [(where, name) for where, name in commands() if name not in RIGHT]
     assert {"models", "block", "loadtest", "--json"} <= {name for _, name in found}
     bad = problems(iter(found), COMMANDS)
+    assert not bad, lines(bad)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_page_says_a_replaced_word(path: Path) -> None:
+    """Code in backquotes is what it is, and the heading of a group of settings is its name."""
+    text = re.sub(r"```.*?```|`[^`]*`|^## guards$", lambda code: re.sub(r"[^\n]", " ", code[0]),
+                  path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)  # fmt: skip
+    bad = [
+        f"{place(path, number)}: says `{found[0]}`; use: {better}"
+        for number, line in enumerate(text.splitlines(), 1)
+        for word, better in PROSE.items()
+        for found in re.finditer(rf"\b{word}\b", line, re.IGNORECASE)
+    ]
     assert not bad, lines(bad)
 
 
