@@ -106,9 +106,12 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
         finally:
             request.spent[:] = [answer.usage]
         if refused is None:
-            for delta in [d for data in payloads.end() for d in answer.take(data)] + answer.rest():
+            try:
+                rest = [d for data in payloads.end() for d in answer.take(data)] + answer.rest()
+            finally:
+                request.spent[:] = [answer.usage]
+            for delta in rest:
                 yield delta
-            request.spent[:] = [answer.usage]
             refused = answer.cut(broken) if broken is not None else None
         if refused is not None:
             raise refused  # out here, without a cause: the SDK's errors quote bodies, which may quote the prompt

@@ -24,7 +24,7 @@ from daemon.domain.errors import Code, ProviderError
 from daemon.domain.events import Channel, Usage
 from daemon.domain.model_io import Delta, Finished, FinishReason
 from daemon.observability.logging import logger
-from daemon.providers.error_mapping import Refusal, lost, to_error
+from daemon.providers.error_mapping import CONTENT_WORDS, Refusal, lost, to_error
 from daemon.providers.lenient_json import Unreadable, documents
 from daemon.providers.payloads import DONE
 from daemon.providers.token_counts import Counts, TokenCounts
@@ -47,7 +47,7 @@ FINISHES: Final[Mapping[str, Meaning]] = MappingProxyType(
              "token_limit", "model_context_window_exceeded"), "length",
         ),
         **dict.fromkeys(
-            ("content_filter", "content_filtered", "content-filter", "safety", "refusal", "sensitive", "recitation",
+            ("content_filter", "content_filtered", "safety", "refusal", "sensitive", "recitation",
              "language", "blocklist", "prohibited_content", "spii", "model_armor", "escalation",
              "pup_limited_disabled", "image_safety", "image_prohibited_content", "image_recitation", "image_other",
              "no_image"), "filtered",
@@ -60,6 +60,7 @@ FINISHES: Final[Mapping[str, Meaning]] = MappingProxyType(
         "insufficient_system_resource": "overloaded",
     }
 )  # fmt: skip
+_CAMEL: Final = re.compile("(?<=[a-z])(?=[A-Z])")
 #: no end at all, though it stands where one would
 _NO_FINISH: Final = frozenset({"", "null", "none", "unspecified"})
 _REASONS: Final[Mapping[Meaning, FinishReason]] = MappingProxyType({"stop": "stop", "length": "length"})
@@ -71,17 +72,18 @@ _NAME_CHARS: Final = 128  #: of a model's name, a request's id
 class Answer(ABC):
     """Folds the payloads of one answer. Pure but for a warning: bytes in, pieces out; a wrong answer raises."""
 
-    __slots__ = ("_finish", "_half", "_more", "_odd", "_refusal", "_spoke", "_torn", "_unreliable", "counts", "done",
-                 "model_name", "request_id")  # fmt: skip
+    __slots__ = ("_finish", "_half", "_length", "_more", "_odd", "_refusal", "_spoke", "_torn", "_unreliable",
+                 "counts", "done", "model_name", "request_id")  # fmt: skip
 
     def __init__(self, *, thoughts_beside: bool) -> None:
         self.counts = TokenCounts(thoughts_beside=thoughts_beside)
         self.done = False  #: `[DONE]` came
         self.model_name = self.request_id = ""
         self._finish: str | None = None  #: the last finish reason, in lower case
+        self._length = False  #: it was cut at its limit, and no text came since
         self._more = True  #: text may follow still
         self._unreliable = False  #: text came after a finish reason
-        self._spoke = False
+        self._spoke = False  #: text came that is not only blanks and NULs
         self._refusal = False
         self._odd = False  #: texts may hold surrogates
         self._half: dict[Channel, str] = {}
@@ -146,30 +148,39 @@ class Answer(ABC):
 
     def _say(self, found: list[Delta], channel: Channel, text: str) -> None:
         """Text came. `found` gets the delta."""
-        if channel is Channel.TEXT:
-            self._spoke = True
+        if not self._spoke and channel is Channel.TEXT:
+            self._spoke = bool(text.replace("\x00", "").strip())
         if self._finish is not None and text:
             self._unreliable = self._more = True
+            self._length = False
         if self._odd:
             text = self._paired(channel, text)
         found.append(Delta(channel, text))
 
     def _ends(self, reason: str | None, *, with_text: bool) -> None:
         """A finish reason came, in a chunk `with_text` or without."""
-        plain = (reason or "").strip().lower().removeprefix("finish_reason_")
+        plain = _plain(reason or "")
         if plain in _NO_FINISH:
             return
-        self._finish = plain
         self._more = with_text or not self._spoke
+        meaning = FINISHES.get(plain)
+        if self._length and meaning == "stop":
+            return
+        self._finish, self._length = plain, meaning == "length"
 
     def _counts(self, counts: Counts) -> None:
         """Counts came, after what else the chunk holds."""
         if self.counts.merge(counts) and self._finish is not None and not self._unreliable:
             self._more = False
 
-    def _fails(self, refusal: Refusal) -> ProviderError:
-        """The error of an answer that says that it failed."""
-        return to_error(refusal, spoke=self._spoke)
+    def _fail(self, refusal: Refusal, counts: Counts) -> None:
+        """Raise the error of an answer that says that it failed, and keep what it has cost.
+
+        An error after the end, when nothing more was expected, does not void the answer.
+        """
+        self.counts.merge(counts)
+        if not (self.may_end and self.nothing_follows) or refusal.words & CONTENT_WORDS:
+            raise to_error(refusal, spoke=self._spoke)
 
     def _names(self, model: object, request_id: object) -> None:
         if isinstance(model, str):
@@ -235,6 +246,18 @@ class Answer(ABC):
             odd = self._finish if _WORD.fullmatch(self._finish) else "no word"
             _log.warning("provider.finish_unknown", model_name=self.model_name, finish_reason=odd)
         return Finished(_REASONS[meaning] if meaning else None, self.usage, self.model_name, self.request_id)
+
+
+def _plain(reason: str) -> str:
+    """A finish reason as `FINISHES` spells it, without what an enumeration is called.
+
+    >>> _plain("FinishReason.MAX_TOKENS"), _plain("maxTokens"), _plain("max-tokens"), _plain(" FINISH_REASON_STOP")
+    ('max_tokens', 'max_tokens', 'max_tokens', 'stop')
+    """
+    if reason in FINISHES:
+        return reason
+    last = _CAMEL.sub("_", reason.strip().rpartition(".")[2])
+    return last.replace("-", "_").replace(" ", "_").lower().removeprefix("finish_reason_")
 
 
 def _storable(name: str) -> str:

@@ -14,7 +14,7 @@ from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta, Finished
 from daemon.providers.answer import Answer
 from daemon.providers.error_mapping import Refusal, duration_s, known_words
-from daemon.providers.lenient_json import fields, items, word
+from daemon.providers.lenient_json import chosen, fields, items, says_something, word
 from daemon.providers.token_counts import Counts
 
 _TEXT: Final = Channel.TEXT
@@ -31,6 +31,7 @@ class _Content(msgspec.Struct):
 
 
 class _Candidate(msgspec.Struct, rename="camel"):
+    index: Any = None
     content: _Content | None = None
     finish_reason: str | None = None
 
@@ -73,14 +74,14 @@ class GeminiAnswer(Answer):
         )
 
     def _read(self, chunk: _Chunk) -> list[Delta]:
-        if chunk.error:
-            raise self._fails(refusal(chunk.error))
+        if chunk.error and says_something(chunk.error):
+            self._fail(refusal(chunk.error), counts(chunk.usage_metadata))
         if chunk.model_version != self.model_name or not self.request_id:
             self._names(chunk.model_version, chunk.response_id)
         if chunk.prompt_feedback is not None and word(fields(chunk.prompt_feedback).get("blockReason")):
             self._blocked, self._more = True, False
         found: list[Delta] = []
-        for candidate in chunk.candidates or ():
+        for candidate in chosen(chunk.candidates):
             if candidate.content is not None:
                 for part in candidate.content.parts or ():
                     if part.text:
@@ -148,6 +149,7 @@ def _candidate(candidate: dict[str, Any]) -> _Candidate:
     parts = fields(content).get("parts", content) if isinstance(content, dict) else content
     finish = _either(candidate, "finishReason", "finish_reason")
     return _Candidate(
+        index=candidate.get("index"),
         content=_Content([_part(each) for each in items(parts)]),
         finish_reason=word(finish) or ("unknown" if finish else None),
     )

@@ -8,10 +8,11 @@ Taken: `NaN` and `Infinity`, lone surrogates (kept as such: `answer` pairs them 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from daemon.providers.payloads import BOM, JsonDocuments
+from daemon.providers.token_counts import token_count
 
 _DIGITS_MAX: Final = 40  #: longer integers are no number of anything; Python refuses those of more than 4,300 digits
 
@@ -60,6 +61,15 @@ def _integer(digits: str) -> int | float:
 # --- reading what may be of any type ----------------------------------------------------------------------------
 
 
+class Indexed(Protocol):
+    """A choice or a candidate."""
+
+    index: Any
+
+
+T = TypeVar("T", bound=Indexed)
+
+
 def fields(value: object) -> dict[str, Any]:
     """`value` if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
@@ -73,8 +83,26 @@ def items(value: object) -> Iterator[Any]:
         yield value
 
 
+def says_something(value: object) -> bool:
+    """Whether an error, or a part of one, says anything: an object of zeros and empty texts says nothing."""
+    if isinstance(value, dict):
+        return any(map(says_something, value.values()))
+    return any(map(says_something, value)) if isinstance(value, list) else bool(value)
+
+
+def chosen(given: Sequence[T] | None) -> Sequence[T]:
+    """Of several choices or candidates, those with index 0; where none has an index, the first."""
+    if not given or (len(given) == 1 and not given[0].index):
+        return given or ()
+    indexes = [token_count(each.index) for each in given]
+    first = [each for each, index in zip(given, indexes, strict=True) if index == 0]
+    return first or [each for each, index in zip(given, indexes, strict=True) if index is None][:1]
+
+
 def word(value: object) -> str | None:
-    """A text, or the text that an object holds under a usual name; None for everything else."""
+    """A text, or the text that an object or a list holds in a usual place; None for everything else."""
+    if isinstance(value, list):
+        return next(filter(None, map(word, value)), None)
     if isinstance(value, str):
         return value or None
     for name in ("type", "reason", "value", "name", "code"):

@@ -17,8 +17,8 @@ from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta
 from daemon.providers.answer import Answer
 from daemon.providers.error_mapping import Refusal, known_words
-from daemon.providers.lenient_json import fields, items, word
-from daemon.providers.token_counts import Counts
+from daemon.providers.lenient_json import chosen, fields, items, says_something, word
+from daemon.providers.token_counts import Counts, first_count
 
 _TEXT: Final = Channel.TEXT
 _THOUGHT: Final = Channel.REASONING
@@ -34,6 +34,7 @@ class _Said(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct):
+    index: Any = None
     delta: _Said | None = None
     message: _Said | None = None
     text: str | None = None
@@ -58,39 +59,39 @@ _decode: Final = msgspec.json.Decoder(_Chunk).decode
 class OpenAIAnswer(Answer):
     """One answer of DeepSeek, OpenAI, or a gateway that speaks like them."""
 
-    __slots__ = ("_by_delta",)
+    __slots__ = ("_by_delta", "_by_message")
 
     def __init__(self) -> None:
         super().__init__(thoughts_beside=False)
-        self._by_delta = False  #: text came in deltas: a whole `message` at the end repeats it
+        self._by_delta = False  #: text came in deltas: a whole `message` or `text` at the end repeats it
+        self._by_message: bool | None = None  #: it came in messages (True) or in `text` (False)
 
     def _strict(self, data: bytes) -> list[Delta]:
         chunk = _decode(data)
         if chunk.error or (not chunk.choices and chunk.usage is None):
-            self._raise_error(fields(msgspec.json.decode(data)))
+            self._raise_error(fields(msgspec.json.decode(data)), chunk.usage)
         if not self.request_id or chunk.model != self.model_name:
             self._names(chunk.model, chunk.id)
         return self._read(chunk)
 
     def _lenient(self, chunk: dict[str, Any]) -> list[Delta]:
-        self._raise_error(chunk)
+        self._raise_error(chunk, chunk.get("usage"))
         self._names(chunk.get("model"), chunk.get("id"))
         choices = [_choice(fields(each)) for each in items(chunk.get("choices"))]
         return self._read(_Chunk(choices=choices, usage=chunk.get("usage"), x_groq=chunk.get("x_groq")))
 
     def _read(self, chunk: _Chunk) -> list[Delta]:
         found: list[Delta] = []
-        for choice in chunk.choices or ():
-            if choice.error:
-                raise self._fails(refusal_of(choice.error))
+        for choice in chosen(chunk.choices):
+            if choice.error and says_something(choice.error):
+                self._fail(refusal_of(choice.error), counts(choice.usage or chunk.usage))
             said = choice.delta
             if said is not None:
                 self._spoken(said, found)
-                self._by_delta = self._by_delta or self._spoke
-            if choice.message is not None and not self._by_delta:
-                self._spoken(choice.message, found)
-            elif choice.text:
-                self._say(found, _TEXT, choice.text)
+                if said.content:
+                    self._by_delta = True
+            if choice.message is not None or choice.text:
+                self._repeated(choice, found)
             if choice.finish_reason is not None:
                 self._ends(choice.finish_reason, with_text=bool(found))
             if choice.usage is not None:
@@ -100,6 +101,18 @@ class OpenAIAnswer(Answer):
         if chunk.x_groq is not None:
             self._counts(counts(fields(chunk.x_groq).get("usage")))
         return found
+
+    def _repeated(self, choice: _Choice, found: list[Delta]) -> None:
+        """What a `message` or a `text` says, unless it came in deltas, or in the other of the two."""
+        if self._by_delta:
+            return
+        if choice.message is not None and self._by_message is not False:
+            self._spoken(choice.message, found)
+            if choice.message.content:
+                self._by_message = True
+        if choice.text and not self._by_message:
+            self._say(found, _TEXT, choice.text)
+            self._by_message = False
 
     def _spoken(self, said: _Said, found: list[Delta]) -> None:
         thought = said.reasoning_content or said.reasoning or said.thinking
@@ -112,13 +125,13 @@ class OpenAIAnswer(Answer):
         if said.refusal:
             self._refusal = True
 
-    def _raise_error(self, chunk: dict[str, Any]) -> None:
+    def _raise_error(self, chunk: dict[str, Any], usage: object) -> None:
         """Raise what a chunk says instead of an answer."""
         error = chunk.get("error")
         if not error and "choices" not in chunk and _is_error(chunk):
             error = chunk
-        if error:
-            raise self._fails(refusal_of(error))
+        if says_something(error):
+            self._fail(refusal_of(error), counts(usage))
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:
@@ -152,6 +165,7 @@ def _choice(choice: dict[str, Any]) -> _Choice:
     return _Choice(
         delta=None if delta is None else _said(delta),
         message=None if message is None else _said(message),
+        index=choice.get("index"),
         text=text if isinstance(text, str) else None,
         finish_reason=_finish(choice.get("finish_reason")),
         usage=choice.get("usage"),
@@ -202,9 +216,7 @@ def _texts(part: object) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if value is None or isinstance(value, (list, dict)) else json.dumps(value)
+    return value if isinstance(value, str) else ""
 
 
 def _finish(value: object) -> str | None:
@@ -221,12 +233,16 @@ def counts(counted: object) -> Counts:
     told = fields(counted)
     if not told:
         return {}
-    given, written = fields(told.get("prompt_tokens_details")), fields(told.get("completion_tokens_details"))
+    get = told.get
+    cached = [fields(get(each)).get("cached_tokens") for each in ("prompt_tokens_details", "input_tokens_details")]
+    thoughts = [
+        fields(get(each)).get("reasoning_tokens") for each in ("completion_tokens_details", "output_tokens_details")
+    ]
     return {
-        "input": told.get("prompt_tokens", told.get("input_tokens")),
-        "cached": told.get("prompt_cache_hit_tokens", given.get("cached_tokens", told.get("cached_tokens"))),
-        "uncached": told.get("prompt_cache_miss_tokens"),
-        "written": told.get("completion_tokens", told.get("output_tokens")),
-        "thoughts": written.get("reasoning_tokens", told.get("reasoning_tokens")),
-        "total": told.get("total_tokens"),
+        "input": first_count(get("prompt_tokens"), get("input_tokens")),
+        "cached": first_count(get("prompt_cache_hit_tokens"), *cached, get("cached_tokens")),
+        "uncached": get("prompt_cache_miss_tokens"),
+        "written": first_count(get("completion_tokens"), get("output_tokens")),
+        "thoughts": first_count(*thoughts, get("reasoning_tokens")),
+        "total": get("total_tokens"),
     }

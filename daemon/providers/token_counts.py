@@ -84,6 +84,21 @@ def token_count(value: object) -> int | None:
     return int(number) if math.isfinite(number) and number.is_integer() and 0 <= number <= TOKENS_MAX else None
 
 
+def first_count(*aliases: object) -> object:
+    """Of the fields that a vendor may write one count into, the first that can be read; 0 hides no other number.
+
+    >>> first_count(None, -1, 0, 7, 8), first_count(None, 0, "many"), first_count(None)
+    (7, 0, None)
+    """
+    zero = None
+    for value in aliases:
+        if value is not None and (count := token_count(value)) is not None:
+            if count:
+                return count
+            zero = 0
+    return zero
+
+
 def known_sum(*counts: int | None) -> int | None:
     """The sum of the counts that are known; None when none is."""
     known = [count for count in counts if count is not None]

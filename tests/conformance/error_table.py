@@ -52,7 +52,7 @@ def _cells(case: Case) -> Iterator[str]:
     yield f"`{wanted['code']}`"
     if "reason" in wanted:
         yield CLOSED[wanted["reason"]]
-    elif case.name == "o-empty-at-length":
+    elif wanted.get("cut"):
         yield "the next attempt asks the next model; without one it ends"
     else:
         yield ENDINGS[CODES[Code(wanted["code"])].disposition]

@@ -13,7 +13,7 @@ import pytest
 
 from daemon.domain.clock import SystemClock
 from daemon.domain.errors import ModelUnavailable, ProviderError
-from daemon.domain.events import Channel
+from daemon.domain.events import Channel, Usage
 from daemon.domain.model_io import Delta, Finished, ModelRequest
 from daemon.pipeline.call_scope import CallScope
 from daemon.pipeline.model_call import ask_model
@@ -37,6 +37,7 @@ class Outcome:
     last: Finished | None = None
     error: ProviderError | None = None
     took_s: float = 0.0
+    spent: list[Usage] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
 
 
@@ -53,7 +54,7 @@ async def outcome(provider: Provider, asked: ModelRequest, within_s: float = 15.
                     seen.deltas.append(piece)
     except ProviderError as error:
         seen.error = error
-    seen.took_s = time.monotonic() - began
+    seen.took_s, seen.spent = time.monotonic() - began, asked.spent
     seen.text = "".join(d.text for d in seen.deltas if d.channel is Channel.TEXT)
     seen.thoughts = "".join(d.text for d in seen.deltas if d.channel is Channel.REASONING)
     seen.text.encode()  # no lone surrogate leaves an adapter
@@ -67,6 +68,10 @@ def judge(case: Case, seen: Outcome) -> None:
         assert seen.last is None and seen.error is not None, seen
         if "code" in wanted:
             assert seen.error.code == wanted["code"], seen.error
+        if "cut" in wanted:
+            assert seen.error.cut is wanted["cut"] and "max_output_tokens" in seen.error.detail, seen.error
+        if "spent" in wanted:
+            assert [seen.spent[0].input_tokens, seen.spent[0].output_tokens] == wanted["spent"], seen.spent
         if "reason" in wanted:
             assert isinstance(seen.error, ModelUnavailable) and seen.error.reason == wanted["reason"], seen.error
             assert seen.error.retry_after_s == wanted.get("retryAfterS")
