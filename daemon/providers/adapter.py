@@ -87,8 +87,10 @@ class Adapter(ABC, Generic[ClientT, AnswerT]):
         broken: BaseException | None = None
         try:
             async with self._posted(client, request, answer) as response:
-                with BodyEnd(answer, response.extensions.get(BODY), request.idle_s) as end:
-                    async for chunk in _arriving(response):
+                body = _arriving(response)
+                waiting = payloads if body is response.extensions.get(BODY) else None
+                with BodyEnd(answer, response.extensions.get(BODY), request.idle_s, waiting) as end:
+                    async for chunk in body:
                         found = payloads.feed(chunk)
                         texts = 0
                         for data in found:

@@ -65,6 +65,8 @@ _CAMEL: Final = re.compile("(?<=[a-z])(?=[A-Z])")
 _NO_FINISH: Final = frozenset({"", "null", "none", "unspecified"})
 _REASONS: Final[Mapping[Meaning, FinishReason]] = MappingProxyType({"stop": "stop", "length": "length"})
 _HOLDS_TEXT: Final = re.compile(rb'"(?:content|text)"\s*:(?!\s*(?:""|null))')
+#: a payload that was cut, and whose text, if it had any, is behind it
+_NO_TEXT: Final = re.compile(rb'"(?:choices|candidates)"\s*:\s*\[\s*\]|"usage(?!\w*"\s*:\s*n)|"usa?g?$')
 _WORD: Final = re.compile("[a-z_]{1,40}")  #: what a reason may look like to be logged; everything else may be content
 _NAME_CHARS: Final = 128  #: of a model's name, a request's id
 
@@ -72,8 +74,8 @@ _NAME_CHARS: Final = 128  #: of a model's name, a request's id
 class Answer(ABC):
     """Folds the payloads of one answer. Pure but for a warning: bytes in, pieces out; a wrong answer raises."""
 
-    __slots__ = ("_finish", "_half", "_length", "_more", "_odd", "_refusal", "_spoke", "_torn", "_unreliable",
-                 "counts", "done", "model_name", "request_id")  # fmt: skip
+    __slots__ = ("_early", "_ended", "_finish", "_half", "_length", "_more", "_odd", "_refusal", "_spoke", "_sure",
+                 "_torn", "_unreliable", "_unspecified", "counts", "done", "model_name", "request_id")  # fmt: skip
 
     def __init__(self, *, thoughts_beside: bool) -> None:
         self.counts = TokenCounts(thoughts_beside=thoughts_beside)
@@ -82,7 +84,11 @@ class Answer(ABC):
         self._finish: str | None = None  #: the last finish reason, in lower case
         self._length = False  #: it was cut at its limit, and no text came since
         self._more = True  #: text may follow still
-        self._unreliable = False  #: text came after a finish reason
+        self._ended = False  #: a finish reason, even one that says nothing, or `[DONE]` came
+        self._unspecified = False  #: the last thing that came is a finish reason that says nothing
+        self._unreliable = False  #: text came after an end
+        self._early = False  #: counts came before the finish reason: more of them are no sign of an end
+        self._sure = False  #: counts came with the finish reason or after it, and none before
         self._spoke = False  #: text came that is not only blanks and NULs
         self._refusal = False
         self._odd = False  #: texts may hold surrogates
@@ -104,7 +110,7 @@ class Answer(ABC):
     def take(self, data: bytes) -> list[Delta]:
         """The deltas of one payload; none for a role or usage chunk. Raises `ProviderError`."""
         if data == DONE:
-            self.done = True
+            self.done = self._ended = True
             return []
         if not self._torn:
             try:
@@ -121,8 +127,8 @@ class Answer(ABC):
 
     def _take_odd(self, data: bytes) -> list[Delta]:
         self._odd = True
-        if data.strip(b"\"' ") == DONE:
-            self.done = True
+        if data.strip(b"\"' ").upper() == DONE:
+            self.done = self._ended = True
             return []
         for whole in (self._torn + b"\n" + data, data) if self._torn else (data,):
             try:
@@ -141,7 +147,8 @@ class Answer(ABC):
     def _skip_torn(self) -> None:
         """Go on without a payload that can't be read, if the answer can be whole without it."""
         torn, self._torn = self._torn, b""
-        if self._finish is None or _HOLDS_TEXT.search(torn):
+        harmless = self.done or self._sure or DONE.startswith(torn.upper()) or _NO_TEXT.search(torn)
+        if self._finish is None or not harmless or _HOLDS_TEXT.search(torn):
             raise ProviderError(detail="unreadable answer: a payload is not JSON")
 
     # --- for a vendor's module: what a chunk said ---------------------------------------------------------------
@@ -150,18 +157,30 @@ class Answer(ABC):
         """Text came. `found` gets the delta."""
         if not self._spoke and channel is Channel.TEXT:
             self._spoke = bool(text.replace("\x00", "").strip())
-        if self._finish is not None and text:
-            self._unreliable = self._more = True
-            self._length = False
+        if self._ended and text:
+            self._reopens()
         if self._odd:
             text = self._paired(channel, text)
         found.append(Delta(channel, text))
+
+    def _reopens(self) -> None:
+        """Text came after an end."""
+        if self._unspecified:
+            self._unspecified, self._ended = False, self._finish is not None or self.done
+            if not self._ended:
+                return
+        self._unreliable = self._more = True
+        self._length = self._sure = self.done = False
 
     def _ends(self, reason: str | None, *, with_text: bool) -> None:
         """A finish reason came, in a chunk `with_text` or without."""
         plain = _plain(reason or "")
         if plain in _NO_FINISH:
+            if plain == "unspecified" and self._spoke:
+                self._ended = self._unspecified = True
             return
+        self._ended = True
+        self._early = self.counts.known
         self._more = with_text or not self._spoke
         meaning = FINISHES.get(plain)
         if self._length and meaning == "stop":
@@ -170,8 +189,9 @@ class Answer(ABC):
 
     def _counts(self, counts: Counts) -> None:
         """Counts came, after what else the chunk holds."""
-        if self.counts.merge(counts) and self._finish is not None and not self._unreliable:
-            self._more = False
+        if self.counts.merge(counts) and self._finish is not None and not self._unreliable and not self._early:
+            self._sure = self._spoke or self._length  # a finish before all text is none to count on
+            self._more = self._more and not self._sure
 
     def _fail(self, refusal: Refusal, counts: Counts) -> None:
         """Raise the error of an answer that says that it failed, and keep what it has cost.
@@ -227,7 +247,7 @@ class Answer(ABC):
         """
         if self._torn:
             self._skip_torn()
-        if self._finish is None and not self.done:
+        if not self._ended:
             raise ProviderError(detail="ended without a finish reason")
         meaning = FINISHES.get(self._finish or "")
         if meaning == "filtered" or (self._refusal and not self._spoke):
@@ -242,8 +262,10 @@ class Answer(ABC):
             empty = ProviderError(code=Code.LLM_BAD_OUTPUT, detail=f"empty answer, finish_reason={known}{why}")
             empty.cut = meaning == "length"
             raise empty
-        if self._finish is not None and meaning is None:
-            odd = self._finish if _WORD.fullmatch(self._finish) else "no word"
+        if meaning is None and (self._finish is not None or self._unspecified):
+            odd = (
+                "unspecified" if self._finish is None else self._finish if _WORD.fullmatch(self._finish) else "no word"
+            )
             _log.warning("provider.finish_unknown", model_name=self.model_name, finish_reason=odd)
         return Finished(_REASONS[meaning] if meaning else None, self.usage, self.model_name, self.request_id)
 

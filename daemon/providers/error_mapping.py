@@ -70,6 +70,7 @@ _PARAMETER: Final = re.compile(
     r"|(?i:thinking[ _](?:level|budget))"
 )
 _MESSAGE_CHARACTERS: Final = 500  #: of a message that are looked at; the name stands at its beginning
+_STATUS: Final = re.compile(r"\s*([45][0-9]{2})(?:\.0*)?(?![\w.])")
 _PIECE: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -91,6 +92,19 @@ class Refusal:
     def detail(self) -> str:
         """For operators: the status and the known words, nothing that a caller wrote."""
         return " ".join([f"status={self.status}" if self.status else "in-stream", *sorted(self.words)])
+
+
+def status_of(code: object) -> int:
+    """The status of HTTP that a code inside an answer is; 0: it is none.
+
+    >>> status_of(429), status_of(429.0), status_of("429"), status_of("503 Service Unavailable"), status_of("a 429")
+    (429, 429, 429, 503, 0)
+    """
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    if isinstance(code, str) and (found := _STATUS.match(code)):
+        code = int(found[1])
+    return code if isinstance(code, int) and 400 <= code <= 599 else 0
 
 
 def known_words(values: Iterable[object]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from daemon.domain.errors import Code, ProviderError
 from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta, Finished
 from daemon.providers.answer import Answer
-from daemon.providers.error_mapping import Refusal, duration_s, known_words
+from daemon.providers.error_mapping import Refusal, duration_s, known_words, status_of
 from daemon.providers.lenient_json import chosen, fields, items, says_something, word
 from daemon.providers.token_counts import Counts
 
@@ -78,7 +78,7 @@ class GeminiAnswer(Answer):
             self._fail(refusal(chunk.error), counts(chunk.usage_metadata))
         if chunk.model_version != self.model_name or not self.request_id:
             self._names(chunk.model_version, chunk.response_id)
-        if chunk.prompt_feedback is not None and word(fields(chunk.prompt_feedback).get("blockReason")):
+        if chunk.prompt_feedback is not None and _blocks(chunk.prompt_feedback):
             self._blocked, self._more = True, False
         found: list[Delta] = []
         for candidate in chosen(chunk.candidates):
@@ -113,7 +113,6 @@ def refusal(error: object, status: int = 0, named_s: float | None = None) -> Ref
     `status` and `named_s` are those of the response; 0: the error came inside an answer and says its own.
     """
     told = fields(error)
-    code = told.get("code")
     words: list[object] = [told.get("status"), error if isinstance(error, str) else None]
     for detail in items(told.get("details")):
         about = fields(detail)
@@ -123,8 +122,7 @@ def refusal(error: object, status: int = 0, named_s: float | None = None) -> Ref
         quotas = [fields(each).get("quotaId") for each in items(about.get("violations"))]
         if any(isinstance(quota, str) and "PerDay" in quota for quota in quotas):
             words.append("per_day")
-    status = status or (code if isinstance(code, int) and 400 <= code <= 599 else 0)
-    return Refusal(status, known_words(words), named_s)
+    return Refusal(status or status_of(told.get("code")), known_words(words), named_s)
 
 
 def blamed_fields(error: object) -> list[str]:
@@ -144,6 +142,12 @@ def _either(chunk: dict[str, Any], *names: str) -> Any:
     return next((chunk[name] for name in names if chunk.get(name) is not None), None)
 
 
+def _blocks(feedback: object) -> bool:
+    """Whether a `promptFeedback` names a reason why the prompt is blocked."""
+    reason = feedback if isinstance(feedback, str) else _either(fields(feedback), "blockReason", "block_reason")
+    return not (word(reason) or "UNSPECIFIED").strip().upper().endswith("UNSPECIFIED")
+
+
 def _candidate(candidate: dict[str, Any]) -> _Candidate:
     content = candidate.get("content")
     parts = fields(content).get("parts", content) if isinstance(content, dict) else content
@@ -157,7 +161,10 @@ def _candidate(candidate: dict[str, Any]) -> _Candidate:
 
 def _part(part: object) -> _Part:
     text = part if isinstance(part, str) else fields(part).get("text")
-    return _Part(text if isinstance(text, str) else None, bool(fields(part).get("thought")))
+    thought = fields(part).get("thought")
+    if isinstance(thought, str):
+        thought = thought.strip().lower() not in ("", "0", "false", "no", "none", "null")
+    return _Part(text if isinstance(text, str) else None, bool(thought))
 
 
 # --- counts -----------------------------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ Taken: `NaN` and `Infinity`, lone surrogates (kept as such: `answer` pairs them 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from daemon.providers.payloads import BOM, JsonDocuments
+from daemon.providers.payloads import BOM, DONE, JsonDocuments
 from daemon.providers.token_counts import token_count
 
+DEPTH_MAX: Final = 32
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]|[^"\[\]{}]++|"', re.DOTALL)
 _DIGITS_MAX: Final = 40  #: longer integers are no number of anything; Python refuses those of more than 4,300 digits
 
 
@@ -40,18 +43,45 @@ def documents(payload: bytes) -> list[dict[str, Any]]:
     return [_loaded(each) for each in raw]
 
 
+def is_whole(payload: bytes) -> bool:
+    """Whether a payload is JSON, or `[DONE]`, that lacks nothing."""
+    if payload.upper() == DONE:
+        return True
+    try:
+        return bool(documents(payload))
+    except Unreadable:
+        return False
+
+
 def _loaded(raw: bytes) -> dict[str, Any]:
     try:
         text = raw.decode("utf-8", "surrogatepass")  # some servers write surrogates as bytes
     except UnicodeDecodeError:
         text = raw.decode("utf-8", "replace")
     try:
-        found = json.loads(text, strict=False, parse_int=_integer)
+        try:
+            found = json.loads(text, strict=False, parse_int=_integer)
+        except RecursionError:
+            found = json.loads(_shallow(text), strict=False, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise Unreadable(type(error).__name__) from None
     if not isinstance(found, dict):
         raise Unreadable(type(found).__name__)
     return found
+
+
+def _shallow(text: str) -> str:
+    """`text` with null for what lies deeper than anything that is read."""
+    kept: list[str] = []
+    depth = 0
+    for token in _TOKEN.findall(text):
+        depth += token in ("{", "[")
+        if depth <= DEPTH_MAX:
+            kept.append(token)
+        elif depth == DEPTH_MAX + 1 and token in ("{", "["):
+            kept.append("null")
+        depth -= token in ("}", "]")
+    return "".join(kept)
 
 
 def _integer(digits: str) -> int | float:

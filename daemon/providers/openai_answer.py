@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from daemon.domain.events import Channel
 from daemon.domain.model_io import Delta
 from daemon.providers.answer import Answer
-from daemon.providers.error_mapping import Refusal, known_words
+from daemon.providers.error_mapping import Refusal, known_words, status_of
 from daemon.providers.lenient_json import chosen, fields, items, says_something, word
 from daemon.providers.token_counts import Counts, first_count
 
@@ -31,6 +32,7 @@ class _Said(msgspec.Struct, gc=False):
     thinking: str | None = None
     reasoning_details: Any = None
     refusal: Any = None
+    error: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -39,11 +41,15 @@ class _Choice(msgspec.Struct):
     message: _Said | None = None
     text: str | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None  #: beside a finish reason it says which stop sequence it was
+    camel_reason: Any = msgspec.field(name="finishReason", default=None)
     usage: Any = None
     error: Any = None
 
 
 class _Chunk(msgspec.Struct):
+    finish_reason: Any = None  #: in a chunk without choices
+    base_resp: Any = None
     id: Any = None
     model: Any = None
     choices: list[_Choice] | None = None
@@ -52,6 +58,11 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
+#: `base_resp.status_code` of MiniMax, in words that are known; 0: no error
+MINIMAX: Final = MappingProxyType(
+    {"1001": "timeout", "1002": "rate_limit_exceeded", "1004": "invalid_api_key", "1008": "insufficient_balance",
+     "1026": "content_filter", "1027": "content_filter", "1039": "rate_limit_exceeded"}
+)  # fmt: skip
 NESTED_MAX: Final = 3  #: errors inside errors
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 
@@ -68,7 +79,7 @@ class OpenAIAnswer(Answer):
 
     def _strict(self, data: bytes) -> list[Delta]:
         chunk = _decode(data)
-        if chunk.error or (not chunk.choices and chunk.usage is None):
+        if chunk.error or chunk.base_resp or (not chunk.choices and chunk.usage is None):
             self._raise_error(fields(msgspec.json.decode(data)), chunk.usage)
         if not self.request_id or chunk.model != self.model_name:
             self._names(chunk.model, chunk.id)
@@ -78,28 +89,38 @@ class OpenAIAnswer(Answer):
         self._raise_error(chunk, chunk.get("usage"))
         self._names(chunk.get("model"), chunk.get("id"))
         choices = [_choice(fields(each)) for each in items(chunk.get("choices"))]
-        return self._read(_Chunk(choices=choices, usage=chunk.get("usage"), x_groq=chunk.get("x_groq")))
+        return self._read(
+            _Chunk(
+                choices=choices,
+                usage=chunk.get("usage"),
+                x_groq=chunk.get("x_groq"),
+                finish_reason=chunk.get("finish_reason"),
+            )
+        )
 
     def _read(self, chunk: _Chunk) -> list[Delta]:
         found: list[Delta] = []
         for choice in chosen(chunk.choices):
-            if choice.error and says_something(choice.error):
-                self._fail(refusal_of(choice.error), counts(choice.usage or chunk.usage))
             said = choice.delta
+            error = choice.error or (said is not None and said.error)
+            if error and says_something(error):
+                self._fail(refusal_of(error), counts(choice.usage or chunk.usage))
             if said is not None:
                 self._spoken(said, found)
                 if said.content:
                     self._by_delta = True
             if choice.message is not None or choice.text:
                 self._repeated(choice, found)
-            if choice.finish_reason is not None:
-                self._ends(choice.finish_reason, with_text=bool(found))
+            reason = choice.finish_reason or choice.camel_reason or choice.stop_reason
+            if reason is not None:
+                self._ends(_finish(reason), with_text=bool(found))
             if choice.usage is not None:
                 self._counts(counts(choice.usage))
+        if chunk.finish_reason is not None or chunk.x_groq is not None:
+            self._ends(_finish(chunk.finish_reason), with_text=bool(found))
+            self._counts(counts(fields(chunk.x_groq).get("usage")))
         if chunk.usage is not None:
             self._counts(counts(chunk.usage))
-        if chunk.x_groq is not None:
-            self._counts(counts(fields(chunk.x_groq).get("usage")))
         return found
 
     def _repeated(self, choice: _Choice, found: list[Delta]) -> None:
@@ -130,6 +151,8 @@ class OpenAIAnswer(Answer):
         error = chunk.get("error")
         if not error and "choices" not in chunk and _is_error(chunk):
             error = chunk
+        if not error and fields(chunk.get("base_resp")).get("status_code") not in (None, 0, "0", ""):
+            error = chunk["base_resp"]
         if says_something(error):
             self._fail(refusal_of(error), counts(usage))
 
@@ -145,16 +168,18 @@ def refusal_of(error: object, status: int = 0, named_s: float | None = None) -> 
 
     `status` and `named_s` are those of the response; 0: the error came inside an answer and says its own.
     """
-    told = fields(error)
+    told = _object(error)
     for _ in range(NESTED_MAX):
-        told = fields(told.get("error")) or told
-    code = told.get("code")
-    if isinstance(code, str) and code.isascii() and code.isdigit():
-        code = int(code[:4])
-    if not status and isinstance(code, int) and 400 <= code <= 599:
-        status = code
+        told = _object(told.get("error")) or told
+    status = status or status_of(told.get("code")) or status_of(told.get("error")) or status_of(error)
     words = [told.get("code"), told.get("type"), told.get("message"), error, told.get("error")]
+    words.append(MINIMAX.get(str(told.get("status_code"))))
     return Refusal(status, known_words(words), named_s)
+
+
+def _object(error: object) -> dict[str, Any]:
+    """An error that is an object, or the first object of a list."""
+    return next(filter(None, map(fields, items(error))), {})
 
 
 # --- any shape --------------------------------------------------------------------------------------------------
@@ -168,6 +193,8 @@ def _choice(choice: dict[str, Any]) -> _Choice:
         index=choice.get("index"),
         text=text if isinstance(text, str) else None,
         finish_reason=_finish(choice.get("finish_reason")),
+        camel_reason=choice.get("finishReason"),
+        stop_reason=choice.get("stop_reason"),
         usage=choice.get("usage"),
         error=choice.get("error"),
     )
@@ -187,6 +214,7 @@ def _said(said: object) -> _Said:
         thinking=_joined(said.get("thinking")),
         reasoning_details=said.get("reasoning_details"),
         refusal=said.get("refusal"),
+        error=said.get("error"),
     )
 
 

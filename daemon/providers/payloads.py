@@ -47,6 +47,16 @@ class Payloads:
         return [] if self._inner is None else self._inner.end()
 
     @property
+    def waits(self) -> bool:
+        """Whether an event has begun whose end is not here."""
+        return self._inner is not None and self._inner.waits
+
+    @property
+    def unfinished(self) -> bytes:
+        """That event as it would be if it ended here."""
+        return self._inner.unfinished if isinstance(self._inner, SseParser) else b""
+
+    @property
     def is_document(self) -> bool:
         """Whether the body is JSON, not a stream of events."""
         return isinstance(self._inner, JsonDocuments)
@@ -96,6 +106,17 @@ class SseParser:
             raise TooLarge("an event")
         return self._lines(text[:cut].splitlines()) if cut else []
 
+    @property
+    def waits(self) -> bool:
+        """Whether an event has begun whose end is not here."""
+        return bool(self._rest or self._data)
+
+    @property
+    def unfinished(self) -> bytes:
+        """That event as it would be if it ended here."""
+        last = self._rest.strip().removeprefix(b"data:").strip()
+        return b"\n".join([*self._data, last] if last else self._data)
+
     def end(self) -> list[bytes]:
         """What the end of the body completes: some servers leave out the last line end."""
         lines, self._rest = self._rest.splitlines(), b""
@@ -106,6 +127,8 @@ class SseParser:
         for line in lines:
             if line.startswith(b"data:"):
                 value = line[5:].strip()
+                if self._data and value.startswith(b"{") and not self._failed and not _begun(self._data[0]):
+                    self._dispatch(found)  # a word whose event did not end: what follows is no part of it
                 if self._data or self._failed or not value.endswith((b"}", DONE)):
                     self._hold(value)
                 else:
@@ -141,6 +164,11 @@ class SseParser:
             found.extend(self._lines([plain]))
 
 
+def _begun(line: bytes) -> bool:
+    """Whether a line may be the first of a document that goes over several."""
+    return line.startswith((b"{", b"[", b'"'))
+
+
 def _as_error(data: bytes) -> bytes:
     """What an event called `error` says, as the other errors inside answers are spelled."""
     if data.startswith(b"{") and data.endswith(b"}"):
@@ -161,6 +189,7 @@ class JsonDocuments:
     """
 
     __slots__ = ("_at", "_depth", "_quoted", "_text")
+    waits = False  #: an object ends with its last brace, nothing after it is waited for
 
     def __init__(self) -> None:
         self._text = bytearray()  #: from the first brace of an unfinished object

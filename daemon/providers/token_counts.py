@@ -29,6 +29,11 @@ class TokenCounts:
         self._beside = thoughts_beside  #: thoughts are not part of what is counted as written
         self._known: dict[Counted, int] = {}
 
+    @property
+    def known(self) -> bool:
+        """Whether anything is."""
+        return bool(self._known)
+
     def merge(self, counts: Counts) -> bool:
         """Take what can be read of one chunk's counts. False: there was nothing to know."""
         news, known = False, self._known

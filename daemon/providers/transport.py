@@ -24,6 +24,7 @@ from daemon.domain.errors import ProviderError
 from daemon.providers.body_end import BODY
 from daemon.providers.lenient_json import Unreadable, documents
 
+EVENT_END: Final = b"\n\n"
 ERROR_BODY_BYTES_MAX: Final = 64 * 1024  #: of a refusal's body; a vendor's error is a few hundred bytes
 KEEPALIVE_S: Final = 15.0  #: an idle connection older than this is not used again: the far end may just have dropped it
 
@@ -82,6 +83,7 @@ class _Body(httpx2.AsyncByteStream):
         self._content = answer.content
         self._left = ERROR_BODY_BYTES_MAX if answer.status >= 400 else None
         self._closed = _close_of(answer)
+        self._nudge = _Nudged()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -91,6 +93,9 @@ class _Body(httpx2.AsyncByteStream):
             data = await self._content.readany()
         except (_Stopped, aiohttp.ClientError, OSError, ValueError) as error:
             data = self._buffered()
+            if not data and error is self._nudge:
+                self._content._exception = None  # noqa: SLF001  # the body goes on
+                return EVENT_END
             if not data and isinstance(error, _Stopped):
                 raise StopAsyncIteration from None
             if not data:
@@ -107,6 +112,11 @@ class _Body(httpx2.AsyncByteStream):
     def stop(self) -> None:
         """End the iteration after the bytes that are here, though the body is still open. Close it then."""
         self._content.set_exception(_Stopped())
+
+    def nudge(self) -> None:
+        """Let the iteration give an event's end, though none came: the event is whole, and its sender is silent."""
+        if self._content.exception() is None and not self._content.is_eof():
+            self._content.set_exception(self._nudge)
 
     def _buffered(self) -> bytes:
         """Bytes that came before the connection broke: once it has, aiohttp's public methods give only the error."""
@@ -130,6 +140,10 @@ def _close_of(answer: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
 
 class _Stopped(Exception):
     """Nobody waits for the rest of a body."""
+
+
+class _Nudged(_Stopped):
+    """The event that was read is taken for whole; the body goes on."""
 
 
 @contextmanager

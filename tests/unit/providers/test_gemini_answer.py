@@ -82,7 +82,7 @@ def test_a_blocked_prompt_is_refused() -> None:
     assert raised.value.code is Code.LLM_REFUSED
 
 
-@pytest.mark.parametrize("finish", [*of_the_sdk("failed"), "FINISH_REASON_UNSPECIFIED"])
+@pytest.mark.parametrize("finish", of_the_sdk("failed"))
 def test_a_models_slip_may_be_tried_again(finish: str) -> None:
     with pytest.raises(ProviderError) as raised:
         folded(said("a", finish=finish))
@@ -92,6 +92,9 @@ def test_a_models_slip_may_be_tried_again(finish: str) -> None:
 def test_a_finish_reason_that_nobody_knows_ends_a_text_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     """The text is paid for; the log says what to look up."""
     assert folded(said("a", finish="SOMETHING_NEW"))[1].reason is None
+    assert folded(said("a", finish="FINISH_REASON_UNSPECIFIED"))[1].reason is None
+    with pytest.raises(ProviderError):
+        folded(said("a", finish="FINISH_REASON_UNSPECIFIED"), said("b"))
     assert "something_new" in capfd.readouterr().err
     with pytest.raises(ProviderError) as raised:
         folded(said(finish="SOMETHING_NEW"))

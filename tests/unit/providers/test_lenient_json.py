@@ -29,10 +29,16 @@ def test_words_and_numbers_hold_no_document(payload: bytes) -> None:
     assert documents(payload) == []
 
 
-@pytest.mark.parametrize("payload", [b'{"a"', b"{'a': 1}", b"{]}", b'{"a":' * 5000 + b"1" + b"}" * 5000, b"[{"])
+@pytest.mark.parametrize("payload", [b'{"a"', b"{'a': 1}", b"{]}", b'{"a":' * 5000 + b"1" + b"]" * 5000, b"[{"])
 def test_what_is_cut_or_no_json_is_unreadable(payload: bytes) -> None:
     with pytest.raises(Unreadable):
         documents(payload)
+
+
+def test_what_is_deeper_than_anything_that_is_read_is_null() -> None:
+    deep = b'{"a": "x", "b": [' + b'{"c":' * 5000 + b'"}"' + b"}" * 5000 + b'], "d": "y"}'
+    found = documents(deep)[0]
+    assert (found["a"], found["d"]) == ("x", "y")
 
 
 def test_fields_items_and_words_take_any_type() -> None:
