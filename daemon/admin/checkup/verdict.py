@@ -103,6 +103,8 @@ def of_answer(status: int, content_type: str, raw: bytes, peer: Peer) -> Verdict
     found = _error(raw)
     if found is None and _is_page(content_type, raw):
         text = f"a web page answered instead of the provider ({status})"
+        if status >= 520:  # Cloudflare, before the provider: it was reached, and the provider has no answer
+            return verdict("provider", text, peer)
         return verdict("proxy" if peer.proxy else "network", text, peer)
     if status == 200 and found is None:
         return None

@@ -9,7 +9,7 @@ from typing import Final
 from daemon.services import Model, Price
 
 COST_MAX_USD: Final = 0.01
-PROMPT_TOKENS_MAX: Final = 200  #: of a call: ours has some 30, and a vendor may add a system text of its own
+PROMPT_TOKENS_MAX: Final = 150  #: of a call: ours has some 30, and a vendor may add a system text of its own
 OUTPUT_TOKENS: Final = (64, 512)  #: least and most of a call: thoughts count, so a sentence needs room
 CALLS: Final = ("stream", "json")
 #: for a model without a price in the services file: dearer than any that we know (docs/guides/models.md)
@@ -41,7 +41,7 @@ def plan(models: Sequence[Model], keys: Mapping[str, str]) -> list[Planned]:
         if bound <= left:
             afford[model.id] = Planned(model, tokens, bound)
             left -= bound
-    return [afford.get(model.id) or Planned(model, 0, 0.0, _why(keys[model.provider])) for model in models]
+    return [afford.get(model.id) or Planned(model, 0, 0.0, _why(model, keys[model.provider])) for model in models]
 
 
 def cost_max_usd(planned: Sequence[Planned]) -> float:
@@ -49,9 +49,11 @@ def cost_max_usd(planned: Sequence[Planned]) -> float:
     return sum(p.cost_max_usd for p in planned)
 
 
-def _why(key: str) -> str:
+def _why(model: Model, key: str) -> str:
     if key:
         return f"{key} is not set"
+    if (alone := _bound(_price(model), OUTPUT_TOKENS[0])) > COST_MAX_USD:
+        return f"two calls could cost ${alone:.4f}, more than ${COST_MAX_USD:g}: this price is not tried"
     return f"two calls would cost more than is left of ${COST_MAX_USD:g}; try it alone with --model"
 
 

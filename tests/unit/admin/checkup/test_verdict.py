@@ -61,6 +61,13 @@ def test_a_web_page_is_somebody_on_the_way(status: int) -> None:
     assert answered(status, page, "text/html", Peer("openai", "h", proxy=True)).kind == "proxy"
 
 
+@pytest.mark.parametrize("status", [520, 522, 524, 529])
+def test_a_page_of_what_stands_before_the_provider_is_the_providers_fault(status: int) -> None:
+    """Cloudflare answers for a provider that does not: no proxy of ours would help."""
+    page = b"<!DOCTYPE html><title>api.openai.com | 524: A timeout occurred</title>"
+    assert answered(status, page, "text/html").kind == "provider"
+
+
 @pytest.mark.parametrize("raw", [b'{"data": []}', b'data: {"choices": []}\n\n', b": keep-alive\n\n", b"", b"[]"])
 def test_an_answer_that_serves_is_no_verdict(raw: bytes) -> None:
     assert answered(200, raw) is None

@@ -39,8 +39,16 @@ def test_the_shipped_models_are_all_called() -> None:
 
 def test_cheap_models_are_called_though_a_dear_one_is_not() -> None:
     dear, cheap = plan([model("dear", Price(100, 100, 900)), model("cheap", Price(0.1, 0.1, 0.5))], KEYS)
-    assert (dear.output_tokens, "--model" in dear.why) == (0, True)
+    assert (dear.output_tokens, "more than $0.01" in dear.why) == (0, True)
     assert cheap.output_tokens == OUTPUT_TOKENS[1]
+
+
+def test_a_model_without_a_price_is_called_alone() -> None:
+    """Its calls are bounded by a price above any that we know."""
+    [alone] = plan([model("new", None)], KEYS)
+    assert alone.output_tokens >= OUTPUT_TOKENS[0]
+    both = plan([model("new", None), model("cheap", Price(0.1, 0.1, 0.5))], KEYS)
+    assert "--model" in both[0].why or both[0].output_tokens
 
 
 def test_a_model_without_a_key_is_not_called_and_the_key_is_named() -> None:
