@@ -76,7 +76,7 @@ def _today(clock: Clock) -> date:
 
 
 def _trouble(peer: Peer, found: Verdict) -> Finding:
-    """A fault of the provider passes; all else waits for somebody to act."""
+    """A warning for a fault of the provider, which ends by itself; an error for what an operator has to change."""
     passes = found.kind in ("provider", "rate_limit")
     return (warning if passes else error)(f"provider.{peer.provider}", found.text, found.cure)
 

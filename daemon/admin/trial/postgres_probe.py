@@ -36,7 +36,7 @@ _CONCURRENT: Final = 4
 
 
 async def probe(settings: PostgresSettings, clock: Clock) -> AsyncGenerator[Result, None]:
-    """Results as they come; after one that says that nobody is there, no more."""
+    """Results as they come. If the server does not answer, that is the last one."""
     if settings.url is None:
         yield skipped(
             "postgres", "connection", "DATABASE_URL is not set", "daemon and gateway need it; a relay does not"

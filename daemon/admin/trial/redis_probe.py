@@ -1,6 +1,6 @@
 """What the processes ask of Redis, tried with keys of our own: blocking read, Lua, XAUTOCLAIM, channel, rights.
 
-Writes only below a queue and a task that nobody else has, each key with an end of life, and deletes them afterwards.
+Writes only keys of a queue and a task made up for this run; each key expires, and is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Probe:
                      self._state, self._permits]  # fmt: skip
 
     async def run(self) -> AsyncGenerator[Result, None]:
-        """Results as they come; after one that says that nobody is there, no more."""
+        """Results as they come. If the server does not answer, that is the last one."""
         reached = await self._reach()
         yield reached
         if reached.state == "fails":
@@ -73,7 +73,7 @@ class Probe:
                     await self._client.delete(key)
 
     async def _foreign(self) -> Result | None:
-        """Whose Redis it is, when it is not ours: then nothing is written. A user who may not ask is told so later."""
+        """The environment that owns this Redis, if it is another one: then nothing is written."""
         try:
             owner = await self._client.get(keys.ENVIRONMENT)
         except _AWAY:
@@ -223,7 +223,7 @@ async def probe(settings: RedisSettings, environment: str, clock: Clock) -> Asyn
 
 
 async def _allowed(ask: Callable[[], Awaitable[Any]]) -> bool:
-    """False when the server forbids it; that it makes no sense here (CLIENT UNBLOCK of nobody) is no refusal."""
+    """False when the server forbids it. An error for its arguments (CLIENT UNBLOCK of no client) is no refusal."""
     try:
         await ask()
     except rx.NoPermissionError:
